@@ -1,0 +1,42 @@
+# make train | test | check: each works alone on a fresh machine with Python 3.11 to 3.13 and make.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PRESET ?= mt10-quick
+AGGREGATOR ?= pcgrad
+SEED ?= 0
+ARGS ?=
+
+.PHONY: help train test check format clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@echo "train:    PRESET=$(PRESET) AGGREGATOR=$(AGGREGATOR) SEED=$(SEED) STEPS=(steps per task) ARGS=(any flag of scripts.train)"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "mtrl-surgery needs Python 3.11, 3.12 or 3.13 (metaworld with mujoco 3.3.0 goes no further); found $$(python3 --version 2>&1). Install one, or name it: make PYTHON=/path/to/python3.12"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: $(VENV)/.installed  ## train an agent (default: PCGrad on MT10, sized for two cores)
+	$(BIN)/python -m scripts.train $(PRESET) --aggregator $(AGGREGATOR) --seed $(SEED) $(if $(STEPS),--steps-per-task $(STEPS)) $(ARGS)
+
+test: $(VENV)/.installed  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed  ## format, lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed  ## rewrite the files as `check` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the virtual environment and caches (never your runs)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
