@@ -1,0 +1,104 @@
+"""From a config to its environment and its agent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+import envs
+from agents import MTSAC
+from agents.replay import TaskReplayBuffer
+from envs.vec_env import TaskVecEnv
+from mtrl import make_aggregator
+from scripts.cli import UsageError, usage_errors
+from scripts.config import TrainConfig
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Replaces `auto` by what this machine has, so that the saved config says what was used; sets torch's threads.
+
+    Raises UsageError if CUDA is asked for and not there.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("expected a CUDA device for --device cuda; torch finds none. Use --device cpu or auto.")
+    device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    threads = torch.get_num_threads() if config.threads == "auto" else config.threads
+    torch.set_num_threads(threads)
+    return replace(config, device=device, threads=threads)
+
+
+def run_path(config: TrainConfig) -> Path:
+    """Where the run goes: --run-dir, or a name that says what it is, in the folder MTRL_RUNS or `runs`."""
+    name = f"{config.preset}-{config.aggregator}-seed{config.seed}"
+    return Path(config.run_dir) if config.run_dir else Path(os.environ.get("MTRL_RUNS", "runs")) / name
+
+
+def make_env(
+    config: TrainConfig,
+    goals: int | Mapping[str, np.ndarray],
+    goal_order: Literal["random", "sequential"] = "random",
+) -> TaskVecEnv:
+    """The tasks of the config: goals in random order to train on, each once in order to evaluate on."""
+    with usage_errors():
+        return envs.make(
+            config.suite,
+            config.seed,
+            workers=config.workers,
+            reward_version=config.reward_version,
+            tasks=list(config.tasks) or None,
+            goals=goals if isinstance(goals, int) else dict(goals),
+            horizon=config.horizon,
+            goal_order=goal_order,
+        )
+
+
+def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
+    """A new agent for the tasks of `env`."""
+    critic = config.critic_aggregator
+    with usage_errors():
+        return MTSAC(
+            "MultiTaskMlpPolicy",
+            env,
+            aggregator=make_aggregator(config.aggregator, **config.aggregator_options),
+            critic_aggregator=make_aggregator(critic, **config.critic_aggregator_options) if critic else None,
+            learning_rate=config.learning_rate,
+            buffer_size=config.buffer_size,
+            learning_starts=config.warmup_steps * env.num_envs,
+            batch_size=config.batch_size,
+            tau=config.tau,
+            gamma=config.gamma,
+            train_freq=config.train_freq,
+            gradient_steps=config.gradient_steps,
+            ent_coef=config.ent_coef if config.ent_coef.startswith("auto") else float(config.ent_coef),
+            target_entropy=config.target_entropy,
+            max_grad_norm=config.max_grad_norm or None,
+            reward_scale=config.reward_scale[0] if len(config.reward_scale) == 1 else config.reward_scale,
+            loss_weighting=config.loss_weighting,
+            overlap=config.overlap,
+            log_every=config.log_every,
+            diagnostics_every=config.diagnostics_every,
+            policy_kwargs={
+                "actor_width": config.actor_width,
+                "actor_depth": config.actor_depth,
+                "critic_width": config.critic_width,
+                "critic_depth": config.critic_depth,
+                "layer_norm": config.layer_norm,
+                "multi_head": config.multi_head,
+                "optimizer_kwargs": {"eps": config.adam_eps},
+            },
+            seed=config.seed,
+            device=config.device,
+        )
+
+
+def buffer_bytes(config: TrainConfig, env: TaskVecEnv) -> int:
+    """Memory of the replay buffer once it is full."""
+    (columns,), (actions,) = env.observation_space.shape, env.action_space.shape
+    rows = min(config.buffer_size, config.steps_per_task)
+    return TaskReplayBuffer.bytes_needed(rows, env.num_envs, columns - env.num_envs, actions)

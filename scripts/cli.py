@@ -1,0 +1,162 @@
+"""The command lines: one place that reads them, and one place that ends a command with a clear line.
+
+`--aggregator NAME` is read first; the parser is then built for that class, so its options, their defaults and their
+help come from its constructor and docstring: `--aggregator pcgrad --aggregator.reduction sum`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, make_dataclass, replace
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from agents import NonFiniteError
+from envs import WorkerError
+from mtrl import AGGREGATORS
+from scripts.config import PRESETS, TrainConfig, check
+
+PROGRAM = "python -m scripts.train"
+EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER = 2, 3, 4
+
+
+class UsageError(Exception):
+    """Something the user can put right: says what was expected, what was found and what to do."""
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Inside, a ValueError is about what the user asked for, not about our code."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Runs `main(argv)` and exits with its code; errors that teach end in one line, real bugs keep their traceback."""
+    codes: dict[type[Exception], int] = {
+        UsageError: EXIT_USAGE,
+        NonFiniteError: EXIT_NON_FINITE,
+        WorkerError: EXIT_WORKER,
+    }
+    try:
+        sys.exit(main(sys.argv[1:]) or 0)
+    except tuple(codes) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(next(code for kind, code in codes.items() if isinstance(error, kind)))
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """Returns `name` if it is known. Raises UsageError with the nearest names otherwise."""
+    names = sorted(known)
+    if name in names:
+        return name
+    close = difflib.get_close_matches(name, names, n=2)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(names)}."
+    raise UsageError(f"unknown {kind} {name!r}: {hint}")
+
+
+# --------------------------------------------------------------------------------------------------- scripts.train
+@dataclass(frozen=True)
+class Resume:
+    """What `--resume` takes: the rest is in the run folder."""
+
+    resume: str
+    """Folder of the run to go on with."""
+    steps_per_task: int | None = None
+    """Extend the run to this many steps per task."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Go on on another device; without it, on that of the run."""
+    workers: Literal["auto"] | int | None = None
+    """Go on with another number of workers; the numbers stay the same."""
+    progress: bool = True
+    """Show the progress bar."""
+
+    def apply(self, config: TrainConfig) -> TrainConfig:
+        """The run's config with the few changes that this command makes."""
+        changes = {"steps_per_task": self.steps_per_task, "device": self.device, "workers": self.workers}
+        given = {name: value for name, value in changes.items() if value is not None}
+        config = replace(config, progress=self.progress, **given)  # type: ignore[arg-type]
+        with usage_errors():
+            check(config)
+        return config
+
+
+def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
+    """The config or the run to resume that `argv` asks for; None after `--help` without a preset."""
+    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
+        return tyro.cli(Resume, prog=PROGRAM, args=argv, description="Go on with a run, exactly where it stopped.")
+    if not argv or argv[0] in ("-h", "--help"):
+        print_overview()
+        if not argv:
+            raise UsageError(f"expected a preset first, found nothing. Try: {PROGRAM} toy")
+        return None
+    if argv[0].startswith("-"):
+        raise UsageError(f"expected a preset first, found {argv[0]!r}. Write: {PROGRAM} PRESET {' '.join(argv)}")
+    return _parse_preset(choose("preset", argv[0], PRESETS), argv[1:])
+
+
+def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
+    summary, defaults = PRESETS[preset]
+    networks = {flag: name for flag in ("aggregator", "critic_aggregator") if (name := _peek(flag, flags, defaults))}
+    kinds = {flag: AGGREGATORS[choose("aggregator", name, AGGREGATORS)] for flag, name in networks.items()}
+    settings: Any = Annotated[
+        TrainConfig, tyro.conf.arg(name="")
+    ]  # its flags have no prefix, those of a class have one
+    groups = [(flag, Annotated[kind, tyro.conf.arg(name=flag.replace("_", "-"))]) for flag, kind in kinds.items()]
+    command = make_dataclass("Command", [("config", settings, replace(defaults, preset=preset)), *groups], kw_only=True)
+    parsed: Any = tyro.cli(command, prog=f"{PROGRAM} {preset}", args=flags, description=f"Train: {summary}.")
+    options = {f"{flag}_options": _options(flag, parsed, flags) for flag in kinds}
+    config: TrainConfig = replace(parsed.config, **options)
+    with usage_errors():
+        check(config)
+    return config
+
+
+def _options(flag: str, parsed: Any, flags: Sequence[str]) -> dict[str, Any]:
+    """The aggregator's constructor arguments; one that draws follows --seed unless it is given a seed of its own."""
+    options: dict[str, Any] = getattr(parsed, flag).hyperparameters()
+    if "seed" in options and not any(word.replace("_", "-").startswith(f"--{flag}.seed") for word in flags):
+        options["seed"] = parsed.config.seed
+    return options
+
+
+def _peek(flag: str, flags: Sequence[str], defaults: TrainConfig) -> str:
+    """The value of one plain flag, before there is a parser for the others."""
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    reader.add_argument(f"--{flag.replace('_', '-')}", f"--{flag}", dest=flag, default=getattr(defaults, flag))
+    try:
+        return str(getattr(reader.parse_known_args(flags)[0], flag))
+    except argparse.ArgumentError:  # the flag came last, without its value: the full parser says so
+        return str(getattr(defaults, flag))
+
+
+def print_overview() -> None:
+    """Usage, presets and aggregators, one line each."""
+    console = Console(highlight=False)
+    console.print(f"[bold]usage:[/] {PROGRAM} PRESET [--aggregator NAME] [--steps-per-task N] [--seed N] ...")
+    console.print(f"       {PROGRAM} --resume RUN [--steps-per-task N]")
+    console.print(f"\nTrain one agent on many tasks. All flags of a preset: {PROGRAM} PRESET --help\n")
+    listings = {
+        "presets": {name: summary for name, (summary, _) in PRESETS.items()},
+        "aggregators": {name: first_line(kind) for name, kind in AGGREGATORS.items()},
+    }
+    for title, rows in listings.items():
+        table = Table(box=box.SIMPLE_HEAD, show_header=False, title=title, title_justify="left", title_style="bold")
+        for name, summary in rows.items():
+            table.add_row(f"[cyan]{name}[/]", summary)
+        console.print(table)
+
+
+def first_line(kind: type) -> str:
+    """The claim that opens a docstring."""
+    return (kind.__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,70 @@
+"""A growing CSV file: rows are appended at once, new columns may come later, a resumed run goes on in the same file."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
+
+Row = Mapping[str, Any]
+
+
+class CsvTable:
+    """One CSV file with a header; missing values are empty cells."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        if path.exists() and path.stat().st_size:
+            with path.open(newline="") as file:
+                self.columns = next(csv.reader(file))
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Adds rows at the end; a column that is new is added to the header, empty in the rows before."""
+        rows = list(rows)
+        new = list(dict.fromkeys(name for row in rows for name in row if name not in self.columns))
+        if new:
+            before = self.read()
+            self.columns += new
+            self._rewrite(before)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerows(rows)
+
+    def read(self) -> list[dict[str, str]]:
+        """All rows as text by column; no file, no rows."""
+        if not self.columns:
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
+        """Drops all rows that are not wanted; a run resumed from a checkpoint forgets what came after it."""
+        if self.columns:
+            self._rewrite([row for row in self.read() if wanted(row)])
+
+    def _rewrite(self, rows: Iterable[Row]) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.path)
+
+
+class CsvOutputFormat(KVWriter):
+    """Stable-Baselines3's CSV format, but it appends: theirs opens with "w+", so that a resumed run wipes the file."""
+
+    def __init__(self, table: CsvTable) -> None:
+        self.table = table
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Appends one row: `env_steps` (over all tasks) and the logged values."""
+        values = filter_excluded_keys(key_values, key_excluded, "csv")
+        self.table.append([{"env_steps": step, **dict(sorted(values.items()))}])
+
+    def close(self) -> None:
+        """Nothing to close: each row opens the file."""

@@ -1,0 +1,113 @@
+"""What a training run shows while it runs, and how it is asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents import MTSAC
+
+
+class StopRequested(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM while an evaluation ran: the evaluation is given up, the training is not lost."""
+
+
+class StopSwitch(BaseCallback):
+    """Ends training after the current step once SIGINT or SIGTERM came; a second signal kills as usual.
+
+    An evaluation may take minutes, so it does not run to its end: inside `interruptible()` the first signal raises
+    StopRequested.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+        self.pressed = False
+        self._raise = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes over both signals and gives them back."""
+        before = {number: signal.signal(number, self._press) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """What runs inside may be given up."""
+        self._raise = True
+        try:
+            yield
+        finally:
+            self._raise = False
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        self.pressed = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.console.print("[bold]Stopping[/] after this step, with a checkpoint. Once more: at once, without.")
+        if self._raise:
+            raise StopRequested
+
+    def _on_step(self) -> bool:
+        return not self.pressed
+
+
+class ProgressBar(BaseCallback):
+    """Steps per task, ETA, success so far and where the time goes."""
+
+    model: MTSAC  # type: ignore[assignment]  # narrower than the base class says
+
+    def __init__(self, console: Console, steps_per_task: int, visible: bool = True) -> None:
+        super().__init__()
+        self.steps_per_task = steps_per_task
+        self.bar = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("success {task.fields[success]}"),
+            TextColumn("[dim]{task.fields[split]}"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]eta"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not visible,
+        )
+
+    def _on_training_start(self) -> None:
+        done = self.model.vector_steps
+        self.row = self.bar.add_task("", total=self.steps_per_task, completed=done, success="-", split="")
+        self.bar.start()
+
+    def _on_step(self) -> bool:
+        step = self.model.vector_steps
+        if step % 100 == 0 or step == self.steps_per_task:
+            self.bar.update(
+                self.row, completed=step, success=recent_success(self.model), split=split(self.model.seconds)
+            )
+        return True
+
+    def close(self) -> None:
+        """Takes the bar off the screen, also after an error."""
+        self.bar.stop()
+
+
+def recent_success(agent: MTSAC) -> str:
+    """Mean over tasks of the success of recent training episodes, or a dash before the first one."""
+    success = agent.metrics().get("rollout/success")
+    return "-" if success is None else f"{success:.2f}"
+
+
+def split(seconds: dict[str, float]) -> str:
+    """Shares of the time spent, e.g. `env 31% learn 60% evaluate 9%`."""
+    total = sum(seconds.values()) or 1.0
+    return " ".join(f"{part} {value / total:.0%}" for part, value in seconds.items())

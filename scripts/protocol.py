@@ -1,0 +1,117 @@
+"""The protocol of a run: everything that must agree before two success rates may stand side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from scripts.config import TrainConfig
+
+# Runs that differ only in these are repetitions or longer runs of one experiment: their curves share an axis.
+_MAY_DIFFER = {"seed", "goal_set", "env_steps_per_task", "env_steps_total"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How success was measured. Printed at the start, saved with every result, hashed into `id`."""
+
+    benchmark: str
+    tasks: tuple[str, ...]
+    reward_version: str
+    goal_set: str
+    goals_per_task: int
+    seed: int
+    horizon: int
+    termination: str
+    overlap: bool
+    episodes_during: int
+    episodes_final: int
+    deterministic: bool
+    success: str
+    env_steps_per_task: int
+    env_steps_total: int
+    metaworld: str
+    mujoco: str
+
+    @property
+    def id(self) -> str:
+        """The first 12 digits of the sha256 of the fields as canonical JSON."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name, as JSON values."""
+        return asdict(self) | {"tasks": list(self.tasks)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Protocol:
+        """The protocol that `to_json` wrote. Raises ValueError if a field is missing or unknown."""
+        expected = {f.name for f in fields(cls)}
+        if values.keys() != expected:
+            raise ValueError(f"fields {sorted(expected ^ values.keys())} are missing or unknown")
+        return cls(**{**values, "tasks": tuple(values["tasks"])})
+
+    def conflicts(self, other: Protocol) -> list[str]:
+        """Names of the fields that forbid one axis for both."""
+        names = [f.name for f in fields(self) if f.name not in _MAY_DIFFER]
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+    def table(self) -> Table:
+        """A two-column table of all fields."""
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            show_header=False,
+            title=f"Protocol {self.id}",
+            title_justify="left",
+            title_style="bold",
+        )
+        for name, value in self.to_json().items():
+            table.add_row(name.replace("_", " "), _readable(value))
+        return table
+
+
+def describe(config: TrainConfig, task_names: tuple[str, ...], goals: Mapping[str, np.ndarray]) -> Protocol:
+    """The protocol of a run with this config on these tasks with these goals."""
+    return Protocol(
+        benchmark=config.suite.upper(),
+        tasks=task_names,
+        reward_version=config.reward_version,
+        goal_set=hash_goals(goals),
+        goals_per_task=config.goals,
+        seed=config.seed,
+        horizon=config.horizon,
+        termination="never; values bootstrap through the time limit",
+        overlap=config.overlap,
+        episodes_during=config.eval_goals,
+        episodes_final=config.final_goals,
+        deterministic=True,
+        success="at any step of the episode",
+        env_steps_per_task=config.steps_per_task,
+        env_steps_total=config.steps_per_task * len(task_names),
+        metaworld=version("metaworld"),
+        mujoco=version("mujoco"),
+    )
+
+
+def hash_goals(goals: Mapping[str, np.ndarray]) -> str:
+    """The first 12 digits of a sha256 over names and goal vectors, as float64 in task order."""
+    digest = hashlib.sha256()
+    for name, vectors in goals.items():
+        digest.update(name.encode() + np.ascontiguousarray(vectors, dtype="<f8").tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
