@@ -1,0 +1,96 @@
+"""What an aggregator is: T task gradients go in, one update comes out.
+
+Three kinds, by what a method must see. A ``LossAggregator`` weighs the losses and costs one ordinary backward pass; a
+``GramianAggregator`` also sees all inner products of the task gradients; a plain ``Aggregator`` sees the gradients.
+Every method answers on the scale of the mean gradient, so that exchanging methods needs no other learning rate.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Reduction = Literal["mean", "sum"]
+
+
+class Aggregator(nn.Module, ABC):
+    """Turn the Jacobian of T losses into one update of the shared parameters.
+
+    State that training changes belongs into buffers or ``get_extra_state``: it is saved and moved with the agent.
+    Every constructor parameter is kept in an attribute of the same name.
+
+    :param reduction: "mean" averages over tasks, as all methods here do by default; "sum" is T times that.
+    """
+
+    reweights: ClassVar[bool] = True  # False: the update is the plain mean (or sum), one backward pass serves all
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        if reduction not in get_args(Reduction):
+            raise ValueError(f"reduction must be one of {', '.join(get_args(Reduction))}; found {reduction!r}")
+        self.reduction = reduction
+
+    def reset(self, num_tasks: int, num_params: int) -> None:
+        """Start anew for this many tasks and shared parameters: state only, options stay as constructed."""
+
+    @abstractmethod
+    def forward(
+        self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, " params"]:
+        """Update of the shared parameters, in the direction of a gradient (an optimizer descends along it)."""
+
+    def after_step(self, losses: Float[Tensor, " tasks"]) -> None:
+        """Look at the losses of the same batch after the optimizer step."""
+
+    def __call__(self, jacobian: Tensor, losses: Tensor) -> Tensor:
+        """Check the shapes once for all methods, then aggregate.
+
+        :raises ValueError: unless the Jacobian is (T, P) and the losses are (T,).
+        """
+        if jacobian.ndim != 2 or losses.shape != jacobian.shape[:1]:
+            raise ValueError(
+                "expected a Jacobian (tasks, params) and one loss per task; "
+                f"found a Jacobian {tuple(jacobian.shape)} and losses {tuple(losses.shape)}"
+            )
+        update: Tensor = super().__call__(jacobian, losses)
+        return update
+
+    def reduce(self, per_task: Float[Tensor, "tasks *rest"]) -> Float[Tensor, "*rest"]:
+        """Mean or sum over the tasks, whichever ``reduction`` says."""
+        return per_task.mean(0) if self.reduction == "mean" else per_task.sum(0)
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Constructor arguments by name, as JSON values: ``type(self)(**self.hyperparameters())`` is a fresh twin."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+
+class GramianAggregator(Aggregator):
+    """A method that needs only the inner products of the task gradients: d = w @ J."""
+
+    @abstractmethod
+    def weights(
+        self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, " tasks"]:
+        """Weight of each task's gradient in the update, from the float64 Gramian."""
+
+    def forward(
+        self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, " params"]:
+        """Combine the rows of the Jacobian with the weights."""
+        return self.weights((jacobian @ jacobian.T).double(), losses).to(jacobian.dtype) @ jacobian
+
+
+class LossAggregator(Aggregator):
+    """A method that weighs the losses without seeing a gradient: one backward pass of ``w @ losses``."""
+
+    @abstractmethod
+    def weights(self, losses: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
+        """Weight of each task's loss."""
+
+    def forward(
+        self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, " params"]:
+        """Combine the rows of the Jacobian with the weights (``mtrl.backward`` does it without a Jacobian)."""
+        return self.weights(losses).to(jacobian.dtype) @ jacobian

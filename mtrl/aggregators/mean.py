@@ -1,0 +1,22 @@
+"""The baseline that every method is compared with."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtrl.aggregators.base import LossAggregator
+
+
+class Mean(LossAggregator):
+    """Follow the mean of the task gradients: one ordinary backward pass, bit for bit ``losses.mean().backward()``.
+
+    :param reduction: "sum" follows the sum instead, T times as long.
+    """
+
+    reweights: ClassVar[bool] = False
+
+    def weights(self, losses: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
+        """1/T for each task, or 1."""
+        return torch.full_like(losses, 1 / len(losses) if self.reduction == "mean" else 1.0)

@@ -1,0 +1,190 @@
+"""Remember what each layer saw, so that one backward pass yields the gradient of every task.
+
+The rows of a batch lie in T blocks, block t from task t. The gradient of task t's loss with respect to the parameters
+of a layer then needs only block t of the layer's input and block t of the gradient at its output: one batched product
+per layer instead of T backward passes. Which layers this holds for is written down in ``RULES``; any other layer with
+parameters is an error, never a silent wrong answer.
+
+Not seen by a tape: uses of a parameter outside of its layer's call, such as a weight penalty in the loss.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+# (layer, inputs, gradient at the output, T) -> for each parameter of the layer its T gradients, (T, *shape)
+BlockRule = Callable[[Any, Tensor, Tensor, int], dict[str, Tensor]]
+
+
+def _linear(layer: nn.Linear, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
+    x = inputs.reshape(num_tasks, -1, layer.in_features)
+    dy = grad_output.reshape(num_tasks, -1, layer.out_features)
+    return {"weight": dy.mT @ x, "bias": dy.sum(1)}
+
+
+def _layer_norm(layer: nn.LayerNorm, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
+    normalised = F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
+    blocks = (num_tasks, -1, *layer.normalized_shape)
+    dy = grad_output.reshape(blocks)
+    return {"weight": (dy * normalised.reshape(blocks)).sum(1), "bias": dy.sum(1)}
+
+
+RULES: dict[type[nn.Module], BlockRule] = {nn.Linear: _linear, nn.LayerNorm: _layer_norm}
+
+
+@dataclass
+class _Call:
+    inputs: Tensor
+    output: GradientEdge  # not the output tensor: an in-place ReLU after the layer would turn that into its own output
+    versions: list[tuple[Tensor, int]]  # tensors that nobody may write into, and how often that had happened before
+
+    @classmethod
+    def of(cls, inputs: Tensor, output: Tensor) -> "_Call":
+        # Writing into an output is fine unless it is a view: autograd then rebuilds the graph around our edge.
+        untouchable = [inputs.detach(), output.detach()] if output._is_view() else [inputs.detach()]
+        return cls(untouchable[0], get_gradient_edge(output), [(tensor, tensor._version) for tensor in untouchable])
+
+    def overwritten(self) -> bool:
+        return any(tensor._version != version for tensor, version in self.versions)
+
+
+@dataclass
+class _Layer:
+    name: str
+    module: nn.Module
+    rule: BlockRule
+    parameters: dict[str, nn.Parameter]
+    num_tasks: int
+    calls: list[_Call] = field(default_factory=list)
+
+    def remember(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook: keep the inputs and the place of the output in the graph."""
+        if len(args) != 1 or not isinstance(args[0], Tensor) or not isinstance(output, Tensor):
+            raise TypeError(f"{self}: expected one tensor, given by position, in and one tensor out")
+        if not output.requires_grad:
+            raise RuntimeError(f"{self}: its output needs no gradient; record the forward pass outside of no_grad")
+        if type(module) in RULES and (args[0].ndim < 2 or len(args[0]) % self.num_tasks):
+            raise ValueError(
+                f"{self}: expected rows in {self.num_tasks} equal task blocks, found an input {tuple(args[0].shape)}"
+            )
+        self.calls.append(_Call.of(args[0], output))
+
+    def task_gradients(self, grad_outputs: Sequence[Tensor | None]) -> list[Tensor]:
+        """(T, *shape) for each parameter; a layer called twice adds up, one that no loss used has zero rows."""
+        total: dict[str, Tensor] = {}
+        for call, grad_output in zip(self.calls, grad_outputs, strict=True):
+            if call.overwritten():
+                raise RuntimeError(
+                    f"{self}: its input or output was changed in place after the call; "
+                    "use operations that are not in place around it, such as nn.ReLU(inplace=False)"
+                )
+            if grad_output is None:
+                continue
+            gradients = self.rule(self.module, call.inputs, grad_output, self.num_tasks)
+            total = {name: total[name] + g if name in total else g for name, g in gradients.items()}
+        return [self._checked(name, parameter, total) for name, parameter in self.parameters.items()]
+
+    def _checked(self, name: str, parameter: nn.Parameter, total: dict[str, Tensor]) -> Tensor:
+        expected = (self.num_tasks, *parameter.shape)
+        if not total:
+            return parameter.new_zeros(expected)
+        if name not in total or total[name].shape != expected:
+            found = tuple(total[name].shape) if name in total else f"gradients of {', '.join(total)} only"
+            raise ValueError(f"{self}: block_gradients should give {name} a gradient {expected}, found {found}")
+        return total[name]
+
+    def __str__(self) -> str:
+        return f"layer {self.name!r} ({type(self.module).__name__})"
+
+
+class Tape:
+    """The recorded layers of one module; made by ``record``, used by ``mtrl.backward``.
+
+    :raises TypeError: for a layer with shared parameters that has no rule.
+    :raises ValueError: for a parameter that two layers share, and for fewer than one task.
+    """
+
+    def __init__(self, module: nn.Module, num_tasks: int, task_parameters: Iterable[nn.Parameter] = ()) -> None:
+        if num_tasks < 1:
+            raise ValueError(f"expected at least one task, found {num_tasks}")
+        self.num_tasks = num_tasks
+        self.task_parameters = list(task_parameters)
+        self.layers: list[_Layer] = []
+        left_out = set(map(id, self.task_parameters))
+        owners: dict[int, str] = {}
+        for name, layer in module.named_modules():
+            shared = {}
+            for key, parameter in layer.named_parameters(recurse=False, remove_duplicate=False):
+                if not parameter.requires_grad or id(parameter) in left_out:
+                    continue
+                full_name = f"{name}.{key}".lstrip(".")
+                if id(parameter) in owners:
+                    raise ValueError(f"parameter {full_name!r} is tied to {owners[id(parameter)]!r}: not supported")
+                owners[id(parameter)] = full_name
+                shared[key] = parameter
+            if shared:
+                self.layers.append(_Layer(name, layer, _rule_of(name, layer, shared), shared, num_tasks))
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The shared parameters, in the order of ``task_gradients``."""
+        return [parameter for layer in self.layers for parameter in layer.parameters.values()]
+
+    @property
+    def outputs(self) -> list[GradientEdge]:
+        """Where in the graph to ask for gradients: the output of each recorded call."""
+        return [call.output for layer in self.layers for call in layer.calls]
+
+    def task_gradients(self, grad_outputs: Sequence[Tensor | None]) -> list[Tensor]:
+        """Each task's gradient of each shared parameter, (T, *shape), from the gradients at ``outputs``.
+
+        :raises RuntimeError: if no loss depends on any recorded layer, or an input was overwritten.
+        """
+        if all(gradient is None for gradient in grad_outputs):
+            raise RuntimeError("the losses depend on none of the recorded layers")
+        remaining = iter(grad_outputs)
+        gradients: list[Tensor] = []
+        for layer in self.layers:
+            gradients += layer.task_gradients([next(remaining) for _ in layer.calls])
+        return gradients
+
+
+@contextmanager
+def record(module: nn.Module, num_tasks: int, task_parameters: Iterable[nn.Parameter] = ()) -> Iterator[Tape]:
+    """Record the forward pass of ``module`` on a batch whose rows lie in T task blocks.
+
+    The tape stays usable after the block: losses may be formed later, and other networks may lie between.
+
+    :param task_parameters: parameters that belong to single tasks (heads); their layers are left alone.
+    :raises TypeError, ValueError: for a module that a tape cannot hold, see ``Tape``.
+    :raises RuntimeError: if a layer with shared parameters was never called.
+    """
+    tape = Tape(module, num_tasks, task_parameters)
+    # prepended: the layer's own output, before hooks of others replace it
+    hooks = [layer.module.register_forward_hook(layer.remember, prepend=True) for layer in tape.layers]
+    try:
+        yield tape
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer in tape.layers:
+        if not layer.calls:
+            raise RuntimeError(f"{layer} has trainable parameters but was never called while recording")
+
+
+def _rule_of(name: str, layer: nn.Module, shared: Iterable[str]) -> BlockRule:
+    rule = RULES.get(type(layer))  # by exact type: a subclass may compute something else
+    if rule is not None and set(shared) <= {"weight", "bias"}:  # torch.nn.utils.prune and the like add their own
+        return rule
+    if rule is None and hasattr(layer, "block_gradients"):
+        return type(layer).block_gradients  # type: ignore[attr-defined]
+    raise TypeError(
+        f"layer {name!r} ({type(layer).__name__}) with parameters {', '.join(shared)} has no rule for per-task "
+        f"gradients; expected {', '.join(t.__name__ for t in RULES)} or a layer with a method block_gradients. "
+        "Name its parameters in task_parameters if they belong to single tasks, or use backward(parameters=...)"
+    )
