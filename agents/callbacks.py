@@ -1,0 +1,74 @@
+"""Callbacks that count environment steps per task: evaluation and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.checkpoint import prune, save_checkpoint
+from agents.evaluation import Evaluation, evaluate
+from agents.mtsac import MTSAC
+
+
+class EveryStepsPerTask(BaseCallback):
+    """Run `act` each time every task has taken another `every` environment steps (0: never)."""
+
+    model: MTSAC  # type: ignore[assignment]
+
+    def __init__(self, every: int):
+        super().__init__()
+        self.every = every
+
+    def _on_step(self) -> bool:
+        if self.every > 0 and self.model.vector_steps % self.every == 0:
+            self.act()
+        return True
+
+    def act(self) -> None:
+        """What happens at each such step."""
+        raise NotImplementedError
+
+
+class EvaluationCallback(EveryStepsPerTask):
+    """Evaluate on environments of its own, which are reused.
+
+    :param env: made with `goal_order="sequential"`; never the training environment.
+    :param every: environment steps per task between two evaluations; 0 for none.
+    :param episodes: per task.
+    :param on_result: called with (environment steps per task, Evaluation).
+    """
+
+    def __init__(
+        self, env: VecEnv, every: int, episodes: int, on_result: Callable[[int, Evaluation], None] | None = None
+    ):
+        super().__init__(every)
+        self.env, self.episodes, self.on_result = env, episodes, on_result
+        self.last: Evaluation | None = None
+
+    def act(self) -> None:
+        """Evaluate, tell `on_result`, and log success per task by name."""
+        self.last = evaluate(self.model, self.env, self.episodes)
+        for task, success in zip(self.last.task_names, self.last.success.mean(1), strict=True):
+            self.logger.record(f"eval/success/{task}", float(success))
+        self.logger.record("eval/success", self.last.mean_success)
+        if self.on_result is not None:
+            self.on_result(self.model.vector_steps, self.last)
+
+
+class CheckpointCallback(EveryStepsPerTask):
+    """Keep the last `keep` checkpoints in `folder`.
+
+    :param every: environment steps per task between two checkpoints; 0 for none.
+    """
+
+    def __init__(self, folder: str | Path, every: int, keep: int = 2):
+        super().__init__(every)
+        self.folder, self.keep = Path(folder), keep
+
+    def act(self) -> None:
+        """Write the checkpoint, then delete the ones that are too many."""
+        save_checkpoint(self.folder, self.model, self.training_env)
+        prune(self.folder, self.keep)

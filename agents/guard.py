@@ -1,0 +1,50 @@
+"""Notice non-finite numbers, and whose they were, without asking the device at every update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+QUANTITIES = ("critic loss", "actor loss", "temperature")
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or temperature became infinite or NaN; `task`, `quantity`, `update` say which came first, and when."""
+
+    def __init__(self, task: str, quantity: str, update: int):
+        self.task, self.quantity, self.update = task, quantity, update
+        super().__init__(
+            f"The {quantity} of task {task} became non-finite at update {update}. Training stopped; the last good "
+            "checkpoint is kept. Try a lower learning rate, gradient clipping, or a smaller reward scale for that task."
+        )
+
+
+class FiniteGuard:
+    """Flags on the device: for each quantity and task the first update at which it was not finite.
+
+    :param task_names: T names, for the message.
+    """
+
+    def __init__(self, task_names: Sequence[str], device: torch.device):
+        self.task_names = task_names
+        self._first_bad = torch.full((len(QUANTITIES), len(task_names)), -1, device=device)
+
+    def watch(self, values: Float[Tensor, "quantities tasks"], update: int) -> None:
+        """Take note of this update's `QUANTITIES`; never waits for the device."""
+        self._first_bad.masked_fill_(~values.isfinite() & (self._first_bad < 0), update)
+
+    def check(self) -> None:
+        """Read the flags.
+
+        :raises NonFiniteError: for the earliest non-finite number. (With shared parameters the others follow at the
+            next update, so only the earliest tells anything.)
+        """
+        first = self._first_bad.cpu().numpy()
+        if (first >= 0).any():
+            update = int(first[first >= 0].min())
+            quantity, task = np.argwhere(first == update)[0]
+            raise NonFiniteError(self.task_names[task], QUANTITIES[quantity], update)

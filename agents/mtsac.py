@@ -1,0 +1,357 @@
+"""Multi-task soft actor-critic: Stable-Baselines3's SAC with a loss per task and surgery on the tasks' gradients."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from torch import Tensor, nn
+
+import mtrl
+from agents.guard import FiniteGuard
+from agents.persistence import SafeSaves
+from agents.policies import MultiTaskPolicy
+from agents.replay import TaskReplayBuffer
+from agents.settings import build_aggregator, check_settings, named_schedule
+
+CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
+
+
+class MTSAC(SafeSaves):
+    """One soft actor-critic for T tasks, with the tasks' gradients reconciled by an aggregator before each step.
+
+    Column i of the environment is task i, and the last T columns of an observation are the task's one-hot. Each update
+    takes `batch_size` rows per task from one replay buffer and forms a critic loss and an actor loss per task; the
+    aggregators turn the tasks' gradients of the shared parameters into one update each. Temperatures are per task, and
+    each moves by its own task's loss alone. With one task and `Mean` this is Stable-Baselines3's SAC to rounding.
+    (Haarnoja et al. 2018, arXiv 1812.05905; Yu et al. 2020, arXiv 2001.06782.)
+
+    :param policy: "MultiTaskMlpPolicy"; `policy_kwargs` are those of `MultiTaskPolicy`.
+    :param env: a vector environment with one column per task.
+    :param aggregator: name in `mtrl.AGGREGATORS` (options in `aggregator_kwargs`) or an `mtrl.Aggregator`.
+    :param critic_aggregator: the critic's, if it is to differ from the actor's; else a second instance of the same.
+    :param learning_rate: of actor, critic and temperatures; a number or a named schedule ("linear:3e-4").
+    :param buffer_size: transitions kept *per task*.
+    :param learning_starts: environment steps, all tasks together, of random actions before the first update.
+    :param batch_size: rows *per task* in an update.
+    :param train_freq: vector steps between two rounds of `gradient_steps` updates.
+    :param ent_coef: "auto", "auto_0.1" (initial value), or a fixed number.
+    :param max_grad_norm: clip the global norm of actor's and critic's update at this, after surgery; None: no clipping.
+    :param reward_scale: one number, or one per task, that rewards are multiplied by in the update (raw in the buffer).
+    :param loss_weighting: "temperature" weights task i's losses with T softmax(-log alpha)_i, "none" equally.
+    :param overlap: step the environment during the update (see `agents.rollout`).
+    :param log_every: vector steps between two rows of logs.
+    :param diagnostics_every: updates between two measurements of conflict; 0 for none.
+    :raises ValueError: for settings or environments that do not fit; the message says what was expected.
+    """
+
+    policy_aliases: ClassVar[dict[str, Any]] = {"MultiTaskMlpPolicy": MultiTaskPolicy}
+    policy: MultiTaskPolicy  # type: ignore[assignment]
+    replay_buffer: TaskReplayBuffer  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[MultiTaskPolicy],
+        env: GymEnv | None,
+        aggregator: str | mtrl.Aggregator = "pcgrad",
+        aggregator_kwargs: dict[str, Any] | None = None,
+        critic_aggregator: str | mtrl.Aggregator | None = None,
+        critic_aggregator_kwargs: dict[str, Any] | None = None,
+        learning_rate: float | str = 3e-4,
+        buffer_size: int = 100_000,
+        learning_starts: int = 100,
+        batch_size: int = 128,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int = 1,
+        gradient_steps: int = 1,
+        ent_coef: str | float = "auto",
+        target_entropy: str | float = "auto",
+        target_update_interval: int = 1,
+        max_grad_norm: float | None = None,
+        reward_scale: float | Sequence[float] = 1.0,
+        loss_weighting: Literal["none", "temperature"] = "none",
+        overlap: bool = True,
+        log_every: int = 100,
+        diagnostics_every: int = 100,
+        stats_window_size: int = 20,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        check_settings(locals())
+        same = critic_aggregator is None
+        self._aggregators_given = (
+            (aggregator, aggregator_kwargs),
+            (aggregator, aggregator_kwargs) if same else (critic_aggregator, critic_aggregator_kwargs),
+        )
+        self.max_grad_norm = max_grad_norm
+        self.reward_scale = reward_scale
+        self.loss_weighting = loss_weighting
+        self.overlap = overlap
+        self.log_every = log_every
+        self.diagnostics_every = diagnostics_every
+        self.learning_rate_name = learning_rate
+        super().__init__(
+            policy=policy,  # type: ignore[arg-type]
+            env=env,  # type: ignore[arg-type]
+            learning_rate=named_schedule(learning_rate),
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=TaskReplayBuffer,  # type: ignore[arg-type]
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            ent_coef=ent_coef,
+            target_update_interval=target_update_interval,
+            target_entropy=target_entropy,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.policy_kwargs.pop("use_sde", None)  # Stable-Baselines3 adds it; this policy has no such noise
+        self.task_names = _task_names(self.env)
+        self._setup_loop()
+        if _init_setup_model:
+            self._setup_model()
+
+    @property
+    def num_tasks(self) -> int:
+        """T: the number of columns of the environment."""
+        return self.n_envs
+
+    def _setup_model(self) -> None:
+        if self.env is not None:
+            self._check_env(self.env)
+        if self.target_entropy == "auto":
+            self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+        self.policy_kwargs["num_tasks"] = self.num_tasks
+        self.replay_buffer_kwargs = {"seed": self.seed or 0, **self.replay_buffer_kwargs}
+        super()._setup_model()
+        self._setup_temperatures()
+        tasks, device = self.num_tasks, self.device
+        self.aggregator, self.critic_aggregator = (
+            build_aggregator(given, options, self.seed or 0).to(device) for given, options in self._aggregators_given
+        )
+        self.aggregator.reset(tasks, sum(p.numel() for p in self.actor.shared_parameters()))
+        self.critic_aggregator.reset(tasks, sum(p.numel() for p in self.critic.shared_parameters()))
+        scale = torch.as_tensor(self.reward_scale, device=device, dtype=self.replay_buffer.rows.dtype)
+        if scale.ndim > 1 or scale.numel() not in (1, tasks):
+            raise ValueError(f"reward_scale takes one number or one per task ({tasks}), found {self.reward_scale}.")
+        self._reward_scale = scale.expand(tasks)
+        self.guard = FiniteGuard(self.task_names, self.device)
+        self._metrics: dict[str, Tensor] = {}
+        self._episodes: list[deque[tuple[float, ...]]] = [deque(maxlen=self._stats_window_size) for _ in range(tasks)]
+
+    def _setup_temperatures(self) -> None:
+        """One temperature per task; Stable-Baselines3's set-up has checked `ent_coef` and made a single one."""
+        if self.log_ent_coef is None:
+            self.ent_coef_tensor = self.ent_coef_tensor.repeat(self.num_tasks)
+            return
+        self.log_ent_coef = self.log_ent_coef.detach().repeat(self.num_tasks).requires_grad_()
+        options = {"fused": True, **self.policy.optimizer_kwargs}
+        self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), **options)
+
+    # -------------------------------------------------------------------------------------------------- the update
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """`gradient_steps` updates of critic, actor, temperatures and target network, `batch_size` rows per task each.
+
+        :raises NonFiniteError: within 100 updates of the first non-finite loss.
+        """
+        with self._timed("learn"):
+            self.policy.set_training_mode(True)
+            optimizers = [self.actor.optimizer, self.critic.optimizer]
+            if self.ent_coef_optimizer is not None:
+                optimizers.append(self.ent_coef_optimizer)
+            self._update_learning_rate(optimizers)
+            for step in range(gradient_steps):
+                self._update(self.replay_buffer.sample(batch_size), step % self.target_update_interval == 0)
+                self._n_updates += 1
+                if self._n_updates % CHECK_EVERY == 0:
+                    self.guard.check()
+
+    def _update(self, batch: ReplayBufferSamples, update_target: bool) -> None:
+        measure = self.diagnostics_every > 0 and self._n_updates % self.diagnostics_every == 0
+
+        # One draw of a and log pi at s serves temperature and actor; it comes before the critic's step.
+        with mtrl.record(self.actor, self.num_tasks, self.actor.task_parameters()) as actor_tape:
+            actions_pi, log_prob = self.actor.action_log_prob(batch.observations, blocks=True)
+        log_prob = self._by_task(log_prob)
+        alpha = self._step_temperatures(log_prob)
+        weights = self._loss_weights(alpha)
+
+        target = self._target(batch, alpha)
+        with mtrl.record(self.critic, self.num_tasks, self.critic.task_parameters()) as critic_tape:
+            q_values = self._by_task(self.critic(batch.observations, batch.actions, blocks=True))  # (N, T, B)
+        critic_losses = 0.5 * (q_values - target).square().mean(-1).sum(0)
+        self._step("critic", critic_losses * weights, self.critic, self.critic_aggregator, critic_tape, measure)
+
+        # The critic's parameters are constants here: mtrl.backward differentiates by the actor's alone.
+        q_pi = self._by_task(self.critic(batch.observations, actions_pi, blocks=True)).amin(0)
+        actor_losses = (alpha.unsqueeze(1) * log_prob - q_pi).mean(-1)
+        self._step("actor", actor_losses * weights, self.actor, self.aggregator, actor_tape, measure)
+
+        if update_target:
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
+        self._note(critic_losses, actor_losses, alpha, log_prob, q_values)
+
+    def _by_task(self, rows: Tensor) -> Tensor:
+        """(..., T B) -> (..., T, B)."""
+        return rows.unflatten(-1, (self.num_tasks, -1))
+
+    def _step_temperatures(self, log_prob: Float[Tensor, "tasks rows"]) -> Float[Tensor, " tasks"]:
+        """The temperatures before their update, which is made here: each task's own loss, summed over tasks."""
+        if self.log_ent_coef is None or self.ent_coef_optimizer is None:
+            return self.ent_coef_tensor
+        alpha = self.log_ent_coef.detach().exp()
+        # gradient of -log_alpha_i (mean_B log pi + target entropy): no autograd needed for a linear loss
+        self.log_ent_coef.grad = -(log_prob.detach() + self.target_entropy).mean(-1)
+        self.ent_coef_optimizer.step()
+        return alpha
+
+    def _loss_weights(self, alpha: Tensor) -> Tensor | float:
+        return self.num_tasks * torch.softmax(-alpha.log(), 0) if self.loss_weighting == "temperature" else 1.0
+
+    @torch.no_grad()
+    def _target(self, batch: ReplayBufferSamples, alpha: Tensor) -> Float[Tensor, "tasks rows"]:
+        """y = r + gamma (1 - terminated) (min_n Q_target(s', a') - alpha_i log pi(a' | s')), a' ~ pi(. | s')."""
+        next_actions, next_log_prob = self.actor.action_log_prob(batch.next_observations, blocks=True)
+        next_q = self.critic_target(batch.next_observations, next_actions, blocks=True).amin(0)
+        next_value = self._by_task(next_q) - alpha.unsqueeze(1) * self._by_task(next_log_prob)
+        rewards = self._by_task(batch.rewards.squeeze(1)) * self._reward_scale.unsqueeze(1)
+        return rewards + self.gamma * (1 - self._by_task(batch.dones.squeeze(1))) * next_value
+
+    def _step(
+        self, name: str, losses: Tensor, network: Any, aggregator: mtrl.Aggregator, tape: mtrl.Tape, measure: bool
+    ) -> None:
+        """Reconcile the tasks' gradients of one network, clip, and take its optimizer's step."""
+        found = mtrl.backward(
+            losses, aggregator, tape=tape, task_parameters=network.task_parameters(), diagnostics=measure
+        )
+        if self.max_grad_norm is not None:
+            norm = nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
+            self._metrics[f"{name}_update_norm"] = norm
+        network.optimizer.step()
+        aggregator.after_step(losses.detach())
+        for key, value in (found or {}).items():
+            self._metrics[f"{name}_{key}"] = value
+
+    @torch.no_grad()
+    def _note(self, critic_losses: Tensor, actor_losses: Tensor, alpha: Tensor, log_prob: Tensor, q: Tensor) -> None:
+        """Keep what the logs show, on the device, and flag the first non-finite value of each task."""
+        self.guard.watch(torch.stack([critic_losses, actor_losses, alpha]), self._n_updates)
+        self._metrics.update(
+            critic_loss=critic_losses.detach(),
+            actor_loss=actor_losses.detach(),
+            ent_coef=alpha,
+            entropy=-log_prob.detach().mean(-1),
+            q_value=q.detach().mean((0, 2)),
+        )
+
+    # ---------------------------------------------------------------------------------------- environment and logs
+
+    def _check_env(self, env: VecEnv) -> None:
+        if unwrap_vec_normalize(env) is not None:
+            raise ValueError(
+                "VecNormalize mixes the tasks' statistics and changes the one-hot columns. Give the environment "
+                "without it; use reward_scale for rewards of different size."
+            )
+        space = self.observation_space
+        if len(space.shape or ()) != 1 or space.shape[0] <= env.num_envs:  # type: ignore[index]
+            raise ValueError(
+                f"Expected flat observations whose last {env.num_envs} columns are the task's one-hot; found the space "
+                f"{space}. envs.from_gymnasium adds the columns to any list of environments."
+            )
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:
+            self._next_actions, self._rollout_steps = None, 0  # the loop begins with a fresh observation
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+        one_hot = np.asarray(self._last_obs)[:, -self.num_tasks :]
+        if not np.array_equal(one_hot, np.eye(self.num_tasks)):
+            raise ValueError(
+                f"Expected the last {self.num_tasks} observation columns to be the identity (row i: task i); found\n"
+                f"{one_hot}\nenvs.make and envs.from_gymnasium give such observations."
+            )
+        return result
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """As Stable-Baselines3's; the environment must have the tasks that the agent was built for."""
+        num_envs = getattr(env, "num_envs", 1)
+        if num_envs != self.num_tasks:
+            raise ValueError(
+                f"This agent was built for {self.num_tasks} tasks, the environment has {num_envs} columns."
+            )
+        super().set_env(env, force_reset)
+        assert self.env is not None
+        self._check_env(self.env)
+
+    def eval_action(self, observations: np.ndarray) -> np.ndarray:
+        """Deterministic actions (rows, A): what `metaworld.evaluation.evaluation` calls."""
+        return self.predict(observations, deterministic=True)[0]
+
+    def reset(self, env_mask: np.ndarray) -> None:
+        """Nothing to do at an episode's start: the policy has no memory (`metaworld.evaluation` calls this)."""
+
+    def _record_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
+        for task in np.flatnonzero(dones):
+            episode = infos[task].get("episode")
+            if episode is not None:
+                success = float(infos[task].get("is_success", np.nan))
+                self._episodes[task].append((success, float(episode["r"]), float(episode["l"])))
+
+    def metrics(self) -> dict[str, float]:
+        """The latest numbers, "group/quantity" over all tasks and "group/quantity/task" by task name.
+
+        Reads the device: meant for log time.
+        """
+        found: dict[str, float] = {}
+        for name, value in self._metrics.items():
+            numbers = value.detach().double().cpu().numpy()
+            if numbers.ndim <= 1:
+                found[f"train/{name}"] = float(numbers.mean())
+            if numbers.shape == (self.num_tasks,):
+                found |= {f"train/{name}/{task}": float(x) for task, x in zip(self.task_names, numbers, strict=True)}
+        rows = {task: np.mean(done, axis=0) for task, done in zip(self.task_names, self._episodes, strict=True) if done}
+        for column, name in enumerate(("success", "return", "length")):
+            found |= {f"rollout/{name}/{task}": float(row[column]) for task, row in rows.items()}
+            if rows:
+                found[f"rollout/{name}"] = float(np.mean([row[column] for row in rows.values()]))
+        return found
+
+    def dump_logs(self) -> None:
+        """Write one row of `metrics` and times to the logger."""
+        for key, value in self.metrics().items():
+            self.logger.record(key, value)
+        self.logger.record("time/env_steps_per_task", self.vector_steps)
+        self.logger.record("time/updates", self._n_updates)
+        for part, seconds in self.seconds.items():
+            self.logger.record(f"time/seconds_{part}", round(seconds, 3))
+        self.logger.dump(step=self.num_timesteps)
+
+
+def _task_names(env: Any) -> tuple[str, ...]:
+    names = getattr(env, "task_names", None)
+    return tuple(names) if names else tuple(f"task-{i}" for i in range(getattr(env, "num_envs", 0)))

@@ -1,0 +1,170 @@
+"""Saving and loading an agent without pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import GymEnv
+
+from agents.rollout import OverlappedSAC
+from agents.settings import describe_aggregator
+from agents.state_file import read_state, write_state
+
+# Constructor arguments that are attributes of the same name and plain JSON.
+SETTINGS = (
+    "buffer_size learning_starts batch_size tau gamma gradient_steps ent_coef target_entropy target_update_interval "
+    "max_grad_norm reward_scale loss_weighting overlap log_every diagnostics_every seed"
+).split()
+COUNTERS = (
+    "num_timesteps _total_timesteps _num_timesteps_at_start _n_updates _episode_num _current_progress_remaining "
+    "_rollout_steps _next_actions seconds"
+).split()
+MODULES = ("policy", "actor.optimizer", "critic.optimizer", "aggregator", "critic_aggregator")
+
+
+class SafeSaves(OverlappedSAC):
+    """`save` and `load` in our own format; Stable-Baselines3's pickles only on request (`export_sb3`, `trust=True`)."""
+
+    aggregator: Any
+    critic_aggregator: Any
+
+    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """Write networks, optimizers, temperatures, aggregators, counters and settings to `path` (".zip" is added).
+
+        Not in it: the replay buffer (`save_replay_buffer`) and the environment (`agents.save_checkpoint` has all).
+
+        :raises NonFiniteError: if training has broken down: a good file is not overwritten by a bad one.
+        :raises ValueError: if `exclude` or `include` is given: this format has no optional parts.
+        """
+        if exclude or include:
+            raise ValueError("MTSAC.save has no optional parts; export_sb3 takes exclude and include.")
+        self.guard.check()
+        write_state(_with_zip(path), "agent", {"settings": self._settings(), "state": self._state()})
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        path: Any,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        trust: bool = False,
+        force_reset: bool = True,
+        **changes: Any,
+    ) -> Self:
+        """An agent from a file of `save`; without an environment it can act, with one it can go on learning.
+
+        :param trust: also open Stable-Baselines3's format. It holds pickles, which can run any code: only for files
+            whose origin you trust.
+        :param force_reset: begin with a reset of `env` at the next `learn`.
+        :param changes: constructor arguments to change, such as `learning_rate=1e-4`.
+        :raises FileNotFoundError: if there is no such file.
+        :raises StateFileError: if the file is damaged, foreign or a pickle.
+        """
+        path = _with_zip(path)
+        if trust:
+            return super().load(path, env=env, device=device, force_reset=force_reset, **changes)
+        saved = read_state(path, "agent")
+        settings = dict(saved["settings"])
+        spaces_, task_names = settings.pop("spaces"), settings.pop("task_names")
+        agent = cls(env=None, device=device, _init_setup_model=False, **{**settings, **changes})
+        agent.observation_space, agent.action_space = (spaces.Box(**box, dtype=np.float32) for box in spaces_)
+        agent.task_names, agent.n_envs = tuple(task_names), len(task_names)
+        agent._setup_model()
+        agent._load_state(saved["state"])
+        if env is not None:
+            agent.set_env(env, force_reset)
+        return agent
+
+    def export_sb3(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """Write Stable-Baselines3's own format (pickles); `MTSAC.load(path, trust=True)` reads it."""
+        super().save(path, exclude, include)
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """Write the replay buffer, filled part only, to a file of its own (".zip" is added)."""
+        assert self.replay_buffer is not None
+        write_state(_with_zip(path), "buffer", self.replay_buffer.state_dict())  # type: ignore[attr-defined]
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """Read what `save_replay_buffer` wrote; `truncate_last_traj` has no meaning here.
+
+        :raises StateFileError: if the file is damaged, foreign or a pickle.
+        """
+        assert self.replay_buffer is not None
+        self.replay_buffer.load_state_dict(read_state(_with_zip(path), "buffer"))  # type: ignore[attr-defined]
+
+    def _settings(self) -> dict[str, Any]:
+        name, options = describe_aggregator(self.aggregator)
+        critic_name, critic_options = describe_aggregator(self.critic_aggregator)
+        boxes = [{"low": space.low, "high": space.high} for space in (self.observation_space, self.action_space)]  # type: ignore[attr-defined]
+        return {
+            **{setting: getattr(self, setting) for setting in SETTINGS},
+            "policy": "MultiTaskMlpPolicy",
+            "policy_kwargs": {k: v for k, v in self.policy_kwargs.items() if k != "num_tasks"},
+            "aggregator": name,
+            "aggregator_kwargs": options,
+            "critic_aggregator": critic_name,
+            "critic_aggregator_kwargs": critic_options,
+            "learning_rate": self.learning_rate_name,
+            "train_freq": self.train_freq.frequency,  # type: ignore[union-attr]
+            "stats_window_size": self._stats_window_size,
+            "task_names": list(self.task_names),
+            "spaces": boxes,
+        }
+
+    def _modules(self) -> dict[str, Any]:
+        """Everything with a `state_dict`, by dotted name."""
+        names = [*MODULES, "ent_coef_optimizer"] if self.ent_coef_optimizer is not None else MODULES
+        return {name: _dotted(self, name) for name in names}
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "modules": {name: module.state_dict() for name, module in self._modules().items()},
+            "log_ent_coef": self.log_ent_coef,
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+            "episodes": [list(episodes) for episodes in self._episodes],
+        }
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        for name, module in self._modules().items():
+            module.load_state_dict(state["modules"][name])
+        if self.log_ent_coef is not None:
+            with torch.no_grad():
+                self.log_ent_coef.copy_(state["log_ent_coef"])
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
+        for kept, saved in zip(self._episodes, state["episodes"], strict=True):
+            kept.extend(saved)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        return [*state_dicts, "aggregator", "critic_aggregator"], variables
+
+    def rng_state(self) -> dict[str, Any]:
+        """State of the generators that training draws from outside of the agent's own parts."""
+        state = {"torch": torch.get_rng_state(), "action_space": self.action_space.np_random.bit_generator.state}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def set_rng_state(self, state: dict[str, Any]) -> None:
+        """Continue the random streams of `rng_state`."""
+        torch.set_rng_state(state["torch"])
+        self.action_space.np_random.bit_generator.state = state["action_space"]
+        if self.device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+
+
+def _with_zip(path: Any) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".zip" else path.with_name(path.name + ".zip")
+
+
+def _dotted(root: Any, name: str) -> Any:
+    for part in name.split("."):
+        root = getattr(root, part)
+    return root

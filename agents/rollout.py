@@ -1,0 +1,129 @@
+"""Collecting transitions while the networks learn: Stable-Baselines3's off-policy loop, reordered.
+
+Stable-Baselines3's `learn` alternates `collect_rollouts` and `train`. Here `collect_rollouts` ends by sending the next
+actions to the environment, so the environment steps while `train` runs. The update of step t therefore acts with a
+policy that lags by one update: deterministic, on by default (`overlap`), and part of the protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import numpy as np
+from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
+from stable_baselines3.common.vec_env import VecEnv
+
+
+class OverlappedSAC(SAC):
+    """SAC whose environment steps during the update, and whose loop can be resumed exactly where a callback saw it.
+
+    Unlike Stable-Baselines3's loop it stores a transition *before* the callbacks see the step, and it logs every
+    `log_every` vector steps instead of once per finished episode.
+    """
+
+    overlap: bool
+    log_every: int
+    seconds: dict[str, float]
+
+    def _setup_loop(self) -> None:
+        self._pending = False  # actions were sent and the result was not received yet
+        self._next_actions: tuple[np.ndarray, np.ndarray] | None = None  # drawn, but not sent: (env's, buffer's)
+        self._rollout_steps = 0  # vector steps that this rollout has stored so far
+        self.seconds = {"env": 0.0, "act": 0.0, "learn": 0.0, "evaluate": 0.0}
+
+    @property
+    def vector_steps(self) -> int:
+        """Environment steps per task so far."""
+        return self.num_timesteps // self.n_envs
+
+    @contextlib.contextmanager
+    def _timed(self, part: str) -> Any:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - start
+
+    def learn(self, *args: Any, **kwargs: Any) -> Any:
+        """As Stable-Baselines3's. When it ends, normally or not, no environment step is pending."""
+        try:
+            return super().learn(*args, **kwargs)
+        except BaseException:
+            if self._pending:  # the step in flight is dropped, and the next `learn` begins with a reset
+                with contextlib.suppress(Exception):
+                    assert self.env is not None
+                    self.env.step_wait()
+                self._pending, self._last_obs = False, None
+            raise
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """Receive and store steps until an update is due, then draw the next actions and send them off.
+
+        A checkpoint that a callback writes sees the step stored, nothing pending and the update still to come;
+        `_rollout_steps` says so, and a resumed loop continues right there. `log_interval` is not used.
+        """
+        self.policy.set_training_mode(False)
+        if self._rollout_steps == 0:
+            callback.on_rollout_start()
+        while self._rollout_steps < train_freq.frequency:
+            self._draw_actions(learning_starts, action_noise)
+            self._send()
+            self._receive(replay_buffer)
+            self._rollout_steps += 1
+            if self.vector_steps % self.log_every == 0:
+                self.dump_logs()  # before the callbacks: a checkpoint of this step finds the step's row written
+            callback.update_locals(locals())
+            with self._timed("evaluate"):
+                keep_going = callback.on_step()
+            if not keep_going:
+                return RolloutReturn(env.num_envs, 0, continue_training=False)
+        self._draw_actions(learning_starts, action_noise)
+        if self.overlap and self.num_timesteps < self._total_timesteps:
+            self._send()
+        callback.on_rollout_end()
+        collected, self._rollout_steps = self._rollout_steps * env.num_envs, 0
+        return RolloutReturn(collected, 0, continue_training=True)
+
+    def _draw_actions(self, learning_starts: int, action_noise: ActionNoise | None) -> None:
+        # Without overlap the actions are drawn after the update, as Stable-Baselines3 does.
+        if self._next_actions is None and (self.overlap or self._rollout_steps < self.train_freq.frequency):
+            with self._timed("act"):
+                self._next_actions = self._sample_action(learning_starts, action_noise, self.n_envs)
+
+    def _send(self) -> None:
+        if not self._pending:
+            assert self.env is not None
+            assert self._next_actions is not None
+            self.env.step_async(self._next_actions[0])
+            self._pending = True
+
+    def _receive(self, replay_buffer: ReplayBuffer) -> None:
+        assert self.env is not None
+        assert self._next_actions is not None
+        with self._timed("env"):
+            new_obs, rewards, dones, infos = self.env.step_wait()
+        (_, buffer_actions), self._next_actions, self._pending = self._next_actions, None, False
+        self.num_timesteps += self.n_envs
+        self._update_info_buffer(infos, dones)
+        self._record_episodes(infos, dones)
+        self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
+        self._episode_num += int(np.sum(dones))
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+
+    def _record_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
+        """Called with each vector step's infos; a subclass keeps its statistics per task."""

@@ -1,0 +1,83 @@
+"""Turn MTSAC's settings into objects, and refuse the ones that cannot work."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import LinearSchedule
+
+import mtrl
+
+
+def named_schedule(learning_rate: float | str) -> float | Schedule:
+    """A number stays; "linear:3e-4" falls from 3e-4 to 0 over the run.
+
+    Names instead of functions, because a saved agent holds no code.
+
+    :raises ValueError: for anything else.
+    """
+    if isinstance(learning_rate, int | float) and learning_rate > 0:
+        return float(learning_rate)
+    if isinstance(learning_rate, str) and learning_rate.startswith("linear:"):
+        return LinearSchedule(float(learning_rate.removeprefix("linear:")), 0.0, 1.0)
+    raise ValueError(f'learning_rate is a positive number or a named schedule "linear:3e-4", found {learning_rate!r}.')
+
+
+def build_aggregator(given: str | mtrl.Aggregator, options: Mapping[str, Any] | None, seed: int) -> mtrl.Aggregator:
+    """The aggregator of that name with its options, or a copy of the instance given: two networks share no state.
+
+    :param seed: for a method that draws random numbers, unless its options name a seed.
+    :raises ValueError: for an unknown name or options that do not go with it.
+    """
+    if isinstance(given, mtrl.Aggregator) and not options:
+        return copy.deepcopy(given)
+    if not isinstance(given, str):
+        raise ValueError(
+            f"aggregator takes a name ({', '.join(mtrl.AGGREGATORS)}), with options apart, or an instance of "
+            f"mtrl.Aggregator, which has its options already; found {given!r} with options {options}."
+        )
+    options = dict(options or {})
+    known = inspect.signature(mtrl.AGGREGATORS[given]).parameters if given in mtrl.AGGREGATORS else {}
+    if known and (unknown := set(options) - set(known)):
+        raise ValueError(f"aggregator {given!r} has no option {', '.join(unknown)}; its options: {', '.join(known)}.")
+    if "seed" in known:
+        options.setdefault("seed", seed)
+    return mtrl.make_aggregator(given, **options)
+
+
+def describe_aggregator(aggregator: mtrl.Aggregator) -> tuple[str, dict[str, Any]]:
+    """Name and options from which `build_aggregator` makes the same method.
+
+    :raises ValueError: if the method is not in `mtrl.AGGREGATORS`, so that a file could not name it.
+    """
+    names = [name for name, cls in mtrl.AGGREGATORS.items() if cls is type(aggregator)]
+    if not names:
+        raise ValueError(
+            f"{type(aggregator).__name__} is not in mtrl.AGGREGATORS, so a saved agent could not name it. "
+            f"Register it: mtrl.AGGREGATORS['my-method'] = {type(aggregator).__name__}."
+        )
+    return names[0], aggregator.hyperparameters()
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse numbers that cannot work.
+
+    :raises ValueError: naming the setting, what was expected and what was found.
+    """
+    for name in ("buffer_size", "batch_size", "train_freq", "gradient_steps", "log_every", "target_update_interval"):
+        if not isinstance(settings[name], int) or settings[name] < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, found {settings[name]!r}.")
+    for name in ("learning_starts", "diagnostics_every"):
+        if settings[name] < 0:
+            raise ValueError(f"{name} must not be negative, found {settings[name]}.")
+    for name in ("gamma", "tau"):
+        if not 0 <= settings[name] <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], found {settings[name]}.")
+    if settings["max_grad_norm"] is not None and not settings["max_grad_norm"] > 0:
+        raise ValueError(f"max_grad_norm must be positive, or None for no clipping; found {settings['max_grad_norm']}.")
+    if settings["loss_weighting"] not in ("none", "temperature"):
+        raise ValueError(f"loss_weighting is 'none' or 'temperature', found {settings['loss_weighting']!r}.")

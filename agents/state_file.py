@@ -1,0 +1,126 @@
+"""One file format for everything that is saved: a zip of JSON and safetensors. Reading one never runs code from it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+
+FORMAT = {"format": "mtrl-surgery", "version": 1}
+
+
+class StateFileError(ValueError):
+    """A file that is not ours, or is damaged; the message says which and what to do."""
+
+
+def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON for a nested dict, list or tuple; tensors and arrays go into `tensors` and leave a reference behind.
+
+    :raises TypeError: for anything else, such as a function or an object.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, torch.Tensor | np.ndarray):
+        name, is_array = str(len(tensors)), isinstance(value, np.ndarray)
+        tensor = torch.as_tensor(value).detach().cpu()
+        tensors[name] = tensor.clone(memory_format=torch.contiguous_format)  # own memory: safetensors wants no sharing
+        return {"$array" if is_array else "$tensor": name}
+    if isinstance(value, list):
+        return [pack(item, tensors) for item in value]
+    if isinstance(value, tuple):
+        return {"$tuple": [pack(item, tensors) for item in value]}
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: pack(item, tensors) for key, item in value.items()}
+        return {"$items": [[pack(key, tensors), pack(item, tensors)] for key, item in value.items()]}
+    raise TypeError(
+        f"{type(value).__name__} cannot be saved: files hold numbers, text, lists, dicts, arrays and tensors."
+    )
+
+
+def unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Inverse of `pack`."""
+    if isinstance(value, list):
+        return [unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$tensor" in value:
+        return tensors[value["$tensor"]]
+    if "$array" in value:
+        return tensors[value["$array"]].numpy()
+    if "$tuple" in value:
+        return tuple(unpack(item, tensors) for item in value["$tuple"])
+    if "$items" in value:
+        return {unpack(key, tensors): unpack(item, tensors) for key, item in value["$items"]}
+    return {key: unpack(item, tensors) for key, item in value.items()}
+
+
+def write_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
+    """Write `state` to `path`; the file appears whole or not at all.
+
+    :param kind: what the file is ("agent", "buffer", ...); reading asks for the same.
+    """
+    path = Path(path)
+    tensors: dict[str, torch.Tensor] = {}
+    body = json.dumps({**FORMAT, "kind": kind, "state": pack(state, tensors)}, indent=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr("state.json", body)
+            archive.writestr("tensors.safetensors", safetensors.save(tensors))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_state(path: str | Path, kind: str) -> dict[str, Any]:
+    """Read what `write_state` wrote.
+
+    :raises FileNotFoundError: if there is no such file.
+    :raises StateFileError: if it is damaged, of another kind, or not ours (a pickle, say): nothing of it was run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+            if "state.json" not in names:
+                raise StateFileError(_not_ours(path, names))
+            body = json.loads(archive.read("state.json"))
+            tensors = safetensors.load(archive.read("tensors.safetensors"))
+        if body["format"] != FORMAT["format"] or body["version"] != FORMAT["version"] or body["kind"] != kind:
+            found = ", ".join(f"{key} {body[key]!r}" for key in (*FORMAT, "kind"))
+            raise StateFileError(
+                f"{path}: expected an {FORMAT['format']} file, version 1, kind {kind!r}; found {found}."
+            )
+        state = unpack(body["state"], tensors)
+    except StateFileError:
+        raise
+    except zipfile.BadZipFile as error:
+        raise StateFileError(
+            f"{path} is not one of our files, or is damaged ({error}). Pickles are never opened: they can run code."
+        ) from error
+    except (KeyError, TypeError, ValueError, OSError, RuntimeError, EOFError, SafetensorError) as error:
+        raise StateFileError(f"{path} is damaged: {error}. Use an earlier checkpoint.") from error
+    if not isinstance(state, dict):
+        raise StateFileError(f"{path} is damaged: expected a dict of values, found {type(state).__name__}.")
+    return state
+
+
+def _not_ours(path: Path, names: set[str]) -> str:
+    if "pytorch_variables.pth" in names:
+        return (
+            f"{path} is in Stable-Baselines3's format, which holds pickles: opening one can run code. If you trust its "
+            "origin: MTSAC.load(path, trust=True)."
+        )
+    return f"{path} is a zip, but not one of ours: it has no state.json."
