@@ -1,0 +1,194 @@
+"""The same code steps the tasks in-process and in a worker: columns of tasks that write rows of one board.
+
+The board is a structured array with one record per task: the action goes in, everything else comes out. In a worker it
+lies in shared memory.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """How to build one task anywhere: `factory` is "module:Class", `options` its arguments (JSON values and arrays)."""
+
+    name: str
+    factory: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def load(self) -> type[gymnasium.Env]:
+        """Import the class; its spaces are class attributes, so nothing is built to read them."""
+        module, _, name = self.factory.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def build(self) -> Any:
+        """Build the task."""
+        return self.load()(**self.options)
+
+
+def make_board(env: gymnasium.Env | type[gymnasium.Env], num_tasks: int, memory: Any = None) -> np.ndarray:
+    """Lay the board for `num_tasks` tasks with the spaces of `env`, over `memory` if given: (T,) records.
+
+    Observations carry the task's one-hot in their last T columns; it is written here, once.
+    """
+    action, width = env.action_space, env.observation_space.shape[0] + num_tasks  # type: ignore[index]
+    dtype = np.dtype(
+        [
+            ("action", action.dtype, action.shape),
+            ("observation", np.float32, (width,)),
+            ("final_observation", np.float32, (width,)),  # of the episode that ended at this step
+            ("reward", np.float32),
+            ("return", np.float64),  # of the running or just ended episode, as are the next three
+            ("length", np.int64),
+            ("solved", np.bool_),  # success at any step so far
+            ("success", np.float32),  # at this step
+            ("terminated", np.bool_),
+            ("truncated", np.bool_),
+            ("busy", np.bool_),  # tells the trainer which task a dead or hanging worker was at
+        ],
+        align=True,
+    )
+    board = np.zeros(num_tasks, dtype) if memory is None else np.ndarray(num_tasks, dtype, buffer=memory)
+    for rows in (board["observation"], board["final_observation"]):
+        rows[:, -num_tasks:] = np.eye(num_tasks)
+    return board
+
+
+class Column:
+    """One task, its running episode and its row of the board; a finished episode is followed by a reset at once."""
+
+    def __init__(self, name: str, env: Any, row: np.void) -> None:
+        self.name = name
+        self.env = env
+        self._row = row
+        self._width = env.observation_space.shape[0]
+        self._started = False
+
+    def reset(self, seed: int | None) -> None:
+        """Abandon the episode and begin anew; tasks with a sequence of goals begin it again."""
+        if hasattr(self.env, "restart"):
+            self.env.restart()
+        self._begin(self.env.reset(seed=seed)[0])
+
+    def step(self) -> None:
+        """Take the row's action, write the row."""
+        row = self._row
+        if row["terminated"] or row["truncated"]:
+            self._clear()
+        observation, reward, terminated, truncated, info = self.env.step(row["action"].copy())
+        row["reward"] = reward
+        row["return"] += float(reward)
+        row["length"] += 1
+        row["success"] = success = float(info.get("success", info.get("is_success", 0.0)))
+        row["solved"] |= success > 0
+        row["terminated"], row["truncated"] = terminated, truncated
+        if terminated or truncated:
+            row["final_observation"][: self._width] = observation
+            observation, _ = self.env.reset()
+        row["observation"][: self._width] = observation
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state as JSON values and arrays; "env" is None where the task offers no snapshot."""
+        if not self._started:
+            raise RuntimeError(f"{self.name}: expected a running episode, found none; call reset() first")
+        row = self._row
+        over = bool(row["terminated"] or row["truncated"])  # then the row tells of the last episode, not of this one
+        return {
+            "env": self.env.snapshot() if hasattr(self.env, "snapshot") else None,
+            "observation": row["observation"][: self._width].copy(),
+            "return": 0.0 if over else float(row["return"]),
+            "length": 0 if over else int(row["length"]),
+            "solved": False if over else bool(row["solved"]),
+        }
+
+    def restore(self, state: dict[str, Any]) -> str | None:
+        """Go back to a snapshot; return what was lost on the way: "episode", "bits" or None."""
+        if state["env"] is None or not hasattr(self.env, "restore"):
+            self._begin(self.env.reset()[0])
+            return "episode"
+        observation = self.env.restore(state["env"])
+        self._begin(observation)
+        for key in ("return", "length", "solved"):
+            self._row[key] = state[key]
+        return None if np.array_equal(observation, state["observation"], equal_nan=True) else "bits"
+
+    def get_attr(self, name: str) -> Any:
+        """Read an attribute of the task."""
+        return getattr(self.env, name)
+
+    def set_attr(self, name: str, value: Any) -> None:
+        """Set an attribute of the task."""
+        setattr(self.env, name, value)
+
+    def call(self, name: str, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        """Call a method of the task."""
+        return getattr(self.env, name)(*arguments, **keywords)
+
+    def is_wrapped(self, wrapper: str) -> bool:
+        """Say whether a wrapper class, given as "module:Class", is around the task."""
+        layer = self.env
+        while isinstance(layer, gymnasium.Wrapper):
+            if wrapper in (f"{base.__module__}:{base.__qualname__}" for base in type(layer).__mro__):
+                return True
+            layer = layer.env
+        return False
+
+    def _begin(self, observation: np.ndarray) -> None:
+        self._started = True
+        self._clear()
+        self._row["terminated"] = self._row["truncated"] = False
+        self._row["observation"][: self._width] = observation
+
+    def _clear(self) -> None:
+        for key in ("return", "length", "solved"):
+            self._row[key] = 0
+
+
+class Columns:
+    """Some tasks, one after the other, in this process."""
+
+    def __init__(self, names: Sequence[str], envs: Sequence[Any], rows: Sequence[np.void]) -> None:
+        self._columns = [Column(*parts) for parts in zip(names, envs, rows, strict=True)]
+        self._rows = rows
+
+    def step(self) -> None:
+        """Step every task with its row's action."""
+        self._each("step", [() for _ in self._columns])
+
+    def reset(self, seeds: Sequence[int | None]) -> None:
+        """Reset every task, with a seed each or None."""
+        self._each("reset", [(seed,) for seed in seeds])
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """Return the state of every task."""
+        return self._each("snapshot", [() for _ in self._columns])
+
+    def restore(self, states: Sequence[dict[str, Any]]) -> list[str | None]:
+        """Restore the state of every task; see `Column.restore`."""
+        return self._each("restore", [(state,) for state in states])
+
+    def ask(self, index: int, operation: str, *arguments: Any) -> Any:
+        """Run one operation of one column."""
+        return getattr(self._columns[index], operation)(*arguments)
+
+    def close(self) -> None:
+        """Close every task."""
+        for column in self._columns:
+            column.env.close()
+
+    def _each(self, operation: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        answers = []
+        for column, row, given in zip(self._columns, self._rows, arguments, strict=True):
+            row["busy"] = True
+            try:
+                answers.append(getattr(column, operation)(*given))
+            except Exception as error:
+                error.add_note(f"in task {column.name!r}")
+                raise
+            row["busy"] = False
+        return answers

@@ -1,0 +1,181 @@
+"""The trainer's side of the workers: K processes, several tasks each, one board in shared memory.
+
+Worker k has tasks k, k + K, k + 2K, ... Whatever goes wrong with one of them ends all, and the error names the task.
+"""
+
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+from envs.columns import TaskSpec, make_board
+from envs.wire import pack, unpack
+
+_ROOT = Path(__file__).resolve().parent.parent
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_STEP = pack({"command": "step", "arguments": []})
+
+
+class WorkerError(RuntimeError):
+    """A worker raised, died or did not answer in time. All workers have been ended; build the environment anew."""
+
+
+class Pool:
+    """Tasks in worker processes; the same operations as `Columns`, and a step in two halves.
+
+    :param workers: number of processes, 1 to the number of tasks.
+    :param step_timeout: seconds until a worker that does not answer a step counts as hanging.
+    :param build_timeout: the same for everything else: building, resetting, restoring.
+    """
+
+    def __init__(
+        self, specs: Sequence[TaskSpec], workers: int, step_timeout: float = 60.0, build_timeout: float = 300.0
+    ) -> None:
+        self.num_workers = workers
+        self._names = [spec.name for spec in specs]
+        self._shares = [list(range(k, len(specs), workers)) for k in range(workers)]
+        self._step_timeout, self._build_timeout = step_timeout, build_timeout
+        self._connections: list[Connection] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        with tempfile.TemporaryFile() as file:  # has no name on disk: nothing is left behind, however we end
+            file.truncate(make_board(specs[0].load(), len(specs)).nbytes)
+            self.board = make_board(specs[0].load(), len(specs), mmap.mmap(file.fileno(), 0))
+            for _ in range(workers):
+                self._start(file.fileno())
+        for connection, share in zip(self._connections, self._shares, strict=True):
+            arguments = [[asdict(specs[i]) for i in share], share, len(specs)]
+            connection.send_bytes(pack({"command": "build", "arguments": arguments}))
+        self._gather(build_timeout)
+
+    def step_async(self) -> None:
+        """Let every worker step its tasks with the actions on the board; return at once."""
+        for worker in range(self.num_workers):
+            self._send(worker, _STEP)
+
+    def step_wait(self) -> None:
+        """Wait until every task has stepped."""
+        self._gather(self._step_timeout)
+
+    def reset(self, seeds: Sequence[int | None]) -> None:
+        """Reset every task, with a seed each or None."""
+        self._scatter("reset", seeds)
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """Return the state of every task."""
+        return self._scatter("snapshot")
+
+    def restore(self, states: Sequence[dict[str, Any]]) -> list[str | None]:
+        """Restore the state of every task; see `Column.restore`."""
+        return self._scatter("restore", states)
+
+    def ask(self, index: int, operation: str, *arguments: Any) -> Any:
+        """Run one operation of one column."""
+        worker, place = index % self.num_workers, index // self.num_workers
+        self._send(worker, pack({"command": "ask", "arguments": [place, operation, *arguments]}))
+        reply = self._receive(worker, self._build_timeout)
+        if reply.get("kind") == "AttributeError":
+            raise AttributeError(f"{self._names[index]}: {reply['error']}")
+        if "error" in reply:
+            raise RuntimeError(f"{self._names[index]}, in worker {worker}:\n{reply['error']}")
+        return reply["answer"]
+
+    def modules(self) -> list[set[str]]:
+        """Return the names of the modules that each worker has imported."""
+        for worker in range(self.num_workers):
+            self._send(worker, pack({"command": "modules", "arguments": []}))
+        return [set(answer) for answer in self._gather(self._build_timeout)]
+
+    def close(self) -> None:
+        """Hang up, and kill whoever has not left within a second; harmless when repeated."""
+        for connection in self._connections:
+            connection.close()
+        for process in self._processes:
+            try:
+                process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._connections, self._processes = [], []
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the workers."""
+        return [process.pid for process in self._processes]
+
+    def _start(self, memory: int) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            python_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "envs.worker", str(theirs.fileno()), str(memory)],
+                pass_fds=(theirs.fileno(), memory),
+                stdin=subprocess.DEVNULL,
+                cwd=_ROOT,
+                env=os.environ | _ONE_THREAD | {"PYTHONPATH": python_path},
+            )
+        self._processes.append(process)
+        self._connections.append(Connection(ours.detach()))
+
+    def _scatter(self, command: str, per_task: Sequence[Any] | None = None) -> list[Any]:
+        """Send a command with each task's argument to its worker; return the answers in the order of the tasks."""
+        for worker, share in enumerate(self._shares):
+            arguments = [] if per_task is None else [[per_task[i] for i in share]]
+            self._send(worker, pack({"command": command, "arguments": arguments}))
+        answers: list[Any] = [None] * len(self._names)
+        for share, answer in zip(self._shares, self._gather(self._build_timeout), strict=True):
+            answers[share[0] :: self.num_workers] = answer or [None] * len(share)
+        return answers
+
+    def _gather(self, timeout: float) -> list[Any]:
+        """Receive one answer from each worker; an error there ends them all."""
+        answers = []
+        for worker in range(self.num_workers):
+            reply = self._receive(worker, timeout)
+            if "error" in reply:
+                self._fail(worker, f"raised an error:\n{reply['error'].rstrip()}\n")
+            answers.append(reply["answer"])
+        return answers
+
+    def _send(self, worker: int, message: bytes) -> None:
+        if not self._connections:
+            raise WorkerError("expected running workers, found none: this environment is closed; make a new one")
+        try:
+            self._connections[worker].send_bytes(message)
+        except OSError:
+            self._fail(worker, self._obituary(worker))
+
+    def _receive(self, worker: int, timeout: float) -> dict[str, Any]:
+        connection = self._connections[worker]
+        try:
+            if not connection.poll(timeout):
+                self._fail(worker, f"did not answer within {timeout:g} s")
+            return unpack(connection.recv_bytes())
+        except (EOFError, OSError):
+            self._fail(worker, self._obituary(worker))
+
+    def _obituary(self, worker: int) -> str:
+        try:
+            code = self._processes[worker].wait(1.0)
+        except subprocess.TimeoutExpired:
+            return "hung up without ending"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"{how} (out of memory? run fewer tasks or workers)" if code == -signal.SIGKILL else how
+
+    def _fail(self, worker: int, what: str) -> NoReturn:
+        share = self._shares[worker]
+        names = [self._names[i] for i in share if self.board["busy"][i]] or [self._names[i] for i in share]
+        for process in self._processes:
+            process.kill()
+        self.close()
+        raise WorkerError(
+            f"worker {worker}, at {', '.join(names)}, {what}; all workers have been ended. "
+            "Build the environment anew, with workers=0 to see the error in this process."
+        )

@@ -1,0 +1,269 @@
+"""T tasks as one Stable-Baselines3 vector environment: column i is task i, in-process or in worker processes."""
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+from stable_baselines3.common.vec_env import VecEnv
+
+from envs.columns import Columns, TaskSpec, make_board
+from envs.pool import Pool
+
+_LOST = {
+    "episode": "cannot restore their state and began a new episode",
+    "bits": "did not come back to the saved observation bit for bit; the machine or a version differs",
+}
+
+
+class InProcess(Columns):
+    """Tasks in this process, with a step in two halves as `Pool` has it: all work is in the second."""
+
+    num_workers = 0
+
+    def __init__(self, names: Sequence[str], envs: Sequence[gymnasium.Env]) -> None:
+        self.board = make_board(envs[0], len(envs))
+        super().__init__(names, envs, [self.board[i] for i in range(len(envs))])
+
+    def step_async(self) -> None:
+        """Do nothing yet."""
+
+    def step_wait(self) -> None:
+        """Step every task."""
+        self.step()
+
+
+class TaskVecEnv(VecEnv):
+    """Step T tasks together. Observations are (T, D + T) float32: the task's own D numbers, then its one-hot.
+
+    Infos, one dict per task and step: "success" (float, of this step), "is_success" (any step of the episode so far),
+    "TimeLimit.truncated"; with the last step of an episode also "episode" (r, l, t) and "terminal_observation".
+
+    :param crew: the tasks, in this process or in workers.
+    :param goals: name -> (G, D) goal vectors, kept to be saved with the run.
+    :param seed: column i is seeded from (seed, i).
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        spaces: tuple[gymnasium.Space, gymnasium.Space],
+        crew: InProcess | Pool,
+        seed: int = 0,
+        goals: dict[str, np.ndarray] | None = None,
+    ) -> None:
+        self.task_names = tuple(names)
+        self.goals = goals or {}
+        self.num_workers = crew.num_workers
+        self._crew = crew
+        self._board = crew.board
+        self._pending = self._closed = False
+        self._born = time.time()
+        observation, action = spaces
+        width = observation.shape[0] + len(names)  # type: ignore[index]
+        super().__init__(len(names), Box(-np.inf, np.inf, (width,), np.float32), action)
+        self.seed(seed)
+
+    @classmethod
+    def from_specs(
+        cls,
+        specs: Sequence[TaskSpec],
+        seed: int = 0,
+        workers: int | str = "auto",
+        goals: dict[str, np.ndarray] | None = None,
+        **timeouts: float,
+    ) -> "TaskVecEnv":
+        """Build the tasks in-process (workers=0) or in K processes ("auto": one for every two cores).
+
+        :param timeouts: step_timeout, build_timeout, in seconds; see `Pool`.
+        :raises ValueError: for a number of workers outside 0 to T, or spaces that differ between tasks.
+        """
+        names = [spec.name for spec in specs]
+        spaces = common_spaces(names, [spec.load() for spec in specs])
+        count = count_workers(workers, len(specs))
+        crew = Pool(specs, count, **timeouts) if count else InProcess(names, [spec.build() for spec in specs])
+        return cls(names, spaces, crew, seed, goals)
+
+    def seed(self, seed: int | None = None) -> list[int | None]:
+        """Seed column i from (seed, i) at the next reset; None keeps the generators as they are."""
+        if seed is None:
+            self._reset_seeds()
+        else:
+            sequences = [np.random.SeedSequence([seed, i]) for i in range(self.num_envs)]
+            self._seeds = [int(sequence.generate_state(1)[0]) for sequence in sequences]
+        return self._seeds
+
+    def reset(self) -> np.ndarray:
+        """Begin a new episode of every task: (T, D + T). A pending step is awaited and dropped."""
+        if self._pending:
+            self.step_wait()
+        self._crew.reset(self._seeds)
+        self._reset_seeds()
+        return self._board["observation"].copy()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Hand over the actions (T, ...) and return at once; workers begin to step."""
+        self._idle("step_async")
+        expected = self._board["action"].shape
+        if np.shape(actions) != expected:
+            raise ValueError(f"expected actions of shape {expected}, one row per task; found {np.shape(actions)}")
+        self._board["action"] = actions
+        self._crew.step_async()
+        self._pending = True
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Return observations (T, D + T), rewards (T,), dones (T,), infos; a finished task has been reset already."""
+        if not self._pending:
+            raise RuntimeError("expected a pending step, found none; call step_async(actions) first")
+        self._pending = False
+        self._crew.step_wait()
+        board = self._board
+        dones = board["terminated"] | board["truncated"]
+        return board["observation"].copy(), board["reward"].copy(), dones, self._infos(dones)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state of all tasks, in mid-episode too, as nested dicts and lists of JSON values and arrays."""
+        self._idle("get_state")
+        return {"task_names": list(self.task_names), "tasks": self._crew.snapshot()}
+
+    def set_state(self, state: dict[str, Any]) -> np.ndarray:
+        """Go back to what `get_state` returned and return the current observation (T, D + T).
+
+        Running episodes are played again, bit for bit. Tasks without `snapshot` and `restore` begin a new episode,
+        with a warning.
+
+        :raises ValueError: if the state is of other tasks or of observations of another size.
+        """
+        self._idle("set_state")
+        if list(state["task_names"]) != list(self.task_names):
+            raise ValueError(
+                f"expected the state of {', '.join(self.task_names)}; found that of {', '.join(state['task_names'])}; "
+                "make the environment with the tasks of the saved run"
+            )
+        expected, found = self._board["observation"].shape[1] - self.num_envs, len(state["tasks"][0]["observation"])
+        if expected != found:
+            raise ValueError(f"expected a state with {expected} numbers per observation, found {found}")
+        losses = self._crew.restore(state["tasks"])
+        self._reset_seeds()
+        for loss, text in _LOST.items():
+            names = [name for name, lost in zip(self.task_names, losses, strict=True) if lost == loss]
+            if names:
+                warnings.warn(f"{', '.join(names)} {text}", stacklevel=2)
+        return self._board["observation"].copy()
+
+    def close(self) -> None:
+        """End workers and free the tasks; harmless when repeated."""
+        if not self._closed:
+            self._closed = True
+            self._crew.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Read an attribute of the tasks; from workers only JSON values and arrays."""
+        if attr_name == "render_mode":
+            return [None for _ in self._chosen(indices)]
+        return self._ask(indices, "get_attr", attr_name)
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute of the tasks."""
+        self._ask(indices, "set_attr", attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Call a method of the tasks; through workers only JSON values and arrays go in and out."""
+        return self._ask(indices, "call", method_name, list(method_args), method_kwargs)
+
+    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: Any = None) -> list[bool]:
+        """Say which tasks have a wrapper of this class."""
+        return self._ask(indices, "is_wrapped", f"{wrapper_class.__module__}:{wrapper_class.__qualname__}")
+
+    def get_images(self) -> NoReturn:
+        """Refuse: training environments have no camera."""
+        raise NotImplementedError(
+            "expected no rendering here: these environments have no camera; render one task apart"
+        )
+
+    def render(self, mode: str | None = None) -> NoReturn:
+        """Refuse: training environments have no camera."""
+        self.get_images()
+
+    def worker_modules(self) -> list[set[str]]:
+        """Return the names of the modules that each worker has imported: torch must not be among them."""
+        return self._crew.modules() if isinstance(self._crew, Pool) else []
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers."""
+        return self._crew.pids if isinstance(self._crew, Pool) else []
+
+    def _infos(self, dones: np.ndarray) -> list[dict[str, Any]]:
+        board = self._board
+        truncated = board["truncated"] & ~board["terminated"]
+        steps = zip(board["success"].tolist(), board["solved"].tolist(), truncated.tolist(), strict=True)
+        infos: list[dict[str, Any]] = [
+            {"success": success, "is_success": solved, "TimeLimit.truncated": cut} for success, solved, cut in steps
+        ]
+        for i in np.flatnonzero(dones):
+            seconds = round(time.time() - self._born, 6)
+            infos[i]["episode"] = {"r": float(board["return"][i]), "l": int(board["length"][i]), "t": seconds}
+            infos[i]["terminal_observation"] = board["final_observation"][i].copy()
+        return infos
+
+    def _ask(self, indices: Any, operation: str, *arguments: Any) -> list[Any]:
+        self._idle(operation)
+        return [self._crew.ask(i, operation, *arguments) for i in self._chosen(indices)]
+
+    def _chosen(self, indices: Any) -> Iterable[int]:
+        return range(self.num_envs) if indices is None else np.atleast_1d(indices).tolist()
+
+    def _idle(self, operation: str) -> None:
+        if self._pending:
+            raise RuntimeError(f"expected no pending step at {operation}, found one; call step_wait() first")
+
+
+def from_gymnasium(factories: Sequence[Callable[[], gymnasium.Env]], names: Sequence[str], seed: int = 0) -> TaskVecEnv:
+    """Make any gymnasium environments with equal spaces the tasks of one in-process vector environment.
+
+    An environment that offers `snapshot()` and `restore(state) -> observation` resumes exactly.
+
+    :raises ValueError: if spaces differ between tasks, or names and factories do not match one to one.
+    """
+    if not factories or len(factories) != len(names) or len(set(names)) != len(names):
+        raise ValueError(f"expected one name of its own per environment, found {len(factories)} and {list(names)}")
+    envs = [factory() for factory in factories]
+    return TaskVecEnv(names, common_spaces(names, envs), InProcess(names, envs), seed)
+
+
+def common_spaces(names: Sequence[str], envs: Sequence[Any]) -> tuple[gymnasium.Space, gymnasium.Space]:
+    """Return the observation and action space that all tasks share.
+
+    :raises ValueError: naming two tasks whose spaces differ, or a task whose observation is not one row of numbers.
+    """
+    first = envs[0]
+    for name, env in zip(names, envs, strict=True):
+        for kind in ("observation_space", "action_space"):
+            expected, found = getattr(first, kind), getattr(env, kind)
+            if expected != found:
+                raise ValueError(
+                    f"expected one {kind} for all tasks; found {expected} at {names[0]} and {found} at {name}; "
+                    "pad or wrap the environments"
+                )
+    if not isinstance(first.observation_space, Box) or len(first.observation_space.shape) != 1:
+        raise ValueError(
+            f"expected observations in a one-dimensional Box, found {first.observation_space}; flatten them"
+        )
+    return first.observation_space, first.action_space
+
+
+def count_workers(workers: int | str, num_tasks: int) -> int:
+    """Resolve "auto" to one worker for every two cores, at most one per task; check a number.
+
+    :raises ValueError: unless it is "auto" or 0 to the number of tasks.
+    """
+    if workers == "auto":
+        return min(num_tasks, max(1, (os.cpu_count() or 1) // 2))
+    if not isinstance(workers, int) or not 0 <= workers <= num_tasks:
+        raise ValueError(f"expected workers 'auto' or 0 (in-process) to {num_tasks}, one per task; found {workers!r}")
+    return workers

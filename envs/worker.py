@@ -1,0 +1,61 @@
+"""A worker process: `python -m envs.worker SOCKET MEMORY` steps its share of the tasks until the trainer is gone.
+
+Both arguments are inherited file descriptors. Each message names a command; each is answered by one message. The
+process imports neither torch nor Stable-Baselines3, so it is small and starts quickly.
+"""
+
+import mmap
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from envs.columns import Columns, TaskSpec, make_board
+from envs.wire import pack, unpack
+
+
+def main(socket: int, memory: int) -> None:
+    """Build the tasks that the first message names, then answer until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer: it saves a checkpoint, then hangs up
+    connection = Connection(socket)
+    worker = _Worker(memory)
+    while True:
+        try:
+            message = unpack(connection.recv_bytes())
+            connection.send_bytes(worker.reply(**message))
+        except (EOFError, OSError):  # the trainer closed its end, or died
+            return
+
+
+class _Worker:
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+        self._columns: Columns | None = None
+
+    def reply(self, command: str, arguments: list[Any]) -> bytes:
+        """Carry out a command; an error is an answer too."""
+        try:
+            target = self._columns if hasattr(Columns, command) else self
+            return pack({"answer": getattr(target, command)(*arguments)})
+        except Exception as error:
+            return pack({"error": traceback.format_exc(), "kind": type(error).__name__})
+
+    def build(self, specs: list[dict[str, Any]], rows: list[int], num_tasks: int) -> None:
+        """Build the tasks of these rows of the board."""
+        tasks = [TaskSpec(**spec) for spec in specs]
+        board = make_board(tasks[0].load(), num_tasks, mmap.mmap(self._memory, 0))
+        envs = []
+        for task, row in zip(tasks, rows, strict=True):
+            board["busy"][row] = True  # stays so if building fails: the trainer names the task
+            envs.append(task.build())
+            board["busy"][row] = False
+        self._columns = Columns([task.name for task in tasks], envs, [board[row] for row in rows])
+
+    def modules(self) -> list[str]:
+        """Name the modules that this process has imported."""
+        return sorted(sys.modules)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
