@@ -13,7 +13,6 @@ import torch
 
 import envs
 from agents import MTSAC
-from agents.replay import TaskReplayBuffer
 from envs.vec_env import TaskVecEnv
 from mtrl import make_aggregator
 from scripts.cli import UsageError, usage_errors
@@ -97,8 +96,7 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
         )
 
 
-def buffer_bytes(config: TrainConfig, env: TaskVecEnv) -> int:
+def buffer_bytes(agent: MTSAC) -> int:
     """Memory of the replay buffer once it is full."""
-    (columns,), (actions,) = env.observation_space.shape, env.action_space.shape
-    rows = min(config.buffer_size, config.steps_per_task)
-    return TaskReplayBuffer.bytes_needed(rows, env.num_envs, columns - env.num_envs, actions)
+    buffer = agent.replay_buffer
+    return buffer.bytes_needed(buffer.buffer_size, buffer.num_tasks, buffer.obs_dim, buffer.action_dim)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from dataclasses import dataclass, make_dataclass, replace
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -34,10 +34,10 @@ class UsageError(Exception):
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Inside, a ValueError is about what the user asked for, not about our code."""
+    """Inside, a ValueError or a missing file is about what the user asked for, not about our code."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
 
 
@@ -143,20 +143,19 @@ def _peek(flag: str, flags: Sequence[str], defaults: TrainConfig) -> str:
 def print_overview() -> None:
     """Usage, presets and aggregators, one line each."""
     console = Console(highlight=False)
-    console.print(f"[bold]usage:[/] {PROGRAM} PRESET [--aggregator NAME] [--steps-per-task N] [--seed N] ...")
-    console.print(f"       {PROGRAM} --resume RUN [--steps-per-task N]")
-    console.print(f"\nTrain one agent on many tasks. All flags of a preset: {PROGRAM} PRESET --help\n")
+    console.print(f"Train one agent on many tasks.\n\n  {PROGRAM} PRESET [--aggregator NAME] [--steps-per-task N] ...")
+    console.print(f"  {PROGRAM} PRESET --help\n  {PROGRAM} --resume RUN [--steps-per-task N]\n")
     listings = {
-        "presets": {name: summary for name, (summary, _) in PRESETS.items()},
-        "aggregators": {name: first_line(kind) for name, kind in AGGREGATORS.items()},
+        "Presets": {name: summary for name, (summary, _) in PRESETS.items()},
+        "Aggregators": {name: first_line(kind) for name, kind in AGGREGATORS.items()},
     }
     for title, rows in listings.items():
-        table = Table(box=box.SIMPLE_HEAD, show_header=False, title=title, title_justify="left", title_style="bold")
+        table = Table.grid(padding=(0, 2), pad_edge=True)
         for name, summary in rows.items():
-            table.add_row(f"[cyan]{name}[/]", summary)
-        console.print(table)
+            table.add_row(f"  [cyan]{name}[/]", summary)
+        console.print(f"[bold]{title}[/]", table, "", sep="\n")
 
 
 def first_line(kind: type) -> str:
-    """The claim that opens a docstring."""
-    return (kind.__doc__ or "").strip().partition("\n")[0]
+    """The claim that opens a docstring, up to its colon or full stop."""
+    return re.split(r"[:.]\s", (kind.__doc__ or "").strip())[0]

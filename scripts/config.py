@@ -136,7 +136,10 @@ class TrainConfig:
         expected = {f.name for f in fields(cls)}
         if values.keys() != expected:
             raise ValueError(f"fields {sorted(expected ^ values.keys())} are missing or unknown")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        arguments: dict[str, Any] = {
+            n: tuple(value) if isinstance(value, list) else value for n, value in values.items()
+        }
+        return cls(**arguments)
 
 
 def _as_json(value: Any) -> Any:
@@ -184,7 +187,7 @@ _PAPER = replace(  # PCGrad (Yu et al. 2020); what the paper leaves open is chos
 )
 _TOY = replace(
     _PLUS, suite="toy", steps_per_task=3_000, threads=1, horizon=25, eval_every=500, eval_goals=10, final_goals=20,
-    checkpoint_every=1_000, log_every=100, batch_size=32, buffer_size=3_000, warmup_steps=200, learning_rate=1e-3,
+    checkpoint_every=1_000, log_every=100, batch_size=32, buffer_size=2_000, warmup_steps=200, learning_rate=1e-3,
     gamma=0.9, tau=0.02, actor_width=64, actor_depth=2, critic_width=64, critic_depth=2,
 )  # fmt: skip
 _MT1 = replace(

@@ -7,8 +7,9 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import MTSAC
@@ -62,30 +63,39 @@ class StopSwitch(BaseCallback):
         return not self.pressed
 
 
+class _TwoLines(Progress):
+    """A progress bar with a line of text below it."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.below, style="dim")
+
+
 class ProgressBar(BaseCallback):
     """Steps per task, ETA, success so far and where the time goes."""
 
-    model: MTSAC  # type: ignore[assignment]  # narrower than the base class says
+    model: MTSAC
 
     def __init__(self, console: Console, steps_per_task: int, visible: bool = True) -> None:
         super().__init__()
         self.steps_per_task = steps_per_task
-        self.bar = Progress(
-            TextColumn("[bold]train"),
+        self.bar = _TwoLines(
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("success {task.fields[success]}"),
-            TextColumn("[dim]{task.fields[split]}"),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps per task"),
+            TextColumn("success [bold]{task.fields[success]}[/]"),
             TimeElapsedColumn(),
-            TextColumn("[dim]eta"),
+            TextColumn("eta"),
             TimeRemainingColumn(),
             console=console,
             disable=not visible,
+            expand=True,
         )
 
     def _on_training_start(self) -> None:
         done = self.model.vector_steps
-        self.row = self.bar.add_task("", total=self.steps_per_task, completed=done, success="-", split="")
+        self.row = self.bar.add_task("", total=self.steps_per_task, completed=done, success="-")
         self.bar.start()
 
     def _on_step(self) -> bool:
@@ -108,6 +118,6 @@ def recent_success(agent: MTSAC) -> str:
 
 
 def split(seconds: dict[str, float]) -> str:
-    """Shares of the time spent, e.g. `env 31% learn 60% evaluate 9%`."""
+    """Shares of the time, e.g. `time: env 31%, act 2%, learn 60%, evaluate 7%`."""
     total = sum(seconds.values()) or 1.0
-    return " ".join(f"{part} {value / total:.0%}" for part, value in seconds.items())
+    return "time: " + ", ".join(f"{part} {value / total:.0%}" for part, value in seconds.items())

@@ -106,12 +106,10 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Path:
         """The checkpoint to resume from or to evaluate. Raises UsageError if there is none yet."""
-        checkpoint = latest_checkpoint(self.checkpoints)
-        if checkpoint is None:
-            raise UsageError(
-                f"expected a checkpoint in {self.checkpoints}; found none. The run ended before its first one."
-            )
-        return checkpoint
+        try:
+            return latest_checkpoint(self.checkpoints)
+        except FileNotFoundError as error:
+            raise UsageError(f"{error} Train it anew, in another --run-dir.") from error
 
     def success_curves(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Env steps per task (N,) and success per task name (N,). Raises UsageError if nothing was evaluated yet."""

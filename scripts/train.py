@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich import filesize
 from rich.console import Console
 
 from agents import MTSAC, NonFiniteError
@@ -86,11 +87,12 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     config = resolve(request.apply(run.config))
     env = stack.enter_context(contextlib.closing(make_env(config, run.goals)))
     evaluation_env = stack.enter_context(contextlib.closing(make_env(config, run.goals, "sequential")))
-    agent = load_checkpoint(checkpoint, env, device=config.device)
+    with cli.usage_errors():
+        agent = load_checkpoint(checkpoint, env, device=config.device)
     if agent.vector_steps >= config.steps_per_task:
         raise cli.UsageError(
-            f"expected a run with steps left; {run.path} has done {agent.vector_steps:,} of {config.steps_per_task:,} per "
-            "task. Extend it with --steps-per-task."
+            f"expected a run with steps left; {run.path} has done {agent.vector_steps:,} of {config.steps_per_task:,} "
+            "per task. Extend it with --steps-per-task."
         )
     run = replace(run, config=config, protocol=describe(config, env.task_names, env.goals)).save()
     run.rewind(agent.vector_steps)
@@ -101,9 +103,8 @@ def introduce(session: Session) -> None:
     """Says what is about to happen: protocol, settings that matter, memory."""
     config, env, console = session.run.config, session.env, session.console
     console.print(session.run.protocol.table())
-    workers = f"{env.num_workers} workers" if env.num_workers else "environments in this process"
-    console.print(f"{config.aggregator} on {config.device}, {config.threads} threads, {workers}")
-    console.print(f"replay buffer: {buffer_bytes(config, env) / 2**30:.2f} GiB when full")
+    console.print(f"{config.aggregator} on {config.device}, {config.threads} torch threads, {env.num_workers} workers")
+    console.print(f"replay buffer: {filesize.decimal(buffer_bytes(session.agent))} when full")
     console.print(f"run folder: {session.run.path}\n")
 
 
@@ -121,13 +122,13 @@ def train(session: Session) -> str:
         try:
             missing = (config.steps_per_task - agent.vector_steps) * agent.num_tasks
             agent.learn(missing, callback=callbacks, reset_num_timesteps=False)
-            agent.check_finite()
+            save_checkpoint(run.checkpoints, agent, session.env)
         except NonFiniteError as error:
             write_postmortem(session, error)
             raise
-        save_checkpoint(run.checkpoints, agent, session.env)
         if not switch.pressed:
             with contextlib.suppress(StopRequested), switch.interruptible():
+                session.evaluation_env.seed(config.seed)
                 session.note(agent.vector_steps, evaluate(agent, session.evaluation_env, config.final_goals))
     return "interrupted" if switch.pressed else "finished"
 
@@ -135,10 +136,8 @@ def train(session: Session) -> str:
 def schedule(session: Session, switch: StopSwitch) -> Iterator[EvaluationCallback | CheckpointCallback]:
     """The callbacks for evaluations and checkpoints, as often as the config says; the end of a run has its own."""
     config = session.run.config
-    if config.eval_every:
-        yield InterruptibleEvaluation(switch, session)
-    if config.checkpoint_every:
-        yield CheckpointCallback(session.run.checkpoints, config.checkpoint_every, keep=config.keep_checkpoints)
+    yield InterruptibleEvaluation(switch, session)
+    yield CheckpointCallback(session.run.checkpoints, config.checkpoint_every, keep=config.keep_checkpoints)
 
 
 class InterruptibleEvaluation(EvaluationCallback):
@@ -147,14 +146,14 @@ class InterruptibleEvaluation(EvaluationCallback):
     def __init__(self, switch: StopSwitch, session: Session) -> None:
         config = session.run.config
         super().__init__(session.evaluation_env, config.eval_every, config.eval_goals, session.note)
-        self.switch, self.last_step = switch, config.steps_per_task
+        self.switch, self.config = switch, config
 
-    def _on_step(self) -> bool:
-        if self.model.vector_steps >= self.last_step:
-            return True
-        with contextlib.suppress(StopRequested), self.switch.interruptible():
-            return super()._on_step()
-        return False
+    def act(self) -> None:
+        """Evaluates unless this is the last step."""
+        if self.model.vector_steps < self.config.steps_per_task:
+            with contextlib.suppress(StopRequested), self.switch.interruptible():
+                self.env.seed(self.config.seed)  # every evaluation sees the same episodes
+                super().act()
 
 
 def write_postmortem(session: Session, error: NonFiniteError) -> None:
