@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from multiprocessing.connection import Connection
@@ -21,7 +22,6 @@ from envs.wire import pack, unpack
 
 _ROOT = Path(__file__).resolve().parent.parent
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_STEP = pack({"command": "step", "arguments": []})
 
 
 class WorkerError(RuntimeError):
@@ -45,20 +45,20 @@ class Pool:
         self._step_timeout, self._build_timeout = step_timeout, build_timeout
         self._connections: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._owing: set[int] = set()  # workers that have not answered yet
         with tempfile.TemporaryFile() as file:  # has no name on disk: nothing is left behind, however we end
             file.truncate(make_board(specs[0].load(), len(specs)).nbytes)
             self.board = make_board(specs[0].load(), len(specs), mmap.mmap(file.fileno(), 0))
             for _ in range(workers):
                 self._start(file.fileno())
-        for connection, share in zip(self._connections, self._shares, strict=True):
-            arguments = [[asdict(specs[i]) for i in share], share, len(specs)]
-            connection.send_bytes(pack({"command": "build", "arguments": arguments}))
+        for worker, share in enumerate(self._shares):
+            self._send(worker, "build", [asdict(specs[i]) for i in share], share, len(specs))
         self._gather(build_timeout)
 
     def step_async(self) -> None:
         """Let every worker step its tasks with the actions on the board; return at once."""
         for worker in range(self.num_workers):
-            self._send(worker, _STEP)
+            self._send(worker, "step")
 
     def step_wait(self) -> None:
         """Wait until every task has stepped."""
@@ -79,7 +79,7 @@ class Pool:
     def ask(self, index: int, operation: str, *arguments: Any) -> Any:
         """Run one operation of one column."""
         worker, place = index % self.num_workers, index // self.num_workers
-        self._send(worker, pack({"command": "ask", "arguments": [place, operation, *arguments]}))
+        self._send(worker, "ask", place, operation, *arguments)
         reply = self._receive(worker, self._build_timeout)
         if reply.get("kind") == "AttributeError":
             raise AttributeError(f"{self._names[index]}: {reply['error']}")
@@ -90,20 +90,21 @@ class Pool:
     def modules(self) -> list[set[str]]:
         """Return the names of the modules that each worker has imported."""
         for worker in range(self.num_workers):
-            self._send(worker, pack({"command": "modules", "arguments": []}))
+            self._send(worker, "modules")
         return [set(answer) for answer in self._gather(self._build_timeout)]
 
     def close(self) -> None:
         """Hang up, and kill whoever has not left within a second; harmless when repeated."""
         for connection in self._connections:
             connection.close()
+        deadline = time.monotonic() + 1.0
         for process in self._processes:
             try:
-                process.wait(1.0)
+                process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self._connections, self._processes = [], []
+        self._connections, self._processes, self._owing = [], [], set()
 
     @property
     def pids(self) -> list[int]:
@@ -127,28 +128,30 @@ class Pool:
     def _scatter(self, command: str, per_task: Sequence[Any] | None = None) -> list[Any]:
         """Send a command with each task's argument to its worker; return the answers in the order of the tasks."""
         for worker, share in enumerate(self._shares):
-            arguments = [] if per_task is None else [[per_task[i] for i in share]]
-            self._send(worker, pack({"command": command, "arguments": arguments}))
+            self._send(worker, command, *([] if per_task is None else [[per_task[i] for i in share]]))
         answers: list[Any] = [None] * len(self._names)
         for share, answer in zip(self._shares, self._gather(self._build_timeout), strict=True):
             answers[share[0] :: self.num_workers] = answer or [None] * len(share)
         return answers
 
     def _gather(self, timeout: float) -> list[Any]:
-        """Receive one answer from each worker; an error there ends them all."""
+        """Receive one answer from each worker that owes one; an error there ends them all."""
+        self._check_open()
         answers = []
-        for worker in range(self.num_workers):
+        for worker in sorted(self._owing):
             reply = self._receive(worker, timeout)
             if "error" in reply:
                 self._fail(worker, f"raised an error:\n{reply['error'].rstrip()}\n")
             answers.append(reply["answer"])
         return answers
 
-    def _send(self, worker: int, message: bytes) -> None:
-        if not self._connections:
-            raise WorkerError("expected running workers, found none: this environment is closed; make a new one")
+    def _send(self, worker: int, command: str, *arguments: Any) -> None:
+        self._check_open()
+        if worker in self._owing:  # Ctrl-C came while its last answer was awaited
+            self._receive(worker, self._build_timeout)
+        self._owing.add(worker)
         try:
-            self._connections[worker].send_bytes(message)
+            self._connections[worker].send_bytes(pack({"command": command, "arguments": arguments}))
         except OSError:
             self._fail(worker, self._obituary(worker))
 
@@ -157,9 +160,15 @@ class Pool:
         try:
             if not connection.poll(timeout):
                 self._fail(worker, f"did not answer within {timeout:g} s")
-            return unpack(connection.recv_bytes())
+            reply = unpack(connection.recv_bytes())
         except (EOFError, OSError):
             self._fail(worker, self._obituary(worker))
+        self._owing.remove(worker)
+        return reply
+
+    def _check_open(self) -> None:
+        if not self._connections:
+            raise WorkerError("expected running workers, found none: they have been ended; build the environment anew")
 
     def _obituary(self, worker: int) -> str:
         try:

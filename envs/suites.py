@@ -109,7 +109,7 @@ def _draw_task(name: str) -> np.ndarray:
     env = env_dict.ALL_V3_ENVIRONMENTS[name]()
     env._freeze_rand_vec = False
     env._set_task_called = True
-    # A reset moves the hand twice for 50 steps. No draw and no rejection loop looks at the outcome, so one step will do.
+    # A reset moves the hand twice for 50 steps. No draw and no rejection loop looks at the outcome: one step will do.
     env._reset_hand = partial(env._reset_hand, steps=1)  # type: ignore[method-assign]
     vectors = []
     for _ in range(NUM_GOALS):

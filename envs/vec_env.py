@@ -101,6 +101,7 @@ class TaskVecEnv(VecEnv):
         """Begin a new episode of every task: (T, D + T). A pending step is awaited and dropped."""
         if self._pending:
             self.step_wait()
+        self._idle("reset")
         self._crew.reset(self._seeds)
         self._reset_seeds()
         return self._board["observation"].copy()
@@ -119,8 +120,8 @@ class TaskVecEnv(VecEnv):
         """Return observations (T, D + T), rewards (T,), dones (T,), infos; a finished task has been reset already."""
         if not self._pending:
             raise RuntimeError("expected a pending step, found none; call step_async(actions) first")
-        self._pending = False
         self._crew.step_wait()
+        self._pending = False
         board = self._board
         dones = board["terminated"] | board["truncated"]
         return board["observation"].copy(), board["reward"].copy(), dones, self._infos(dones)
@@ -219,6 +220,8 @@ class TaskVecEnv(VecEnv):
         return range(self.num_envs) if indices is None else np.atleast_1d(indices).tolist()
 
     def _idle(self, operation: str) -> None:
+        if self._closed:
+            raise RuntimeError(f"expected an open environment at {operation}, found a closed one; make a new one")
         if self._pending:
             raise RuntimeError(f"expected no pending step at {operation}, found one; call step_wait() first")
 

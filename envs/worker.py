@@ -17,7 +17,8 @@ from envs.wire import pack, unpack
 
 def main(socket: int, memory: int) -> None:
     """Build the tasks that the first message names, then answer until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer: it saves a checkpoint, then hangs up
+    for signum in (signal.SIGINT, signal.SIGTERM):  # for the trainer: it saves a checkpoint, then hangs up
+        signal.signal(signum, signal.SIG_IGN)
     connection = Connection(socket)
     worker = _Worker(memory)
     while True:
