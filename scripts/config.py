@@ -186,9 +186,9 @@ _PAPER = replace(  # PCGrad (Yu et al. 2020); what the paper leaves open is chos
     _PLUS, reward_version="v1", horizon=150, train_freq=600, gradient_steps=600, max_grad_norm=0.0, adam_eps=1e-8
 )
 _TOY = replace(
-    _PLUS, suite="toy", steps_per_task=3_000, threads=1, horizon=25, eval_every=500, eval_goals=10, final_goals=20,
-    checkpoint_every=1_000, log_every=100, batch_size=32, buffer_size=2_000, warmup_steps=200, learning_rate=1e-3,
-    gamma=0.9, tau=0.02, actor_width=64, actor_depth=2, critic_width=64, critic_depth=2,
+    _PLUS, suite="toy", steps_per_task=2_000, workers=0, threads=1, horizon=25, eval_every=500, eval_goals=10,
+    final_goals=20, checkpoint_every=1_000, log_every=100, batch_size=32, buffer_size=2_000, warmup_steps=200,
+    learning_rate=1e-3, gamma=0.9, tau=0.02, actor_width=64, actor_depth=2, critic_width=64, critic_depth=2,
 )  # fmt: skip
 _MT1 = replace(
     _PLUS, suite="MT1", steps_per_task=100_000, eval_every=5_000, eval_goals=10, checkpoint_every=10_000,

@@ -84,10 +84,11 @@ class ProgressBar(BaseCallback):
         self.bar = _TwoLines(
             BarColumn(bar_width=None),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps per task"),
-            TextColumn("success [bold]{task.fields[success]}[/]"),
+            TextColumn("training success [bold]{task.fields[success]}[/]"),
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
+            speed_estimate_period=600,  # longer than an evaluation
             console=console,
             disable=not visible,
             expand=True,
@@ -100,10 +101,11 @@ class ProgressBar(BaseCallback):
 
     def _on_step(self) -> bool:
         step = self.model.vector_steps
-        if step % 100 == 0 or step == self.steps_per_task:
-            self.bar.update(
-                self.row, completed=step, success=recent_success(self.model), split=split(self.model.seconds)
-            )
+        if step % 10 == 0 or step == self.steps_per_task:
+            self.bar.update(self.row, completed=step)
+        if step % 100 == 0:  # reads the device
+            self.bar.update(self.row, success=recent_success(self.model))
+            self.bar.below = split(self.model.seconds)
         return True
 
     def close(self) -> None:

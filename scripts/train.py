@@ -105,7 +105,7 @@ def introduce(session: Session) -> None:
     console.print(session.run.protocol.table())
     console.print(f"{config.aggregator} on {config.device}, {config.threads} torch threads, {env.num_workers} workers")
     console.print(f"replay buffer: {filesize.decimal(buffer_bytes(session.agent))} when full")
-    console.print(f"run folder: {session.run.path}\n")
+    console.print(f"run folder: {session.run.path}\n", soft_wrap=True)
 
 
 def train(session: Session) -> str:
@@ -189,15 +189,15 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
     else:
         console.print(f"{status} at {agent.vector_steps:,} steps per task, before the first evaluation")
     path = shlex.quote(str(run.path))
-    console.print(
-        f"Everything is in {run.path}: result.json, evaluations.csv, metrics.csv, tensorboard/, checkpoints/\n"
+    longer = "" if status == "interrupted" else f" --steps-per-task {2 * agent.vector_steps}"
+    lines = (
+        f"Everything is in {path}: result.json, evaluations.csv, metrics.csv, tensorboard/, checkpoints/",
+        "Next:",
+        f"  python -m scripts.evaluate {path}",
+        f"  python -m scripts.plot {path}",
+        f"  python -m scripts.train --resume {path}{longer}",
     )
-    if status == "interrupted":
-        console.print(f"  python -m scripts.train --resume {path}")
-    else:
-        console.print(f"  python -m scripts.train --resume {path} --steps-per-task {2 * agent.vector_steps}")
-    console.print(f"  python -m scripts.evaluate {path}")
-    console.print(f"  python -m scripts.plot {path}")
+    console.print(*lines, sep="\n", soft_wrap=True)
 
 
 if __name__ == "__main__":

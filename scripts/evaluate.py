@@ -1,0 +1,75 @@
+"""Evaluate the newest checkpoint of a run: each goal once, deterministic, to the horizon of the run's protocol.
+
+python -m scripts.evaluate runs/mt10-quick-pcgrad-seed0 --episodes 50 --json success.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from agents import MTSAC, evaluate
+from scripts import cli
+from scripts.build import make_env, resolve
+from scripts.report import success_table, summarize
+from scripts.run_folder import RunFolder, write_json
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Success per task of a run's newest checkpoint, with Wilson 95 % intervals."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    episodes: int = 50
+    """Goals (= episodes) per task, from the first on."""
+    json: Path | None = None
+    """Write the numbers to this file, too."""
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    """Where the network acts."""
+    workers: Literal["auto"] | int = "auto"
+    """Processes that step the environments; 0: none, in this process."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluates as `argv` says; returns the exit code."""
+    request = tyro.cli(EvaluateConfig, prog="python -m scripts.evaluate", args=argv)
+    run = RunFolder.open(request.run)
+    if not 1 <= request.episodes <= run.config.goals:
+        raise cli.UsageError(
+            f"--episodes: expected 1 to {run.config.goals}, the number of goals of this run; found {request.episodes}."
+        )
+    if request.json and not request.json.parent.is_dir():
+        raise cli.UsageError(f"--json: expected a file in an existing folder; there is no {request.json.parent}.")
+    checkpoint = run.newest_checkpoint()
+    config = resolve(replace(run.config, device=request.device, workers=request.workers))
+    with cli.usage_errors():
+        agent = MTSAC.load(checkpoint / "agent.zip", device=config.device)
+    with contextlib.closing(make_env(config, run.goals, "sequential")) as env:
+        summary = summarize(evaluate(agent, env, request.episodes))
+    console = Console(highlight=False)
+    protocol = replace(run.protocol, episodes_final=request.episodes)
+    console.print(success_table(summary, f"{run.path.name} after {agent.vector_steps:,} steps per task"))
+    console.print(f"Protocol {protocol.id}: deterministic, each goal once, success at any of {config.horizon} steps.")
+    if request.json:
+        write_json(
+            request.json,
+            {
+                "run": str(run.path),
+                "checkpoint": checkpoint.name,
+                "env_steps_per_task": agent.vector_steps,
+                "protocol": {"id": protocol.id, **protocol.to_json()},
+                **summary,
+            },
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,106 @@
+"""Draw success over environment steps: the mean over tasks, and every task by name.
+
+python -m scripts.plot runs/mt10-quick-pcgrad-seed0 runs/mt10-quick-mean-seed0 --out success.png
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib
+import matplotlib.pyplot as plt
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from scripts import cli
+from scripts.run_folder import RunFolder
+
+# Okabe and Ito's palette, told apart by all; a method keeps its colour in every picture.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class PlotConfig:
+    """Success over environment steps of one run or several, as one PNG."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs; several are drawn over each other, one colour per aggregator."""
+    out: Path | None = None
+    """The picture; by default success.png in the folder of the (only) run, or here."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Draws as `argv` says; returns the exit code."""
+    request = tyro.cli(PlotConfig, prog="python -m scripts.plot", args=argv)
+    if not request.runs:
+        raise cli.UsageError("expected at least one run folder, found none. Write: python -m scripts.plot RUN...")
+    runs = [RunFolder.open(path) for path in request.runs]
+    for run in runs[1:]:
+        if conflicts := runs[0].protocol.conflicts(run.protocol):
+            raise cli.UsageError(
+                f"expected runs of one protocol; {runs[0].path} and {run.path} differ in {', '.join(conflicts)}. "
+                "Draw them apart."
+            )
+    out = request.out or (runs[0].path if len(runs) == 1 else Path()) / "success.png"
+    if not out.parent.is_dir():
+        raise cli.UsageError(f"--out: expected a file in an existing folder; there is no {out.parent}.")
+    draw(runs).savefig(out, dpi=150)
+    print(f"wrote {out}")
+    return 0
+
+
+def draw(runs: Sequence[RunFolder]) -> Figure:
+    """The mean over tasks on top, a small panel per task below."""
+    matplotlib.use("Agg")
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
+    plt.rcParams.update({"grid.alpha": 0.3, "axes.axisbelow": True})
+    tasks = runs[0].protocol.tasks
+    columns = min(5, len(tasks))
+    rows = math.ceil(len(tasks) / columns)
+    figure = plt.figure(figsize=(9, 3.6 + 1.3 * rows), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(3.4, 1.3 * rows))
+    mean, panels = top.subplots(), bottom.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for run, (color, style) in zip(runs, looks(runs), strict=True):
+        steps, curves = run.success_curves()
+        label = f"{run.config.aggregator}, seed {run.config.seed}"
+        mean.plot(steps, sum(curves.values()) / len(tasks), color=color, linestyle=style, marker=".", label=label)
+        for panel, task in zip(panels, tasks, strict=False):
+            panel.plot(steps, curves[task], color=color, linestyle=style, linewidth=1.2, marker=".", markersize=3)
+    protocol = runs[0].protocol
+    top.suptitle(f"{protocol.benchmark}: success, mean over {len(tasks)} tasks (protocol {protocol.id})", fontsize=11)
+    _axes(mean)
+    mean.set(xlabel="environment steps per task", ylabel="share of episodes with success")
+    mean.legend(frameon=False, loc="upper left")
+    for panel, task in zip(panels, tasks, strict=False):
+        _axes(panel)
+        panel.set_title(task, fontsize=8)
+    for panel in list(panels)[len(tasks) :]:
+        panel.set_visible(False)
+    return figure
+
+
+def looks(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
+    """A colour per aggregator and, among runs of one aggregator, a line style each."""
+    names = [run.config.aggregator for run in runs]
+    order = sorted(set(names))
+    return [
+        (COLORS[order.index(name) % len(COLORS)], STYLES[names[:i].count(name) % len(STYLES)])
+        for i, name in enumerate(names)
+    ]
+
+
+def _axes(axes: Axes) -> None:
+    axes.set_ylim(-0.04, 1.04)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+if __name__ == "__main__":
+    cli.run(main)
