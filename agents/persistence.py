@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ COUNTERS = (
     "_rollout_steps _next_actions seconds"
 ).split()
 MODULES = ("policy", "actor.optimizer", "critic.optimizer", "aggregator", "critic_aggregator")
+
+Agent = TypeVar("Agent", bound="SafeSaves")
 
 
 class SafeSaves(OverlappedSAC):
@@ -48,14 +50,14 @@ class SafeSaves(OverlappedSAC):
 
     @classmethod
     def load(  # type: ignore[override]
-        cls,
+        cls: type[Agent],
         path: Any,
         env: GymEnv | None = None,
         device: torch.device | str = "auto",
         trust: bool = False,
         force_reset: bool = True,
         **changes: Any,
-    ) -> Self:
+    ) -> Agent:
         """An agent from a file of `save`; without an environment it can act, with one it can go on learning.
 
         :param trust: also open Stable-Baselines3's format. It holds pickles, which can run any code: only for files

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3 import SAC
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
@@ -67,7 +67,7 @@ class OverlappedSAC(SAC):
         env: VecEnv,
         callback: BaseCallback,
         train_freq: TrainFreq,
-        replay_buffer: ReplayBuffer,
+        replay_buffer: BaseBuffer,
         action_noise: ActionNoise | None = None,
         learning_starts: int = 0,
         log_interval: int | None = None,
@@ -112,7 +112,7 @@ class OverlappedSAC(SAC):
             self.env.step_async(self._next_actions[0])
             self._pending = True
 
-    def _receive(self, replay_buffer: ReplayBuffer) -> None:
+    def _receive(self, replay_buffer: BaseBuffer) -> None:
         assert self.env is not None
         assert self._next_actions is not None
         with self._timed("env"):

@@ -1,0 +1,106 @@
+"""The replay buffer, told apart by numbered transitions."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from agents import MTSAC, TaskReplayBuffer
+from envs.toy import Countdown
+from envs.vec_env import from_gymnasium
+
+T, OBS, SIZE = 3, 2, 5
+
+
+def make_buffer(**options):
+    space = spaces.Box(-np.inf, np.inf, (OBS + T,))
+    return TaskReplayBuffer(SIZE, space, spaces.Box(-1, 1, (1,)), device="cpu", n_envs=T, **options)
+
+
+def add(buffer, time, done=False, truncated=False):
+    """Transition `time` of each task; every number in it tells time and task."""
+    number = np.arange(T, dtype=np.float32)[:, None] + 10 * time
+    one_hot = np.eye(T, dtype=np.float32)
+    obs = np.concatenate([number, number, one_hot], 1)
+    next_obs = np.concatenate([number + 0.5, number + 0.5, one_hot], 1)
+    infos = [{"TimeLimit.truncated": truncated}] * T
+    buffer.add(obs, next_obs, number / 1000, number[:, 0], np.full(T, done), infos)
+
+
+def test_blocks_hold_their_tasks_own_transitions_through_the_wrap():
+    buffer = make_buffer()
+    for time in range(SIZE + 2):
+        add(buffer, time)
+    assert buffer.full
+    assert buffer.pos == 2
+    batch = buffer.sample(400)
+    number = batch.observations[:, 0]
+    assert torch.equal(number % 10, torch.arange(T).repeat_interleave(400).float())
+    assert set((number // 10).int().tolist()) == {2, 3, 4, 5, 6}  # the two oldest are gone, all others are drawn
+    assert torch.equal(batch.observations[:, OBS:], torch.eye(T).repeat_interleave(400, 0))
+    assert torch.equal(batch.next_observations[:, OBS:], batch.observations[:, OBS:])
+    assert torch.equal(batch.rewards[:, 0], number)
+    assert torch.equal(batch.next_observations[:, 0], number + 0.5)
+    torch.testing.assert_close(batch.actions[:, 0], number / 1000)
+
+
+def test_only_the_filled_part_is_drawn():
+    buffer = make_buffer()
+    add(buffer, 0)
+    add(buffer, 1)
+    assert set((buffer.sample(100).rewards // 10).int().flatten().tolist()) == {0, 1}
+
+
+def test_each_task_draws_its_own_times():
+    buffer = make_buffer()
+    for time in range(SIZE):
+        add(buffer, time)
+    times = (buffer.sample(64).rewards // 10).view(T, 64)
+    assert not torch.equal(times[0], times[1])
+    assert not torch.equal(times[1], times[2])
+
+
+def test_termination_is_stored_and_truncation_is_not():
+    buffer = make_buffer()
+    add(buffer, 0, done=True, truncated=True)
+    assert buffer.sample(4).dones.sum() == 0
+    buffer = make_buffer()
+    add(buffer, 0, done=True, truncated=False)
+    assert buffer.sample(4).dones.min() == 1
+
+
+def test_a_restored_buffer_draws_the_same_samples():
+    first, second = make_buffer(seed=1), make_buffer(seed=2)
+    for time in range(SIZE + 1):
+        add(first, time)
+    first.sample(3)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.sample(16).rewards, second.sample(16).rewards)
+    add(first, 9)
+    add(second, 9)
+    assert torch.equal(first.sample(16).rewards, second.sample(16).rewards)
+
+
+def test_a_buffer_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="same tasks and buffer_size"):
+        make_buffer().load_state_dict({"rows": torch.zeros(SIZE + 1, T, 7), "pos": 0, "full": True})
+
+
+@pytest.mark.parametrize("ending", ["terminated", "truncated"])
+def test_targets_of_a_three_step_episode(ending):
+    """Values by hand through the end of an episode: a time limit bootstraps from the true final observation."""
+    env = from_gymnasium([lambda: Countdown(ending)] * 2, ["a", "b"])
+    agent = MTSAC("MultiTaskMlpPolicy", env, "mean", ent_coef=0.5, gamma=0.9, learning_starts=10_000, device="cpu")
+    agent.learn(2 * 3)
+    buffer = agent.replay_buffer
+    batch = buffer._get_samples(np.arange(3))
+    agent.critic_target.forward = lambda obs, *_, **__: 100 * obs[:, :1].T  # Q tells which observation it was given
+    torch.manual_seed(0)
+    _, log_prob = agent.actor.action_log_prob(batch.next_observations, blocks=True)
+    torch.manual_seed(0)
+    target = agent._target(batch, torch.tensor([0.5, 0.5]))
+    # s' is 2, 1, 0: the last is the final observation, not the 3 that the next episode begins with
+    next_value = torch.tensor([200.0, 100.0, 0.0]).repeat(2) - 0.5 * log_prob
+    continues = torch.tensor([1.0, 1.0, float(ending == "truncated")]).repeat(2)
+    rewards = torch.tensor([1.0, 2.0, 3.0]).repeat(2)
+    torch.testing.assert_close(target.flatten(), rewards + 0.9 * continues * next_value)
