@@ -1,0 +1,359 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.vec_env import VecEnv
+
+import envs
+from envs import suites, toy
+from envs.columns import TaskSpec
+from envs.vec_env import TaskVecEnv, count_workers, from_gymnasium
+
+ROOT = Path(__file__).parent.parent
+TASKS = ["reach-v3", "drawer-close-v3", "door-open-v3"]
+
+
+@pytest.fixture(scope="module")
+def goals():
+    return suites.goal_vectors(TASKS, "custom", 0)
+
+
+@pytest.fixture
+def build(goals):
+    """Build three tasks of MT10 with a short horizon; close them afterwards."""
+    built = []
+
+    def build(workers=0, seed=0, horizon=7, **options):
+        given = {"goals": goals} | options
+        built.append(envs.make("custom", seed, tasks=TASKS, workers=workers, horizon=horizon, **given))
+        return built[-1]
+
+    yield build
+    for env in built:
+        env.close()
+
+
+def actions(steps, tasks=3, size=4, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (steps, tasks, size)).astype(np.float32)
+
+
+def play(env, chosen):
+    """Step through `chosen`; return all that came back, in a form that compares bit for bit."""
+    trace = []
+    for action in chosen:
+        observations, rewards, dones, infos = env.step(action)
+        for info in infos:
+            if "episode" in info:
+                info["terminal_observation"] = info["terminal_observation"].tobytes()
+                del info["episode"]["t"]  # the clock's
+        trace.append((observations.tobytes(), rewards.tobytes(), dones.tobytes(), infos))
+    return trace
+
+
+def countdowns(*endings, workers=0):
+    specs = [TaskSpec(f"{i}-{end}", "envs.toy:Countdown", {"ending": end}) for i, end in enumerate(endings)]
+    return TaskVecEnv.from_specs(specs, workers=workers)
+
+
+def faulty(*faults, **timeouts):
+    specs = [TaskSpec(f"task-{fault}", "tests.faulty_tasks:Faulty", {"fault": fault}) for fault in faults]
+    return TaskVecEnv.from_specs(specs, workers=2, **timeouts)
+
+
+def alive(pid):
+    """Say whether a process runs; a zombie does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def all_gone(pids, within=5.0):
+    deadline = time.monotonic() + within
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(alive, pids))
+
+
+# Numbers
+
+
+def test_workers_give_the_same_numbers_as_one_process(build):
+    one, two = build(workers=0), build(workers=2)
+    assert one.reset().tobytes() == two.reset().tobytes()
+    assert play(one, actions(16)) == play(two, actions(16)), "two ends of episodes included"
+
+
+def test_one_seed_gives_one_start_and_another_seed_another(build):
+    first, same, other = (build(seed=seed, goals=50, workers=w).reset() for seed, w in ((3, 0), (3, 1), (4, 0)))
+    assert np.array_equal(first, same)
+    assert (first != other).any(axis=1).all(), "every task starts elsewhere"
+
+
+def test_seeding_again_starts_again(build):
+    env = build(seed=3)
+    first = env.reset()
+    play(env, actions(9))
+    env.seed(3)
+    assert np.array_equal(env.reset(), first)
+
+
+def test_observations_end_in_the_tasks_one_hot(build):
+    env = build()
+    assert isinstance(env, VecEnv)
+    assert env.observation_space == gymnasium.spaces.Box(-np.inf, np.inf, (42,), np.float32)
+    assert env.action_space == gymnasium.spaces.Box(-1, 1, (4,), np.float32)
+    observations = [env.reset(), *(env.step(action)[0] for action in actions(8))]
+    for observation in observations:
+        assert observation.dtype == np.float32
+        assert np.array_equal(observation[:, -3:], np.eye(3))
+        assert env.observation_space.contains(observation[0])
+
+
+def test_earlier_observations_are_not_overwritten():
+    env = toy.make(2)
+    first = env.reset()
+    before = first.copy()
+    env.step(np.ones((2, 2)))
+    assert np.array_equal(first, before)
+
+
+# Episodes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_countdown_through_both_endings(workers):
+    env = countdowns("terminated", "truncated", workers=workers)
+    assert env.reset()[:, 0].tolist() == [3, 3]
+    for step in range(1, 7):  # two episodes
+        observations, rewards, dones, infos = env.step(np.zeros((2, 1)))
+        k = (step - 1) % 3 + 1
+        assert rewards.tolist() == [k, k]
+        assert dones.tolist() == [k == 3, k == 3]
+        assert observations[:, 0].tolist() == [3 - k or 3] * 2, "a finished task shows its next start"
+        assert [info["success"] for info in infos] == [float(k == 2)] * 2
+        assert [info["is_success"] for info in infos] == [k >= 2] * 2
+        assert [info["TimeLimit.truncated"] for info in infos] == [False, k == 3]
+        assert all(("episode" in info) == ("terminal_observation" in info) == (k == 3) for info in infos)
+    for i, info in enumerate(infos):
+        assert info["terminal_observation"].tolist() == [0.0, *np.eye(2)[i]], "the true end, not the next start"
+        assert (info["episode"]["r"], info["episode"]["l"]) == (6.0, 3)
+        assert info["episode"]["t"] >= 0
+    env.close()
+
+
+def test_sequential_episodes_visit_each_goal_once_from_the_first_at_reset(build):
+    env = build(goals=4, horizon=1, goal_order="sequential")
+    for _ in range(2):
+        starts = [env.reset(), *(env.step(action)[0] for action in actions(4))]
+        seen = [start[0, 36:39].tobytes() for start in starts]
+        assert len(set(seen)) == 4
+        assert seen[4] == seen[0]
+        expected = [env.goals["reach-v3"][n, 3:].astype(np.float32).tobytes() for n in range(4)]
+        assert seen[:4] == expected
+
+
+# State
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0)])
+@pytest.mark.parametrize("stop", [4, 7, 10])  # mid-episode, at its end, in the second episode; the horizon is 7
+def test_a_restored_environment_goes_on_bit_for_bit(build, before, after, stop):
+    first, second = build(workers=before), build(workers=after, seed=9)
+    first.reset()
+    play(first, actions(stop))
+    state = first.get_state()
+    observation = second.set_state(state)
+    assert play(first, actions(9, seed=1)) == play(second, actions(9, seed=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(second.set_state(state), observation), "a state can be used twice"
+
+
+def test_a_state_is_checked(build):
+    env = build()
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.get_state()
+    env.reset()
+    state = env.get_state()
+    with pytest.raises(ValueError, match=r"expected the state of point-0, .* found that of reach-v3"):
+        toy.make(3).set_state(state)
+    wrong = {"task_names": state["task_names"], "tasks": [{"observation": np.zeros(2)}] * 3}
+    with pytest.raises(ValueError, match="expected a state with 39 numbers per observation, found 2"):
+        env.set_state(wrong)
+    env.step_async(actions(1)[0])
+    with pytest.raises(RuntimeError, match="no pending step at get_state"):
+        env.get_state()
+    env.step_wait()
+
+
+def test_a_state_that_does_not_come_back_is_reported():
+    env = toy.make(2)
+    env.reset()
+    state = env.get_state()
+    state["tasks"][1]["observation"][0] += 1
+    with pytest.warns(UserWarning, match="point-1 did not come back to the saved observation bit for bit"):
+        env.set_state(state)
+
+
+# Any gymnasium environments
+
+
+def pendulum():
+    return TimeLimit(PendulumEnv(), 5)
+
+
+def test_any_gymnasium_environments_become_tasks():
+    env = from_gymnasium([pendulum, pendulum], ["left", "right"], seed=1)
+    first = env.reset()
+    assert first.shape == (2, 5)
+    assert (first[0, :3] != first[1, :3]).any(), "each task has its own seed"
+    trace = [env.step(action) for action in actions(5, 2, 1)]
+    assert trace[-1][2].all()
+    assert trace[-1][3][0]["TimeLimit.truncated"]
+    assert env.env_is_wrapped(TimeLimit) == [True, True]
+    assert env.env_is_wrapped(gymnasium.wrappers.ClipAction, indices=0) == [False]
+    with pytest.warns(UserWarning, match="left, right cannot restore their state"):
+        env.set_state(env.get_state())
+
+
+def test_spaces_that_differ_are_refused():
+    with pytest.raises(ValueError, match=r"found Box.*\(3,\).* at left and Box.*\(1,\).* at right"):
+        from_gymnasium([pendulum, lambda: toy.Countdown("terminated")], ["left", "right"])
+    with pytest.raises(ValueError, match="one name of its own per environment"):
+        from_gymnasium([pendulum, pendulum], ["left", "left"])
+
+
+# The interface of Stable-Baselines3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_attributes_and_methods_reach_the_tasks(workers):
+    env = toy.make(3, workers=workers)
+    env.set_attr("horizon", 2, indices=[0, 2])
+    assert env.get_attr("horizon") == [2, 25, 2]
+    assert env.has_attr("goal")
+    assert not env.has_attr("gaol")
+    observation = env.reset()
+    found = env.env_method("optimal_action", observation[1], indices=1)[0]
+    assert np.array_equal(found, toy.PointReach(1, 3).optimal_action(observation[1]))
+    with pytest.raises(NotImplementedError, match="no camera"):
+        env.render()
+    env.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_steps_come_in_pairs_and_closing_is_idempotent(workers):
+    env = toy.make(2, workers=workers)
+    env.reset()
+    with pytest.raises(RuntimeError, match="expected a pending step"):
+        env.step_wait()
+    with pytest.raises(ValueError, match=r"actions of shape \(2, 2\).* found \(2,\)"):
+        env.step_async(np.zeros(2))
+    env.step_async(np.zeros((2, 2)))
+    with pytest.raises(RuntimeError, match="no pending step at step_async"):
+        env.step_async(np.zeros((2, 2)))
+    assert env.reset().shape == (2, 4), "a pending step is dropped"
+    env.close()
+    env.close()
+    with pytest.raises(RuntimeError, match="found a closed one"):
+        env.reset()
+
+
+def test_auto_takes_a_worker_for_every_two_cores():
+    assert count_workers("auto", 50) == min(50, max(1, os.cpu_count() // 2))
+    assert count_workers("auto", 1) == 1
+
+
+# Workers
+
+
+def test_workers_have_no_torch_and_ignore_ctrl_c(build):
+    env = build(workers=2)
+    env.reset()
+    for modules in env.worker_modules():
+        assert "metaworld" in modules
+        assert not modules & {"torch", "stable_baselines3", "mtrl", "agents"}
+    for pid in env.worker_pids:
+        os.kill(pid, signal.SIGINT)
+    env.step(actions(1)[0])
+    pids = env.worker_pids
+    env.close()
+    assert all_gone(pids)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise", "(?s)at task-raise, raised an error:.*the floor is lava"),
+        ("die", "at task-die, was killed by SIGKILL"),
+        ("hang", "at task-hang, did not answer within 1 s"),
+    ],
+)
+def test_a_failing_worker_names_the_task_and_leaves_nobody_behind(fault, message):
+    env = faulty("none", "none", "none", fault, step_timeout=1.0)
+    env.reset()
+    pids = env.worker_pids
+    env.step(np.zeros((4, 1)))
+    env.step_async(np.zeros((4, 1)))
+    with pytest.raises(envs.WorkerError, match=message):
+        env.step_wait()
+    assert all_gone(pids)
+    with pytest.raises(envs.WorkerError, match="build the environment anew"):
+        env.step_wait()
+    env.close()
+
+
+def test_a_task_that_cannot_be_built_is_named():
+    specs = [
+        TaskSpec("fine", "envs.toy:Countdown", {"ending": "truncated"}),
+        TaskSpec("broken", "tests.faulty_tasks:Unbuildable"),
+    ]
+    with pytest.raises(envs.WorkerError, match=r"(?s)at broken, .*no such model"):
+        TaskVecEnv.from_specs(specs, workers=1)
+
+
+def test_an_error_in_this_process_names_the_task():
+    specs = [TaskSpec("unlucky", "tests.faulty_tasks:Faulty", {"fault": "raise"})]
+    env = TaskVecEnv.from_specs(specs, workers=0)
+    env.reset()
+    env.step(np.zeros((1, 1)))
+    with pytest.raises(ZeroDivisionError) as error:
+        env.step(np.zeros((1, 1)))
+    assert error.value.__notes__ == ["in task 'unlucky'"]
+
+
+def test_an_interrupted_wait_loses_nothing(monkeypatch):
+    env, calm = countdowns("terminated", "truncated", workers=2), countdowns("terminated", "truncated")
+    env.reset()
+    calm.reset()
+    env.step_async(np.zeros((2, 1)))
+    with monkeypatch.context() as patch:
+        patch.setattr(env._crew, "_gather", lambda timeout: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            env.step_wait()
+    calm.step_async(np.zeros((2, 1)))
+    assert env.step_wait()[0].tolist() == calm.step_wait()[0].tolist()
+    env.close()
+
+
+def test_workers_end_when_the_trainer_is_killed():
+    code = "from envs import toy; e = toy.make(2, workers=2); e.reset(); print(*e.worker_pids, flush=True); input()"
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    pids = [int(pid) for pid in trainer.stdout.readline().split()]
+    assert len(pids) == 2
+    assert all(map(alive, pids))
+    trainer.kill()
+    trainer.communicate()
+    assert all_gone(pids)
