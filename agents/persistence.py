@@ -21,7 +21,7 @@ SETTINGS = (
     "max_grad_norm reward_scale loss_weighting overlap log_every diagnostics_every seed"
 ).split()
 COUNTERS = (
-    "num_timesteps _total_timesteps _num_timesteps_at_start _n_updates _episode_num _current_progress_remaining "
+    "num_timesteps _total_timesteps _n_updates _episode_num _current_progress_remaining "
     "_rollout_steps _next_actions seconds"
 ).split()
 MODULES = ("policy", "actor.optimizer", "critic.optimizer", "aggregator", "critic_aggregator")

@@ -1,0 +1,25 @@
+"""Small agents for tests."""
+
+import envs.toy
+from agents import MTSAC
+
+SMALL = {"actor_width": 16, "actor_depth": 2, "critic_width": 16, "critic_depth": 2}
+
+
+def toy_agent(env=None, aggregator="pcgrad", **settings):
+    """An agent on two toy tasks that learns from its 20th step per task on."""
+    env = env or envs.toy.make(num_tasks=2, seed=0)
+    defaults = {"batch_size": 8, "learning_starts": 40, "buffer_size": 120, "seed": 0, "device": "cpu"}
+    kwargs = {"policy_kwargs": SMALL, "log_every": 1_000_000, **defaults, **settings}
+    return MTSAC("MultiTaskMlpPolicy", env, aggregator, **kwargs)
+
+
+def tensors(state):
+    """All tensors and arrays of a nested state, in order, as arrays."""
+    if isinstance(state, dict):
+        return [t for value in state.values() for t in tensors(value)]
+    if isinstance(state, list | tuple):
+        return [t for value in state for t in tensors(value)]
+    if hasattr(state, "detach"):
+        return [state.detach().numpy()]
+    return [state] if hasattr(state, "shape") else []
