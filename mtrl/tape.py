@@ -145,12 +145,12 @@ class Tape:
 
         :raises RuntimeError: if no loss depends on any recorded layer, or an input was overwritten.
         """
-        if all(gradient is None for gradient in grad_outputs):
-            raise RuntimeError("the losses depend on none of the recorded layers")
         remaining = iter(grad_outputs)
         gradients: list[Tensor] = []
         for layer in self.layers:
             gradients += layer.task_gradients([next(remaining) for _ in layer.calls])
+        if all(gradient is None for gradient in grad_outputs):
+            raise RuntimeError("the losses depend on none of the recorded layers")
         return gradients
 
 

@@ -1,0 +1,145 @@
+"""What every aggregator promises, and how a user adds one. A new method joins by its row in ``AGGREGATORS``."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import mtrl
+from mtrl import AGGREGATORS, Aggregator, make_aggregator
+
+torch.set_num_threads(1)
+every_aggregator = pytest.mark.parametrize("name", AGGREGATORS)
+
+
+def matrix(family: str, num_tasks: int, num_params: int, seed: int) -> Tensor:
+    """A Jacobian of the named family, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(num_tasks, num_params, generator=generator, dtype=torch.float64)
+    direction = torch.randn(num_params, generator=generator, dtype=torch.float64)
+    signs = (-1.0) ** torch.arange(num_tasks)[:, None]
+    return {
+        "random": rows,
+        "aligned": direction + 0.1 * rows,
+        "conflicting": signs * direction + 0.1 * rows,
+        "opposite": signs * direction,
+        "duplicates": direction.expand(num_tasks, -1).clone(),
+        "low rank": rows[:, :1] * direction + rows[:, 1:2] * direction.flip(0),
+        "balanced": rows - rows.mean(0),
+        "one zero row": rows * (torch.arange(num_tasks) != num_tasks // 2)[:, None],
+        "zero": torch.zeros_like(rows),
+    }[family]
+
+
+FAMILIES = [
+    "random", "aligned", "conflicting", "opposite", "duplicates", "low rank", "balanced", "one zero row", "zero",
+]  # fmt: skip
+jacobians = st.builds(matrix, st.sampled_from(FAMILIES), st.integers(1, 12), st.integers(2, 20), st.integers(0, 2**31))
+
+
+def fresh(name: str, jacobian: Tensor) -> Aggregator:
+    aggregator = make_aggregator(name)
+    aggregator.reset(*jacobian.shape)
+    return aggregator
+
+
+@every_aggregator
+@settings(max_examples=60, deadline=None)
+@given(jacobian=jacobians, exponent=st.integers(-10, 10), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_answers_are_finite_and_keep_shape_and_type(name, jacobian, exponent, dtype) -> None:
+    jacobian = (jacobian * 10.0**exponent).to(dtype)
+    update = fresh(name, jacobian)(jacobian, torch.ones(len(jacobian), dtype=dtype))
+    assert update.shape == jacobian.shape[1:]
+    assert update.dtype == dtype
+    assert update.isfinite().all()
+
+
+@every_aggregator
+@settings(max_examples=40, deadline=None)
+@given(jacobian=jacobians, exponent=st.integers(-10, 10))
+def test_answers_scale_with_the_gradients(name, jacobian, exponent) -> None:
+    losses, scale = torch.ones(len(jacobian)).double(), 2.0**exponent
+    update = fresh(name, jacobian)(jacobian, losses)
+    torch.testing.assert_close(fresh(name, jacobian)(scale * jacobian, losses), scale * update)
+
+
+@every_aggregator
+@pytest.mark.parametrize("num_tasks", [1, 2, 5])
+def test_one_scale(name, num_tasks) -> None:
+    """Where all tasks agree, every method answers with the mean gradient."""
+    jacobian = matrix("duplicates", num_tasks, 7, seed=0)
+    torch.testing.assert_close(fresh(name, jacobian)(jacobian, torch.ones(num_tasks)), jacobian.mean(0))
+
+
+@every_aggregator
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sum_is_tasks_times_mean(name, family) -> None:
+    """Trap 2: a string tested for truth makes both the same."""
+    jacobian = matrix(family, 5, 9, seed=1)
+    mean, total = (make_aggregator(name, reduction=r)(jacobian, torch.ones(5)) for r in ("mean", "sum"))
+    torch.testing.assert_close(total, 5 * mean)
+
+
+@every_aggregator
+def test_hyperparameters_rebuild_the_aggregator(name) -> None:
+    aggregator = make_aggregator(name, reduction="sum")
+    options = json.loads(json.dumps(aggregator.hyperparameters()))
+    assert options["reduction"] == "sum"
+    assert make_aggregator(name, **options).hyperparameters() == options
+
+
+@every_aggregator
+def test_saved_state_continues_the_run(name) -> None:
+    jacobian, losses = matrix("random", 6, 9, seed=2), torch.ones(6)
+    original, restored = fresh(name, jacobian), fresh(name, jacobian)
+    for _ in range(3):
+        original(jacobian, losses)
+        original.after_step(losses)
+    restored.load_state_dict(original.state_dict())
+    for _ in range(3):
+        assert torch.equal(original(jacobian, losses), restored(jacobian, losses))
+
+
+@every_aggregator
+def test_shapes_are_checked_once_for_all(name) -> None:
+    for jacobian, losses in [((3,), (3,)), ((3, 4), (2,)), ((3, 4), (3, 1))]:
+        with pytest.raises(ValueError, match="one loss per task; found a Jacobian"):
+            make_aggregator(name)(torch.zeros(jacobian), torch.zeros(losses))
+
+
+def test_unknown_names_and_options_are_explained() -> None:
+    with pytest.raises(ValueError, match="unknown aggregator 'pgrad'; expected one of mean, pcgrad"):
+        make_aggregator("pgrad")
+    with pytest.raises((ValueError, TypeError), match="'avg'"):  # beartype, if it is on, speaks first
+        make_aggregator("mean", reduction="avg")
+    with pytest.raises(TypeError, match="sed"):
+        make_aggregator("pcgrad", sed=0)
+
+
+# ---- an aggregator of your own: the example of the README
+
+
+class Agreement(mtrl.GramianAggregator):
+    """Trust a task by how well its gradient agrees with the others."""
+
+    def __init__(self, sharpness: float = 1.0) -> None:
+        super().__init__()
+        self.sharpness = sharpness
+
+    def weights(self, gramian: Tensor, losses: Tensor) -> Tensor:
+        norms = gramian.diagonal().sqrt().clamp(min=1e-12)
+        cosines = gramian / (norms[:, None] * norms)
+        return torch.softmax(self.sharpness * cosines.mean(1), dim=0)
+
+
+def test_an_aggregator_of_your_own(monkeypatch) -> None:
+    monkeypatch.setitem(mtrl.AGGREGATORS, "agreement", Agreement)
+    aggregator = mtrl.make_aggregator("agreement", sharpness=200.0)
+    theta = torch.nn.Parameter(torch.zeros(3))
+    losses = torch.tensor([[1.0, 0, 0], [1, 1, 0], [-1, 0, 0]]) @ theta  # the second agrees best
+    mtrl.backward(losses, aggregator, parameters=[theta])
+    torch.testing.assert_close(theta.grad, torch.tensor([1.0, 1, 0]))
+    assert aggregator.hyperparameters() == {"sharpness": 200.0}

@@ -1,0 +1,422 @@
+"""The two routes agree, heads are left alone, and what a tape cannot hold is refused by name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mtrl
+from mtrl.aggregators import Aggregator
+
+torch.set_num_threads(1)
+
+T, B, WIDTH = 4, 6, 8
+
+
+class EnsembleLinear(nn.Module):
+    """N linear layers side by side: (N, rows, in) -> (N, rows, out); offers its own rule."""
+
+    def __init__(self, num: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num, inputs, outputs) / inputs**0.5)
+        self.bias = nn.Parameter(torch.zeros(num, 1, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+    def block_gradients(self, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
+        x = inputs.unflatten(1, (num_tasks, -1))
+        dy = grad_output.unflatten(1, (num_tasks, -1))
+        return {"weight": torch.einsum("ntbi,ntbo->tnio", x, dy), "bias": dy.sum(2).transpose(0, 1)[:, :, None]}
+
+
+class Ensemble(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = EnsembleLinear(2, 5, WIDTH), EnsembleLinear(2, WIDTH, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x.expand(2, -1, -1)).tanh()).sum(0)
+
+
+class Recurrent(nn.Module):
+    """One layer called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.again, self.leave = nn.Linear(5, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.again(self.again(self.enter(x)).tanh()).tanh())
+
+
+class MultiHead(nn.Module):
+    """A shared torso, and a head for each task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.torso = nn.Sequential(nn.Linear(5, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh())
+        self.heads = nn.ModuleList(nn.Linear(WIDTH, 1) for _ in range(T))
+
+    def forward(self, x: Tensor) -> Tensor:
+        blocks = self.torso(x).chunk(T)
+        return torch.cat([head(block) for head, block in zip(self.heads, blocks, strict=True)])
+
+
+def mlp(inplace: bool = False) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(5, WIDTH),
+        nn.LayerNorm(WIDTH),
+        nn.ReLU(inplace),
+        nn.Linear(WIDTH, WIDTH, bias=False),
+        nn.LayerNorm(WIDTH, elementwise_affine=False),
+        nn.ReLU(inplace),
+        nn.Linear(WIDTH, 1),
+    )
+
+
+NETWORKS = {"mlp": mlp, "inplace": lambda: mlp(True), "ensemble": Ensemble, "twice": Recurrent, "heads": MultiHead}
+
+
+def build(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(0)
+    return NETWORKS[name]().to(dtype)
+
+
+def per_task_losses(network: nn.Module, dims: tuple[int, ...] = (), num_tasks: int = T) -> Tensor:
+    """Squared errors whose targets have opposite signs for odd and even tasks: they conflict."""
+    dtype = next(network.parameters()).dtype
+    x = torch.randn(num_tasks * B, *dims, 5, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    sign = torch.tensor([1.0, -1.0], dtype=dtype).repeat(num_tasks)[:num_tasks]
+    predictions = network(x).reshape(num_tasks, -1)
+    return (predictions - 3 * sign[:, None]).square().mean(1)
+
+
+def heads_of(network: nn.Module) -> list[nn.Parameter]:
+    return list(network.heads.parameters()) if isinstance(network, MultiHead) else []
+
+
+def gradients(network: nn.Module) -> list[Tensor | None]:
+    return [parameter.grad for parameter in network.parameters()]
+
+
+def run(name: str, route: str, aggregator: Aggregator, dtype: torch.dtype = torch.float64, **options) -> nn.Module:
+    network = build(name, dtype)
+    heads = heads_of(network)
+    if route == "blocks":
+        with mtrl.record(network, T, heads) as tape:
+            losses = per_task_losses(network)
+        mtrl.backward(losses, aggregator, tape=tape, **options)
+    else:
+        shared = [p for p in network.parameters() if all(p is not head for head in heads)]
+        mtrl.backward(per_task_losses(network), aggregator, parameters=shared, task_parameters=heads, **options)
+    return network
+
+
+class Sorted(Aggregator):
+    """A method that needs the whole Jacobian: the coordinate-wise median."""
+
+    def forward(self, jacobian: Tensor, losses: Tensor) -> Tensor:
+        return jacobian.sort(0).values[len(jacobian) // 2]
+
+
+@pytest.mark.parametrize("aggregator", [mtrl.PCGrad, Sorted, mtrl.Mean], ids=lambda a: a.__name__)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_blocks_equals_losses(name, reduction, aggregator) -> None:
+    blocks = gradients(run(name, "blocks", aggregator(reduction)))
+    oracle = gradients(run(name, "losses", aggregator(reduction)))
+    torch.testing.assert_close(blocks, oracle, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_blocks_equals_losses_in_single_precision(name) -> None:
+    """Without PCGrad's thresholds in the way: the rows themselves."""
+    network = build(name, torch.float32)
+    with mtrl.record(network, T, heads_of(network)) as tape:
+        losses = per_task_losses(network)
+    oracle = mtrl.per_task_gradients(losses, tape.parameters)
+    rows = tape.task_gradients(torch.autograd.grad(losses.sum(), tape.outputs))
+    torch.testing.assert_close(torch.cat([row.flatten(1) for row in rows], 1), oracle, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_may_have_inner_dimensions() -> None:
+    network, oracle = build("mlp"), build("mlp")
+    with mtrl.record(network, T) as tape:
+        losses = per_task_losses(network, dims=(3,))
+    mtrl.backward(losses, mtrl.PCGrad(), tape=tape)
+    mtrl.backward(per_task_losses(oracle, dims=(3,)), mtrl.PCGrad(), parameters=oracle.parameters())
+    torch.testing.assert_close(gradients(network), gradients(oracle), rtol=1e-10, atol=1e-13)
+
+
+def test_overwritten_view_is_refused() -> None:
+    """A 3-D input makes a Linear's output a view, and an in-place ReLU then moves its place in the graph."""
+    network = nn.Sequential(nn.Linear(5, 3), nn.ReLU(inplace=True))
+    with mtrl.record(network, T) as tape:
+        losses = network(torch.randn(T * B, 2, 5)).reshape(T, -1).mean(1)
+    with pytest.raises(RuntimeError, match=r"'0' \(Linear\).*in place"):
+        mtrl.backward(losses, mtrl.PCGrad(), tape=tape)
+
+
+def test_overwritten_input_is_refused() -> None:
+    network, x = nn.Linear(5, 1), torch.randn(T * B, 5)
+    with mtrl.record(network, T) as tape:
+        losses = network(x).reshape(T, -1).mean(1)
+    x.zero_()
+    with pytest.raises(RuntimeError, match=r"Linear.*in place|inplace"):
+        mtrl.backward(losses, mtrl.PCGrad(), tape=tape)
+
+
+# ---- heads and the mean: bit for bit what an ordinary backward gives
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("route", ["blocks", "losses"])
+@pytest.mark.parametrize("aggregator", [mtrl.PCGrad, Sorted, mtrl.Mean], ids=lambda a: a.__name__)
+def test_heads_are_left_alone(aggregator, route, reduction, dtype) -> None:
+    """Trap 1: heads that enter the projection come out scaled."""
+    network, plain = run("heads", route, aggregator(reduction), dtype), build("heads", dtype)
+    losses = per_task_losses(plain)
+    getattr(losses, reduction)().backward()
+    for head, expected in zip(heads_of(network), heads_of(plain), strict=True):
+        assert torch.equal(head.grad, expected.grad)
+
+
+class Reweighed(mtrl.LossAggregator):
+    def weights(self, losses: Tensor) -> Tensor:
+        return torch.arange(1, len(losses) + 1).to(losses)
+
+
+def test_heads_are_left_alone_by_loss_weights() -> None:
+    network, plain, weighted = run("heads", "blocks", Reweighed()), build("heads"), build("heads")
+    per_task_losses(plain).mean().backward()
+    (torch.arange(1, T + 1).double() @ per_task_losses(weighted)).backward()
+    for head, expected in zip(heads_of(network), heads_of(plain), strict=True):
+        assert torch.equal(head.grad, expected.grad)
+    torch.testing.assert_close(network.torso[0].weight.grad, weighted.torso[0].weight.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("diagnostics", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("route", ["blocks", "losses"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_mean_is_an_ordinary_backward(name, route, reduction, diagnostics, dtype) -> None:
+    network = run(name, route, mtrl.Mean(reduction), dtype, diagnostics=diagnostics)
+    plain = build(name, dtype)
+    getattr(per_task_losses(plain), reduction)().backward()
+    for found, expected in zip(gradients(network), gradients(plain), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_other_networks_in_the_graph_get_nothing_and_grad_is_set() -> None:
+    """As an actor's loss that runs through a critic; the tape is used long after its forward pass."""
+    actor, critic = nn.Linear(5, 2), nn.Linear(2, 1)
+    x = torch.randn(T * B, 5)
+    with mtrl.record(actor, T) as tape:
+        actions = actor(x)
+    with torch.no_grad():
+        critic.weight.add_(1.0)
+    for parameter in actor.parameters():
+        parameter.grad = torch.full_like(parameter, 1e6)
+    losses = critic(actions).reshape(T, -1).mean(1)
+    oracle = mtrl.Mean()(mtrl.per_task_gradients(losses, actor.parameters()), losses)
+    mtrl.backward(losses, mtrl.Mean(), tape=tape)
+    assert critic.weight.grad is None
+    torch.testing.assert_close(torch.cat([p.grad.flatten() for p in actor.parameters()]), oracle)
+
+
+def test_a_recorded_call_that_no_loss_uses_counts_as_zero() -> None:
+    network = nn.ModuleDict({"used": nn.Linear(5, 1), "idle": nn.Linear(5, 1)})
+    x = torch.randn(T * B, 5)
+    with mtrl.record(network, T) as tape:
+        predictions = network["used"](x)
+        network["idle"](x)
+    mtrl.backward(predictions.reshape(T, -1).mean(1), mtrl.PCGrad(), tape=tape)
+    assert network["idle"].weight.grad.eq(0).all()
+    assert network["used"].weight.grad.ne(0).any()
+
+
+def test_two_losses_with_opposite_targets_have_cosine_minus_one() -> None:
+    network = nn.Linear(3, 1).double()
+    nn.init.zeros_(network.weight), nn.init.zeros_(network.bias)
+    x = torch.randn(B, 3, dtype=torch.float64).repeat(2, 1)
+    with mtrl.record(network, 2) as tape:
+        predictions = network(x).reshape(2, B)
+    losses = (predictions - torch.tensor([[1.0], [-1.0]])).square().mean(1)
+    report = mtrl.backward(losses, mtrl.PCGrad(), tape=tape, diagnostics=True)
+    assert report is not None
+    torch.testing.assert_close(report["cosines"], torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64))
+    assert report["conflict_share"] == 1
+    assert network.weight.grad.abs().max() < 1e-15
+
+
+# ---- what a tape cannot hold
+
+
+class MyLinear(nn.Linear):
+    """Exactly a Linear, but nobody can know that."""
+
+
+class OwnsScale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+def pruned() -> nn.Module:
+    return prune.l1_unstructured(nn.Linear(5, 5), "weight", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (nn.Conv1d(5, 5, 1), "Conv1d"),
+        (MyLinear(5, 5), "MyLinear"),
+        (parametrizations.weight_norm(nn.Linear(5, 5)), "ParametrizedLinear|ParametrizationList"),
+        (pruned(), "Linear"),
+        (OwnsScale(), "OwnsScale"),
+    ],
+    ids=["Conv1d", "subclass", "parametrised", "pruned", "own parameter"],
+)
+def test_unsupported_layers_are_named(layer, kind) -> None:
+    network = nn.ModuleDict({"fine": nn.Linear(5, 5), "odd": layer})
+    with pytest.raises(TypeError, match=rf"'odd.*({kind})"), mtrl.record(network, T):
+        pass
+
+
+def test_unsupported_layers_may_be_frozen_or_belong_to_tasks() -> None:
+    network = nn.Sequential(nn.Linear(5, 4), nn.Conv1d(4, 3, 1), OwnsScale())
+    network[1].requires_grad_(False)
+    with mtrl.record(network, T, task_parameters=network[2].parameters()) as tape:
+        network[0](torch.randn(T, 5))
+    assert tape.parameters == list(network[0].parameters())
+
+
+def test_tied_weights_are_named() -> None:
+    network = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5))
+    network[1].weight = network[0].weight
+    with pytest.raises(ValueError, match=r"'1\.weight' is tied to '0\.weight'"), mtrl.record(network, T):
+        pass
+
+
+def test_one_layer_under_two_names_is_one_layer() -> None:
+    layer = nn.Linear(5, 5)
+    network, x = nn.Sequential(layer, layer), torch.randn(T * B, 5)
+    with mtrl.record(network, T) as tape:
+        losses = network(x).square().reshape(T, -1).mean(1)
+    oracle = mtrl.per_task_gradients(losses, tape.parameters)
+    rows = tape.task_gradients(torch.autograd.grad(losses.sum(), tape.outputs))
+    torch.testing.assert_close(torch.cat([row.flatten(1) for row in rows], 1), oracle)
+
+
+def test_layers_never_called_are_named() -> None:
+    network = nn.ModuleDict({"used": nn.Linear(5, 5), "idle": nn.Linear(5, 5)})
+    with pytest.raises(RuntimeError, match=r"'idle' \(Linear\).*never called"), mtrl.record(network, T):
+        network["used"](torch.randn(T, 5))
+
+
+def test_rows_that_tasks_do_not_divide_are_refused() -> None:
+    network = nn.Sequential(nn.Linear(5, 5))
+    for shape in [(T * B + 1, 5), (5,)]:
+        with pytest.raises(ValueError, match=r"'0' \(Linear\).*4 equal task blocks"), mtrl.record(network, T):
+            network(torch.randn(shape))
+
+
+def test_no_grad_is_refused() -> None:
+    network = nn.Sequential(nn.Linear(5, 5))
+    with pytest.raises(RuntimeError, match=r"'0' \(Linear\).*no_grad"), mtrl.record(network, T), torch.no_grad():
+        network(torch.randn(T, 5))
+
+
+def test_a_wrong_rule_is_named() -> None:
+    class Wrong(EnsembleLinear):
+        def block_gradients(self, inputs, grad_output, num_tasks):
+            return {"weight": super().block_gradients(inputs, grad_output, num_tasks)["weight"][1:]}
+
+    network = nn.Sequential(Wrong(2, 5, 1))
+    with mtrl.record(network, T) as tape:
+        losses = network(torch.randn(2, T * B, 5)).sum(0).reshape(T, -1).mean(1)
+    with pytest.raises(ValueError, match=r"'0' \(Wrong\).*weight.*\(4, 2, 5, 1\).*\(3, 2, 5, 1\)"):
+        mtrl.backward(losses, mtrl.PCGrad(), tape=tape)
+
+
+def test_hooks_are_removed_also_after_an_error() -> None:
+    network = nn.Sequential(nn.Linear(5, 5))
+    with mtrl.record(network, T):
+        network(torch.randn(T, 5))
+    with pytest.raises(KeyError), mtrl.record(network, T):
+        raise KeyError
+    assert not network[0]._forward_hooks
+
+
+def test_bad_arguments_are_explained() -> None:
+    network = nn.Linear(5, 1)
+    with mtrl.record(network, T) as tape:
+        losses = network(torch.randn(T * B, 5)).reshape(T, -1).mean(1)
+    mean, own = mtrl.Mean(), list(network.parameters())
+    with pytest.raises(ValueError, match="both or neither"):
+        mtrl.backward(losses, mean)
+    with pytest.raises(ValueError, match="both or neither"):
+        mtrl.backward(losses, mean, tape=tape, parameters=own)
+    with pytest.raises(ValueError, match=r"expected one loss per task, \(4,\).*found shape \(3,\)"):
+        mtrl.backward(losses[:3], mean, tape=tape)
+    with pytest.raises(ValueError, match="named as both"):
+        mtrl.backward(losses, mean, tape=tape, task_parameters=own[:1])
+    with pytest.raises(ValueError, match="at least one shared parameter"):
+        mtrl.backward(losses, mean, parameters=[])
+    with pytest.raises(RuntimeError, match="none of the recorded layers"):
+        mtrl.backward(torch.zeros(T, requires_grad=True) * 1, mtrl.PCGrad(), tape=tape)
+    with pytest.raises(ValueError, match="at least one task"), mtrl.record(network, 0):
+        pass
+
+
+# ---- no synchronisation, no global generator
+
+
+class NoSynchronisation(TorchDispatchMode):
+    """Fail on operations that make a device wait for the host."""
+
+    forbidden = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.__name__.split(".")[0] not in self.forbidden, f"{func} synchronises"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("diagnostics", [False, True])
+@pytest.mark.parametrize("aggregator", mtrl.AGGREGATORS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_synchronisation(name, aggregator, diagnostics) -> None:
+    with NoSynchronisation():
+        network = build(name)
+        with mtrl.record(network, T, heads_of(network)) as tape:
+            losses = per_task_losses(network)
+        mtrl.backward(losses, mtrl.make_aggregator(aggregator), tape=tape, diagnostics=diagnostics)
+    with pytest.raises(AssertionError, match="synchronises"), NoSynchronisation():
+        losses.sum().item()
+
+
+GLOBAL_GENERATORS = """
+import random, numpy, torch, mtrl
+network, x = torch.nn.Linear(5, 1), torch.randn(8, 5)
+states = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+for route in ("blocks", "losses"):
+    with mtrl.record(network, 4) as tape:
+        losses = network(x).reshape(4, 2).square().mean(1)
+    how = {"tape": tape} if route == "blocks" else {"parameters": network.parameters()}
+    mtrl.backward(losses, mtrl.PCGrad(), diagnostics=True, **how)
+assert states == (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+"""
+
+
+def test_global_generators_are_left_alone() -> None:
+    """Trap 5. In a process of its own: beartype, which checks the shapes in tests, draws from Python's generator."""
+    root = Path(mtrl.__file__).parent.parent
+    subprocess.run([sys.executable, "-c", GLOBAL_GENERATORS], check=True, cwd=root)
