@@ -1,7 +1,7 @@
 """Benchmarks as vector environments: column i is task i."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,9 +9,17 @@ from envs.columns import TaskSpec
 from envs.pool import WorkerError
 
 if TYPE_CHECKING:
-    from envs.vec_env import TaskVecEnv
+    from envs.vec_env import TaskVecEnv, from_gymnasium
 
-__all__ = ["WorkerError", "make"]
+__all__ = ["WorkerError", "from_gymnasium", "make"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "from_gymnasium":  # on demand: its module brings Stable-Baselines3 and torch
+        from envs.vec_env import from_gymnasium
+
+        return from_gymnasium
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def make(

@@ -65,7 +65,7 @@ class Column:
     def __init__(self, name: str, env: Any, row: np.void) -> None:
         self.name = name
         self.env = env
-        self._row = row
+        self.row = row
         self._width = env.observation_space.shape[0]
         self._started = False
 
@@ -77,7 +77,7 @@ class Column:
 
     def step(self) -> None:
         """Take the row's action, write the row."""
-        row = self._row
+        row = self.row
         if row["terminated"] or row["truncated"]:
             self._clear()
         observation, reward, terminated, truncated, info = self.env.step(row["action"].copy())
@@ -96,7 +96,7 @@ class Column:
         """Return the state as JSON values and arrays; "env" is None where the task offers no snapshot."""
         if not self._started:
             raise RuntimeError(f"{self.name}: expected a running episode, found none; call reset() first")
-        row = self._row
+        row = self.row
         over = bool(row["terminated"] or row["truncated"])  # then the row tells of the last episode, not of this one
         return {
             "env": self.env.snapshot() if hasattr(self.env, "snapshot") else None,
@@ -107,14 +107,13 @@ class Column:
         }
 
     def restore(self, state: dict[str, Any]) -> str | None:
-        """Go back to a snapshot; return what was lost on the way: "episode", "bits" or None."""
+        """Go back to a snapshot; return what was lost: "bits", "episode" (the running one goes on) or None."""
         if state["env"] is None or not hasattr(self.env, "restore"):
-            self._begin(self.env.reset()[0])
             return "episode"
         observation = self.env.restore(state["env"])
         self._begin(observation)
         for key in ("return", "length", "solved"):
-            self._row[key] = state[key]
+            self.row[key] = state[key]
         return None if np.array_equal(observation, state["observation"], equal_nan=True) else "bits"
 
     def get_attr(self, name: str) -> Any:
@@ -141,12 +140,12 @@ class Column:
     def _begin(self, observation: np.ndarray) -> None:
         self._started = True
         self._clear()
-        self._row["terminated"] = self._row["truncated"] = False
-        self._row["observation"][: self._width] = observation
+        self.row["terminated"] = self.row["truncated"] = False
+        self.row["observation"][: self._width] = observation
 
     def _clear(self) -> None:
         for key in ("return", "length", "solved"):
-            self._row[key] = 0
+            self.row[key] = 0
 
 
 class Columns:
@@ -154,23 +153,22 @@ class Columns:
 
     def __init__(self, names: Sequence[str], envs: Sequence[Any], rows: Sequence[np.void]) -> None:
         self._columns = [Column(*parts) for parts in zip(names, envs, rows, strict=True)]
-        self._rows = rows
 
     def step(self) -> None:
         """Step every task with its row's action."""
-        self._each("step", [() for _ in self._columns])
+        self._each("step")
 
     def reset(self, seeds: Sequence[int | None]) -> None:
         """Reset every task, with a seed each or None."""
-        self._each("reset", [(seed,) for seed in seeds])
+        self._each("reset", seeds)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Return the state of every task."""
-        return self._each("snapshot", [() for _ in self._columns])
+        return self._each("snapshot")
 
     def restore(self, states: Sequence[dict[str, Any]]) -> list[str | None]:
         """Restore the state of every task; see `Column.restore`."""
-        return self._each("restore", [(state,) for state in states])
+        return self._each("restore", states)
 
     def ask(self, index: int, operation: str, *arguments: Any) -> Any:
         """Run one operation of one column."""
@@ -181,14 +179,14 @@ class Columns:
         for column in self._columns:
             column.env.close()
 
-    def _each(self, operation: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def _each(self, operation: str, *per_task: Sequence[Any]) -> list[Any]:
         answers = []
-        for column, row, given in zip(self._columns, self._rows, arguments, strict=True):
-            row["busy"] = True
+        for column, *given in zip(self._columns, *per_task, strict=True):
+            column.row["busy"] = True  # stays so if the task fails, or hangs, or takes the process with it
             try:
                 answers.append(getattr(column, operation)(*given))
             except Exception as error:
                 error.add_note(f"in task {column.name!r}")
                 raise
-            row["busy"] = False
+            column.row["busy"] = False
         return answers

@@ -9,10 +9,15 @@ from typing import Any, NoReturn
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
+from jaxtyping import Bool, Float32
 from stable_baselines3.common.vec_env import VecEnv
 
 from envs.columns import Columns, TaskSpec, make_board
 from envs.pool import Pool
+
+Observations = Float32[np.ndarray, "tasks width"]  # width = D + T
+Rewards = Float32[np.ndarray, " tasks"]
+Dones = Bool[np.ndarray, " tasks"]
 
 _LOST = {
     "episode": "cannot restore their state and began a new episode",
@@ -97,7 +102,7 @@ class TaskVecEnv(VecEnv):
             self._seeds = [int(sequence.generate_state(1)[0]) for sequence in sequences]
         return self._seeds
 
-    def reset(self) -> np.ndarray:
+    def reset(self) -> Observations:
         """Begin a new episode of every task: (T, D + T). A pending step is awaited and dropped."""
         if self._pending:
             self.step_wait()
@@ -116,7 +121,7 @@ class TaskVecEnv(VecEnv):
         self._crew.step_async()
         self._pending = True
 
-    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    def step_wait(self) -> tuple[Observations, Rewards, Dones, list[dict[str, Any]]]:
         """Return observations (T, D + T), rewards (T,), dones (T,), infos; a finished task has been reset already."""
         if not self._pending:
             raise RuntimeError("expected a pending step, found none; call step_async(actions) first")
@@ -131,7 +136,7 @@ class TaskVecEnv(VecEnv):
         self._idle("get_state")
         return {"task_names": list(self.task_names), "tasks": self._crew.snapshot()}
 
-    def set_state(self, state: dict[str, Any]) -> np.ndarray:
+    def set_state(self, state: dict[str, Any]) -> Observations:
         """Go back to what `get_state` returned and return the current observation (T, D + T).
 
         Running episodes are played again, bit for bit. Tasks without `snapshot` and `restore` begin a new episode,
@@ -148,8 +153,8 @@ class TaskVecEnv(VecEnv):
         expected, found = self._board["observation"].shape[1] - self.num_envs, len(state["tasks"][0]["observation"])
         if expected != found:
             raise ValueError(f"expected a state with {expected} numbers per observation, found {found}")
+        self.reset()  # tasks that cannot be restored begin a new episode
         losses = self._crew.restore(state["tasks"])
-        self._reset_seeds()
         for loss, text in _LOST.items():
             names = [name for name, lost in zip(self.task_names, losses, strict=True) if lost == loss]
             if names:
