@@ -165,6 +165,7 @@ def check(config: TrainConfig) -> None:
     _expect(config, "gamma", 0 <= config.gamma <= 1, "between 0 and 1")
     _expect(config, "tau", 0 < config.tau <= 1, "more than 0, at most 1")
     _expect(config, "horizon", config.horizon <= 500, "at most 500, the limit of Meta-World")
+    _expect(config, "ent_coef", _is_temperature(config.ent_coef), "auto, auto_X or X with a number X above 0")
     _expect(config, "reward_scale", all(scale > 0 for scale in config.reward_scale), "factors above 0")
     _expect(config, "tasks", len(set(config.tasks)) == len(config.tasks), "every task once")
     for name in ("eval_goals", "final_goals"):
@@ -173,6 +174,13 @@ def check(config: TrainConfig) -> None:
         )
     if config.suite.lower() == "mt1":
         _expect(config, "tasks", len(config.tasks) == 1, "one task name for MT1, e.g. --tasks reach-v3")
+
+
+def _is_temperature(text: str) -> bool:
+    try:
+        return text == "auto" or float(text.removeprefix("auto_")) > 0
+    except ValueError:
+        return False
 
 
 def _expect(config: TrainConfig, name: str, holds: bool, expectation: str) -> None:

@@ -24,11 +24,11 @@ def main(argv: Sequence[str]) -> int:
     """Draws the picture to the path in `argv`; returns the exit code."""
     path = Path(argv[0] if argv else "docs/conflict.png")
     matplotlib.use("Agg")
-    jacobian = torch.tensor([[3.0, 0.6], [-1.0, 1.1]])  # (2, 2): two tasks, two parameters; cos = -0.52
+    jacobian = torch.tensor([[3.0, 0.6], [-1.4, 0.9]])  # (2, 2): two tasks, two parameters
     projected = [project(jacobian, task) for task in (0, 1)]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.1), sharex=True, sharey=True, layout="constrained")
-    left.set_title("the mean: what one task wants, the other pays for")
-    right.set_title("PCGrad: each gradient without its conflict, then the mean")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True, sharey=True, layout="constrained")
+    left.set_title("the mean works against task 2")
+    right.set_title("PCGrad works for both")
     for axes in (left, right):
         arrow(axes, jacobian[0], BLUE, "$g_1$", faint=axes is right)
         arrow(axes, jacobian[1], ORANGE, "$g_2$", faint=axes is right)
@@ -38,9 +38,10 @@ def main(argv: Sequence[str]) -> int:
         arrow(right, vector, color, label)
     arrow(right, PCGrad()(jacobian, torch.zeros(2)), GREEN, "PCGrad")
     for axes in (left, right):
-        axes.set(xlim=(-1.7, 3.6), ylim=(-0.35, 2.0), aspect="equal")
+        axes.set(xlim=(-1.9, 3.6), ylim=(-0.1, 2.1), aspect="equal")
         axes.axis("off")
-    figure.savefig(path, dpi=150)
+        axes.title.set_size(12)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     print(f"wrote {path}")
     return 0
 

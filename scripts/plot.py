@@ -18,10 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from mtrl import AGGREGATORS
 from scripts import cli
 from scripts.run_folder import RunFolder
 
-# Okabe and Ito's palette, told apart by all; a method keeps its colour in every picture.
+# Okabe and Ito's palette, told apart by all; an aggregator keeps its colour in every picture.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":", "-.")
 
@@ -65,8 +66,9 @@ def draw(runs: Sequence[RunFolder]) -> Figure:
     columns = min(5, len(tasks))
     rows = math.ceil(len(tasks) / columns)
     figure = plt.figure(figsize=(9, 3.6 + 1.3 * rows), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3.4, 1.3 * rows))
-    mean, panels = top.subplots(), bottom.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    top, bottom = figure.subfigures(2, 1, height_ratios=(3.6, 1.3 * rows), squeeze=False)[:, 0]
+    mean = top.subplots()
+    panels = list(bottom.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for run, (color, style) in zip(runs, looks(runs), strict=True):
         steps, curves = run.success_curves()
         label = f"{run.config.aggregator}, seed {run.config.seed}"
@@ -81,15 +83,15 @@ def draw(runs: Sequence[RunFolder]) -> Figure:
     for panel, task in zip(panels, tasks, strict=False):
         _axes(panel)
         panel.set_title(task, fontsize=8)
-    for panel in list(panels)[len(tasks) :]:
+    for panel in panels[len(tasks) :]:
         panel.set_visible(False)
     return figure
 
 
 def looks(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
-    """A colour per aggregator and, among runs of one aggregator, a line style each."""
+    """A colour per aggregator, in the order of AGGREGATORS, and, among runs of one aggregator, a line style each."""
     names = [run.config.aggregator for run in runs]
-    order = sorted(set(names))
+    order = list(AGGREGATORS)
     return [
         (COLORS[order.index(name) % len(COLORS)], STYLES[names[:i].count(name) % len(STYLES)])
         for i, name in enumerate(names)

@@ -29,7 +29,7 @@ class StopSwitch(BaseCallback):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self.console = console
-        self.pressed = False
+        self.pressed = 0  # the number of the signal
         self._raise = False
 
     @contextlib.contextmanager
@@ -52,7 +52,7 @@ class StopSwitch(BaseCallback):
             self._raise = False
 
     def _press(self, number: int, frame: FrameType | None) -> None:
-        self.pressed = True
+        self.pressed = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.console.print("[bold]Stopping[/] after this step, with a checkpoint. Once more: at once, without.")

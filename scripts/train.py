@@ -9,6 +9,7 @@ python -m scripts.train --resume runs/mt10-mean-seed0
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -62,9 +63,9 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         session = start(request, stack) if isinstance(request, TrainConfig) else resume(request, stack)
         introduce(session)
-        status = train(session)
-        conclude(session, status, argv)
-    return 0
+        stopped_by = train(session)
+        conclude(session, "interrupted" if stopped_by else "finished", argv)
+    return 128 + stopped_by if stopped_by else 0  # as shells report a signal
 
 
 def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
@@ -108,8 +109,8 @@ def introduce(session: Session) -> None:
     console.print(f"run folder: {session.run.path}\n", soft_wrap=True)
 
 
-def train(session: Session) -> str:
-    """Trains to the end, or to Ctrl-C or SIGTERM; returns "finished" or "interrupted". Ends with a checkpoint.
+def train(session: Session) -> int:
+    """Trains to the end, or to Ctrl-C or SIGTERM; returns 0 or the signal's number. Ends with a checkpoint.
 
     Raises NonFiniteError after writing postmortem.json; the last good checkpoint stays.
     """
@@ -130,7 +131,7 @@ def train(session: Session) -> str:
             with contextlib.suppress(StopRequested), switch.interruptible():
                 session.evaluation_env.seed(config.seed)
                 session.note(agent.vector_steps, evaluate(agent, session.evaluation_env, config.final_goals))
-    return "interrupted" if switch.pressed else "finished"
+    return switch.pressed
 
 
 def schedule(session: Session, switch: StopSwitch) -> Iterator[EvaluationCallback | CheckpointCallback]:
@@ -165,7 +166,9 @@ def write_postmortem(session: Session, error: NonFiniteError) -> None:
             "quantity": error.quantity,
             "update": error.update,
             "env_steps_per_task": session.agent.vector_steps,
-            "metrics": {name: repr(value) for name, value in session.agent.metrics().items()},
+            "metrics": {
+                name: value if math.isfinite(value) else str(value) for name, value in session.agent.metrics().items()
+            },
         },
     )
 

@@ -1,0 +1,159 @@
+"""The command lines: what good flags mean, and what bad input gets: one clear line, exit code 2, nothing written."""
+
+import json
+import sys
+
+import pytest
+
+from agents import NonFiniteError
+from envs import WorkerError
+from mtrl import AGGREGATORS
+from scripts import cli, evaluate, plot, train
+from scripts.config import PRESETS, TrainConfig, check
+
+COMMANDS = {"train": train.main, "evaluate": evaluate.main, "plot": plot.main}
+
+
+def exit_code(monkeypatch, main, argv):
+    monkeypatch.setattr(sys, "argv", ["command", *argv])
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    return end.value.code
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """Runs go into an empty folder, which must stay empty."""
+    monkeypatch.setenv("MTRL_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+BAD = {
+    "no preset": ("train", "", "expected a preset first"),
+    "a flag before the preset": ("train", "--seed 1 toy", "python -m scripts.train PRESET --seed 1 toy"),
+    "unknown preset": ("train", "mt10-quik", "did you mean mt10-quick"),
+    "unknown aggregator": ("train", "toy --aggregator pcgrat", "did you mean pcgrad?"),
+    "unknown critic aggregator": ("train", "toy --critic-aggregator meen", "did you mean mean?"),
+    "option of another aggregator": ("train", "toy --aggregator mean --aggregator.seed 1", "--aggregator.seed"),
+    "aggregator without its name": ("train", "toy --aggregator", "--aggregator"),
+    "unknown flag": ("train", "toy --sede 1", "--sede"),
+    "unknown suite": ("train", "mt10 --suite MT11", "MT11"),
+    "unknown task": ("train", "mt1 --tasks raech-v3", "reach-v3"),
+    "a task twice": ("train", "mt10 --tasks reach-v3,push-v3,reach-v3", "every task once"),
+    "mt1 without a task": ("train", "mt1", "--tasks reach-v3"),
+    "mt1 with two tasks": ("train", "mt1 --tasks reach-v3,push-v3", "one task"),
+    "no steps": ("train", "toy --steps-per-task 0", "--steps-per-task: expected at least 1; found 0"),
+    "negative steps": ("train", "toy --steps-per-task -5", "found -5"),
+    "steps that are no number": ("train", "toy --steps-per-task many", "many"),
+    "no rows": ("train", "toy --batch-size 0", "--batch-size: expected at least 1; found 0"),
+    "negative rows": ("train", "toy --batch-size -1", "found -1"),
+    "negative workers": ("train", "toy --workers -1", "--workers: expected auto, 0 or more; found -1"),
+    "more workers than tasks": ("train", "toy --workers 9", "9"),
+    "no threads": ("train", "toy --threads 0", "--threads"),
+    "more episodes than goals": ("train", "toy --goals 5", "at most --goals (5)"),
+    "horizon": ("train", "mt10 --horizon 501", "at most 500"),
+    "temperature": ("train", "toy --ent-coef auto_0", "--ent-coef"),
+    "reward scales": ("train", "toy --reward-scale 1,2", "one per task"),
+    "gamma": ("train", "toy --gamma nan", "--gamma: expected between 0 and 1; found nan"),
+    "resume nothing": ("train", "--resume no/such/run", "found nothing"),
+    "evaluate nothing": ("evaluate", "no/such/run", "found nothing"),
+    "evaluate without a run": ("evaluate", "", "required"),
+    "plot nothing": ("plot", "no/such/run", "found nothing"),
+    "plot without a run": ("plot", "", "expected at least one run folder"),
+}
+
+
+@pytest.mark.parametrize(("command", "flags", "message"), BAD.values(), ids=BAD)
+def test_bad_input_gets_one_clear_line_and_exit_code_2(command, flags, message, nowhere, monkeypatch, capsys):
+    assert exit_code(monkeypatch, COMMANDS[command], flags.split()) == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not nowhere.exists()
+
+
+def test_cuda_without_cuda(nowhere, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert exit_code(monkeypatch, train.main, ["toy", "--device", "cuda"]) == 2
+    assert "Use --device cpu or auto" in capsys.readouterr().err
+    assert not nowhere.exists()
+
+
+def test_run_folder_that_is_not_empty(tmp_path, monkeypatch, capsys):
+    (tmp_path / "thesis.txt").write_text("do not touch")
+    assert exit_code(monkeypatch, train.main, ["toy", "--run-dir", str(tmp_path)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_foreign_folder(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "thesis.txt").write_text("not a run")
+    flags = ["--resume", str(tmp_path)] if command == "train" else [str(tmp_path)]
+    assert exit_code(monkeypatch, COMMANDS[command], flags) == 2
+    assert "without config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (cli.UsageError("expected a, found b"), 2),
+        (NonFiniteError("reach-v3", "critic loss", 7), 3),
+        (WorkerError("worker 1 (reach-v3) died"), 4),
+    ],
+)
+def test_errors_that_teach_end_without_a_traceback(error, code, monkeypatch, capsys):
+    def main(argv):
+        raise error
+
+    assert exit_code(monkeypatch, main, []) == code
+    printed = capsys.readouterr().err
+    assert printed == f"error: {error}\n"
+
+
+def test_bugs_keep_their_traceback(monkeypatch):
+    def main(argv):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(KeyError):
+        cli.run(main)
+
+
+# --------------------------------------------------------------------------------------------------- good input
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid_and_survive_json(preset):
+    flags = [preset, "--tasks", "reach-v3"] if preset == "mt1" else [preset]
+    config = cli.parse_train(flags)
+    assert config.preset == preset
+    check(config)
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_aggregator_options_come_from_the_constructor():
+    config = cli.parse_train("toy --aggregator.reduction sum --aggregator=pcgrad --critic-aggregator mean".split())
+    assert config.aggregator_options == {"reduction": "sum", "seed": 0}
+    assert config.critic_aggregator_options == {"reduction": "mean"}
+
+
+def test_an_aggregator_that_draws_follows_the_seed_of_the_run():
+    assert cli.parse_train("toy --seed 5".split()).aggregator_options["seed"] == 5
+    assert cli.parse_train("toy --seed 5 --aggregator.seed 0".split()).aggregator_options["seed"] == 0
+
+
+def test_lists_are_comma_separated():
+    config = cli.parse_train("mt10 --tasks reach-v3,push-v3 --reward-scale 1,0.5".split())
+    assert config.tasks == ("reach-v3", "push-v3")
+    assert config.reward_scale == (1.0, 0.5)
+
+
+def test_help_without_a_preset_lists_presets_and_aggregators(capsys):
+    assert train.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*PRESETS, *AGGREGATORS, "--resume"))
+
+
+def test_help_of_a_preset_documents_every_flag(capsys):
+    with pytest.raises(SystemExit) as end:
+        train.main(["toy", "--help"])
+    printed = capsys.readouterr().out
+    assert end.value.code == 0
+    assert all(flag in printed for flag in ("--steps-per-task", "--run-dir", "--aggregator.reduction", "default: 2000"))

@@ -1,0 +1,194 @@
+"""Train, stop, resume, evaluate and plot, as a user runs them: own processes, real files, the toy suite."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agents.state_file import read_state
+from scripts import evaluate, plot, train
+from scripts.cli import UsageError
+from scripts.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[1]
+SHORT = "--steps-per-task 300 --warmup-steps 60 --eval-every 100 --checkpoint-every 100 --log-every 20".split()
+SHORT += "--final-goals 4 --eval-goals 2 --actor-width 16 --critic-width 16 --batch-size 8".split()
+
+
+def command(name, *flags):
+    return [sys.executable, "-m", f"scripts.{name}", *map(str, flags)]
+
+
+def execute(name, *flags, code=0):
+    done = subprocess.run(command(name, *flags), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that was never stopped, and what it printed."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    return path, execute("train", "toy", *SHORT, "--run-dir", path)
+
+
+def rows(path, without="time/seconds"):
+    with path.open() as file:
+        return [{k: v for k, v in row.items() if not k.startswith(without)} for row in csv.DictReader(file)]
+
+
+def assert_same_training(one, other):
+    """Same networks, optimizers, generators and buffer, and the same history in both files."""
+    for name, kind in (("agent.zip", "agent"), ("buffer.zip", "buffer"), ("loop.zip", "loop")):
+        a, b = (read_state(sorted((run / "checkpoints").iterdir())[-1] / name, kind) for run in (one, other))
+        assert without_clocks(a) == without_clocks(b)
+    assert rows(one / "metrics.csv") == rows(other / "metrics.csv")
+    assert rows(one / "evaluations.csv") == rows(other / "evaluations.csv")
+
+
+def without_clocks(value):
+    """Nested state with arrays and tensors as bytes; wall-clock seconds differ between any two runs."""
+    if isinstance(value, dict):
+        return {key: without_clocks(item) for key, item in value.items() if key != "seconds"}
+    if isinstance(value, list | tuple):
+        return [without_clocks(item) for item in value]
+    return (
+        value.numpy(force=True).tobytes()
+        if hasattr(value, "numpy")
+        else value.tobytes()
+        if hasattr(value, "tobytes")
+        else value
+    )
+
+
+def test_a_finished_run_shows_and_keeps_everything(finished):
+    path, printed = finished
+    for word in ("Protocol", "replay buffer", "point-3", "mean", str(path), "scripts.evaluate", "scripts.plot"):
+        assert word in printed
+    names = {
+        "config.json",
+        "protocol.json",
+        "versions.json",
+        "goals.npz",
+        "metrics.csv",
+        "evaluations.csv",
+        "result.json",
+    }
+    assert names | {"tensorboard", "checkpoints"} == {file.name for file in path.iterdir()}
+    result = json.loads((path / "result.json").read_text())
+    assert (result["status"], result["env_steps_per_task"]) == ("finished", 300)
+    assert result["protocol"]["id"] == RunFolder.open(path).protocol.id
+    assert result["evaluation"]["mean"]["episodes"] == 4 * 4
+    assert [file.name for file in sorted((path / "checkpoints").iterdir())] == ["step_000000200", "step_000000300"]
+    metrics = rows(path / "metrics.csv")
+    assert [int(row["env_steps"]) for row in metrics] == list(range(80, 1201, 80))
+    assert all(float(metrics[-1][f"train/critic_loss/point-{i}"]) > 0 for i in range(4))
+    assert len(rows(path / "evaluations.csv")) == 3 * 4
+
+
+def test_ctrl_c_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
+    path = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command("train", "toy", *SHORT, "--run-dir", path, "--workers", 2),
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    while not (path / "evaluations.csv").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, printed
+    result = json.loads((path / "result.json").read_text())
+    assert result["status"] == "interrupted"
+    assert 100 <= result["env_steps_per_task"] < 300
+    assert f"--resume {path}" in printed
+    assert "point-3" in printed  # the table of the last evaluation
+
+    execute("train", "--resume", path, "--workers", 0)
+    assert json.loads((path / "result.json").read_text())["status"] == "finished"
+    assert_same_training(finished[0], path)
+
+
+def test_kill_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
+    path = tmp_path / "killed"
+    process = subprocess.Popen(command("train", "toy", *SHORT, "--run-dir", path), cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not (path / "checkpoints" / "step_000000100").exists() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.3)  # some rows past the checkpoint
+    process.kill()
+    process.wait()
+    execute("train", "--resume", path)
+    assert_same_training(finished[0], path)
+
+
+def test_sigterm_saves_too(tmp_path):
+    path = tmp_path / "run"
+    process = subprocess.Popen(command("train", "toy", *SHORT, "--run-dir", path), cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not (path / "metrics.csv").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert RunFolder.open(path).newest_checkpoint().is_dir()
+
+
+def test_non_finite_losses_name_the_task_and_exit_with_3(tmp_path):
+    path = tmp_path / "run"
+    printed = execute("train", "toy", *SHORT, "--run-dir", path, "--reward-scale", "1,1,1e30,1", code=3)
+    assert "point-2" in printed
+    assert "Traceback" not in printed
+    assert json.loads((path / "postmortem.json").read_text())["task"] == "point-2"
+    assert not (path / "result.json").exists()
+
+
+def test_a_finished_run_can_be_extended_and_not_repeated(finished, tmp_path):
+    path = tmp_path / "run"
+    subprocess.run(["cp", "-r", finished[0], path], check=True)
+    with pytest.raises(UsageError, match="Extend it with --steps-per-task"):
+        train.main(["--resume", str(path)])
+    assert train.main(["--resume", str(path), "--steps-per-task", "340", "--no-progress"]) == 0
+    run = RunFolder.open(path)
+    assert run.config.steps_per_task == run.protocol.env_steps_per_task == 340
+    assert run.success_curves()[0].tolist() == [100, 200, 300, 340]
+
+
+def test_evaluation_is_the_same_each_time_and_goes_to_json(finished, tmp_path):
+    for name in ("a.json", "b.json"):
+        assert evaluate.main([str(finished[0]), "--episodes", "3", "--json", str(tmp_path / name)]) == 0
+    numbers = json.loads((tmp_path / "a.json").read_text())
+    assert numbers == json.loads((tmp_path / "b.json").read_text())
+    assert (numbers["env_steps_per_task"], numbers["mean"]["episodes"]) == (300, 12)
+    assert numbers["tasks"].keys() == {f"point-{i}" for i in range(4)}
+    assert numbers["protocol"]["episodes_final"] == 3
+
+
+def test_evaluate_refuses_more_episodes_than_goals(finished):
+    with pytest.raises(UsageError, match="expected 1 to 50"):
+        evaluate.main([str(finished[0]), "--episodes", "51"])
+
+
+def test_a_damaged_checkpoint_is_a_clear_error(finished, tmp_path):
+    path = tmp_path / "run"
+    subprocess.run(["cp", "-r", finished[0], path], check=True)
+    (path / "checkpoints" / "step_000000300" / "agent.zip").write_bytes(b"\x80\x04\x95 a pickle")
+    with pytest.raises(UsageError, match=r"agent\.zip"):
+        evaluate.main([str(path)])
+    with pytest.raises(UsageError, match=r"agent\.zip"):
+        train.main(["--resume", str(path), "--steps-per-task", "400"])
+
+
+def test_plot_draws_one_run_and_several(finished, tmp_path):
+    assert plot.main([str(finished[0]), str(finished[0]), "--out", str(tmp_path / "both.png")]) == 0
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_refuses_two_protocols(finished, tmp_path):
+    path = tmp_path / "run"
+    subprocess.run(["cp", "-r", finished[0], path], check=True)
+    values = json.loads((path / "protocol.json").read_text())
+    (path / "protocol.json").write_text(json.dumps(values | {"reward_version": "v1"}))
+    with pytest.raises(UsageError, match="differ in reward_version"):
+        plot.main([str(finished[0]), str(path)])
