@@ -15,12 +15,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mtrl import diagnostics as measure
-from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator
+from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator, gramian_of
 from mtrl.tape import Tape
 
 
@@ -31,9 +30,7 @@ class _Rows(NamedTuple):
     scale: float  # the true rows are this many times the pieces: kept apart, so that no large tensor is rescaled
 
     def gramian(self) -> Float[Tensor, "tasks tasks"]:
-        """Products in the parameters' precision, summed over the pieces in float64."""
-        products = [(flat @ flat.T).double() for flat in self.flat()]
-        return torch.stack(products).sum(0) * self.scale**2
+        return torch.stack([gramian_of(flat) for flat in self.flat()]).sum(0) * self.scale**2
 
     def combine(self, weights: Float[Tensor, " tasks"]) -> list[Tensor]:
         """Update w @ J, piece by piece."""
@@ -154,39 +151,42 @@ def _aggregate(
         update = aggregator(jacobian, losses)
         updates = rows.shaped(update.split([flat.shape[1] for flat in rows.flat()]))
         if diagnostics:  # the update need not be a combination of the rows: it joins them as one more
-            extended = torch.cat([jacobian, update[None]])
-            products = (extended @ extended.T).double()
-            weights = F.one_hot(torch.tensor(num_tasks), num_tasks + 1).to(products)
+            products = gramian_of(torch.cat([jacobian, update[None]]))
+            weights = torch.eye(num_tasks + 1, dtype=products.dtype, device=products.device)[-1]
     return updates, _report(products, weights, aggregator, num_tasks) if diagnostics else None
 
 
 def _report(products: Tensor, weights: Tensor, aggregator: Aggregator, num_tasks: int) -> dict[str, Tensor]:
     """``products``: the Gramian of the T gradients and, where there is one more row, of the update."""
     gramian = products[:num_tasks, :num_tasks]
-    plain = F.pad(aggregator.reduce(torch.eye(num_tasks).to(products)), (0, len(products) - num_tasks))
+    units = torch.eye(num_tasks, len(products), dtype=products.dtype, device=products.device)
     return {
         "cosines": measure.cosine_matrix(gramian),
         "conflict_share": measure.conflict_share(gramian),
         "magnitude_similarity": measure.magnitude_similarity(gramian),
         "norms": measure.gradient_norms(gramian),
-        "distance": measure.surgery_distance(products, weights, plain),
-        "angle": measure.surgery_angle(products, weights, plain),
+        "distance": measure.surgery_distance(products, weights, plain=aggregator.reduce(units)),
+        "angle": measure.surgery_angle(products, weights, plain=aggregator.reduce(units)),
     }
 
 
 def _parameters(
     tape: Tape | None, parameters: Iterable[nn.Parameter] | None, task_parameters: Iterable[nn.Parameter]
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Shared and task parameters, each once and never both."""
+    """Shared and task parameters that are trained, each once and never both."""
     if (tape is None) == (parameters is None):
         raise ValueError("expected either a tape of mtrl.record or the shared parameters; found both or neither")
-    shared = list(parameters or []) if tape is None else tape.parameters
-    heads = list(dict.fromkeys([*(tape.task_parameters if tape else ()), *task_parameters]))
+    shared = _trained(parameters or ()) if tape is None else tape.parameters
+    heads = _trained([*(tape.task_parameters if tape else ()), *task_parameters])
     if not shared:
         raise ValueError("expected at least one shared parameter, found none")
     if set(map(id, shared)) & set(map(id, heads)):
         raise ValueError("a parameter is either shared or a task parameter; found one that is named as both")
     return shared, heads
+
+
+def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in dict.fromkeys(parameters) if parameter.requires_grad]
 
 
 def _check_losses(losses: Tensor, tape: Tape | None) -> None:

@@ -188,6 +188,19 @@ def test_heads_are_left_alone(aggregator, route, reduction, dtype) -> None:
         assert torch.equal(head.grad, expected.grad)
 
 
+def test_heads_may_be_named_late_twice_or_be_frozen() -> None:
+    network, plain = build("heads"), build("heads")
+    heads = heads_of(network)
+    heads[0].requires_grad_(False)
+    with mtrl.record(network.torso, T, heads[:4]) as tape:
+        losses = per_task_losses(network)
+    per_task_losses(plain).mean().backward()
+    mtrl.backward(losses, mtrl.PCGrad(), tape=tape, task_parameters=[*heads, *heads])
+    assert heads[0].grad is None
+    for head, expected in zip(heads[1:], heads_of(plain)[1:], strict=True):
+        assert torch.equal(head.grad, expected.grad)
+
+
 class Reweighed(mtrl.LossAggregator):
     def weights(self, losses: Tensor) -> Tensor:
         return torch.arange(1, len(losses) + 1).to(losses)
@@ -255,6 +268,23 @@ def test_two_losses_with_opposite_targets_have_cosine_minus_one() -> None:
     torch.testing.assert_close(report["cosines"], torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64))
     assert report["conflict_share"] == 1
     assert network.weight.grad.abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("aggregator", [mtrl.PCGrad, Sorted, mtrl.Mean], ids=lambda a: a.__name__)
+def test_the_report_measures_the_update_that_was_written(aggregator, reduction) -> None:
+    network, plain = build("mlp"), build("mlp")
+    with mtrl.record(network, T) as tape:
+        losses = per_task_losses(network)
+    jacobian = mtrl.per_task_gradients(losses, network.parameters())
+    report = mtrl.backward(losses, aggregator(reduction), tape=tape, diagnostics=True)
+    getattr(per_task_losses(plain), reduction)().backward()
+    update, ordinary = (torch.cat([p.grad.flatten() for p in net.parameters()]) for net in (network, plain))
+    close = {"atol": 1e-7, "rtol": 1e-7}
+    torch.testing.assert_close(report["norms"], jacobian.norm(dim=1), **close)
+    torch.testing.assert_close(report["distance"], (update - ordinary).norm() / ordinary.norm(), **close)
+    torch.testing.assert_close(report["angle"].cos(), torch.cosine_similarity(update, ordinary, dim=0), **close)
+    assert not any(value.requires_grad for value in report.values())
 
 
 # ---- what a tape cannot hold
