@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +32,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 def run_path(config: TrainConfig) -> Path:
-    """Where the run goes: --run-dir, or a name that says what it is, in the folder MTRL_RUNS or `runs`."""
-    name = f"{config.preset}-{config.aggregator}-seed{config.seed}"
-    return Path(config.run_dir) if config.run_dir else Path(os.environ.get("MTRL_RUNS", "runs")) / name
+    """Where the run goes: --run-dir, or a name in `runs` that says what it is."""
+    return Path(config.run_dir or f"runs/{config.preset}-{config.aggregator}-seed{config.seed}")
 
 
 def make_env(

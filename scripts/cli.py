@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from rich.table import Table
 from agents import NonFiniteError
 from envs import WorkerError
 from mtrl import AGGREGATORS
-from scripts.config import PRESETS, TrainConfig, check
+from scripts.config import PRESETS, TrainConfig, check, shorten
 
 PROGRAM = "python -m scripts.train"
 EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER = 2, 3, 4
@@ -83,12 +84,19 @@ class Resume:
 
     def apply(self, config: TrainConfig) -> TrainConfig:
         """The run's config with the few changes that this command makes."""
-        changes = {"steps_per_task": self.steps_per_task, "device": self.device, "workers": self.workers}
-        given = {name: value for name, value in changes.items() if value is not None}
-        config = replace(config, progress=self.progress, **given)  # type: ignore[arg-type]
+        steps = config.steps_per_task if self.steps_per_task is None else self.steps_per_task
+        if limit := step_limit():
+            steps = min(steps, config.steps_per_task + limit)
+        changed = replace(
+            config,
+            steps_per_task=steps,
+            device=self.device or config.device,
+            workers=config.workers if self.workers is None else self.workers,
+            progress=self.progress,
+        )
         with usage_errors():
-            check(config)
-        return config
+            check(changed)
+        return changed
 
 
 def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
@@ -119,7 +127,17 @@ def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     config: TrainConfig = replace(parsed.config, **options)
     with usage_errors():
         check(config)
-    return config
+    return shorten(config, limit) if (limit := step_limit()) else config
+
+
+def step_limit() -> int | None:
+    """The environment variable STEPS: how many steps per task a training command may take at most."""
+    text = os.environ.get("STEPS")
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"the environment variable STEPS: expected a number of at least 1; found {text!r}. Unset it.")
+    return int(text)
 
 
 def _options(flag: str, parsed: Any, flags: Sequence[str]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; auto: cuda if there is one."""
     run_dir: str = ""
-    """Folder of the run, new or empty; empty: runs/PRESET-AGGREGATOR-seedSEED (MTRL_RUNS replaces `runs`)."""
+    """Folder of the run, new or empty; empty: runs/PRESET-AGGREGATOR-seedSEED."""
     workers: Literal["auto"] | int = "auto"
     """Processes that step the environments; 0: none, in this process."""
     threads: Literal["auto"] | int = "auto"
@@ -140,6 +140,23 @@ class TrainConfig:
             n: tuple(value) if isinstance(value, list) else value for n, value in values.items()
         }
         return cls(**arguments)
+
+
+def shorten(config: TrainConfig, limit: int) -> TrainConfig:
+    """At most `limit` steps per task. If that is less than one episode, episodes and all else shrink to a trial of the
+    whole chain that takes seconds: no result, but every part has run."""
+    steps = min(config.steps_per_task, limit)
+    config = replace(config, steps_per_task=steps)
+    if steps >= config.horizon:
+        return config
+    return replace(
+        config,
+        horizon=steps,
+        eval_goals=1,
+        final_goals=1,
+        warmup_steps=min(config.warmup_steps, steps // 2),
+        log_every=min(config.log_every, steps),
+    )
 
 
 def _as_json(value: Any) -> Any:

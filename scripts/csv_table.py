@@ -42,9 +42,9 @@ class CsvTable:
             return list(csv.DictReader(file))
 
     def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
-        """Drops all rows that are not wanted; a run resumed from a checkpoint forgets what came after it."""
+        """Drops all rows that are not wanted, and a last row that was cut off when the process was killed."""
         if self.columns:
-            self._rewrite([row for row in self.read() if wanted(row)])
+            self._rewrite([row for row in self.read() if None not in row.values() and wanted(row)])
 
     def _rewrite(self, rows: Iterable[Row]) -> None:
         temporary = self.path.with_suffix(".tmp")

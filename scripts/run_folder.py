@@ -45,6 +45,7 @@ class RunFolder:
         self.metrics = CsvTable(self.path / "metrics.csv")
         self.evaluations = CsvTable(self.path / "evaluations.csv")
         self.checkpoints = self.path / "checkpoints"
+        self._tensorboard: TensorBoardOutputFormat | None = None  # opened by a training run only
 
     def save(self) -> RunFolder:
         """Writes config, protocol, versions and goals; config.json comes last and makes the folder a run."""
@@ -81,8 +82,8 @@ class RunFolder:
 
     def logger(self) -> Logger:
         """Stable-Baselines3's logger onto metrics.csv and TensorBoard."""
-        tensorboard = TensorBoardOutputFormat(str(self.path / "tensorboard"))
-        return Logger(str(self.path), [CsvOutputFormat(self.metrics), tensorboard])
+        self._tensorboard = TensorBoardOutputFormat(str(self.path / "tensorboard"))
+        return Logger(str(self.path), [CsvOutputFormat(self.metrics), self._tensorboard])
 
     def rewind(self, env_steps_per_task: int) -> None:
         """Forgets what was logged after a checkpoint, so that no step is logged twice."""
@@ -91,7 +92,7 @@ class RunFolder:
         self.evaluations.keep(lambda row: int(row["env_steps_per_task"]) <= env_steps_per_task)
 
     def add_evaluation(self, env_steps_per_task: int, evaluation: Evaluation) -> None:
-        """Appends one row per task."""
+        """Appends one row per task, and shows the successes in TensorBoard."""
         self.evaluations.append(
             {
                 "env_steps_per_task": env_steps_per_task,
@@ -103,6 +104,13 @@ class RunFolder:
             }
             for i, task in enumerate(evaluation.task_names)
         )
+        if self._tensorboard:
+            rates = dict(zip(evaluation.task_names, evaluation.success.mean(1), strict=True))
+            values = {"eval/success": evaluation.success.mean()} | {
+                f"eval/success/{name}": r for name, r in rates.items()
+            }
+            total = env_steps_per_task * len(rates)
+            self._tensorboard.write(values, dict.fromkeys(values), total)  # type: ignore[arg-type]
 
     def newest_checkpoint(self) -> Path:
         """The checkpoint to resume from or to evaluate. Raises UsageError if there is none yet."""

@@ -20,9 +20,9 @@ from rich import filesize
 from rich.console import Console
 
 from agents import MTSAC, NonFiniteError
-from agents.callbacks import CheckpointCallback, EvaluationCallback
+from agents.callbacks import CheckpointCallback, EveryStepsPerTask
 from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.evaluation import Evaluation, evaluate
+from agents.evaluation import evaluate
 from envs.vec_env import TaskVecEnv
 from scripts import cli
 from scripts.build import buffer_bytes, make_agent, make_env, resolve, run_path
@@ -44,10 +44,12 @@ class Session:
     console: Console
     latest: dict[str, Any] | None = None  # summary of the newest evaluation
 
-    def note(self, step: int, evaluation: Evaluation) -> None:
-        """Keeps an evaluation after `step` env steps per task, and says so in one line."""
-        self.latest = {"env_steps_per_task": step, **summarize(evaluation)}
+    def evaluate(self, episodes: int) -> None:
+        """Evaluates the agent as it is, on the same episodes each time; keeps the result and says so in one line."""
+        self.evaluation_env.seed(self.run.config.seed)
+        evaluation, step = evaluate(self.agent, self.evaluation_env, episodes), self.agent.vector_steps
         self.run.add_evaluation(step, evaluation)
+        self.latest = {"env_steps_per_task": step, **summarize(evaluation)}
         mean = self.latest["mean"]
         self.console.print(
             f"{step:>11,} steps per task: success [bold]{mean['success']:.2f}[/] over "
@@ -129,32 +131,30 @@ def train(session: Session) -> int:
             raise
         if not switch.pressed:
             with contextlib.suppress(StopRequested), switch.interruptible():
-                session.evaluation_env.seed(config.seed)
-                session.note(agent.vector_steps, evaluate(agent, session.evaluation_env, config.final_goals))
+                session.evaluate(config.final_goals)
     return switch.pressed
 
 
-def schedule(session: Session, switch: StopSwitch) -> Iterator[EvaluationCallback | CheckpointCallback]:
+def schedule(session: Session, switch: StopSwitch) -> Iterator[EveryStepsPerTask]:
     """The callbacks for evaluations and checkpoints, as often as the config says; the end of a run has its own."""
     config = session.run.config
-    yield InterruptibleEvaluation(switch, session)
+    yield Evaluations(switch, session)
     yield CheckpointCallback(session.run.checkpoints, config.checkpoint_every, keep=config.keep_checkpoints)
 
 
-class InterruptibleEvaluation(EvaluationCallback):
+class Evaluations(EveryStepsPerTask):
     """Evaluates during training; gives up at Ctrl-C; leaves the last step to the final evaluation."""
 
     def __init__(self, switch: StopSwitch, session: Session) -> None:
-        config = session.run.config
-        super().__init__(session.evaluation_env, config.eval_every, config.eval_goals, session.note)
-        self.switch, self.config = switch, config
+        super().__init__(session.run.config.eval_every)
+        self.switch, self.session = switch, session
 
     def act(self) -> None:
         """Evaluates unless this is the last step."""
-        if self.model.vector_steps < self.config.steps_per_task:
+        config = self.session.run.config
+        if self.model.vector_steps < config.steps_per_task:
             with contextlib.suppress(StopRequested), self.switch.interruptible():
-                self.env.seed(self.config.seed)  # every evaluation sees the same episodes
-                super().act()
+                self.session.evaluate(config.eval_goals)
 
 
 def write_postmortem(session: Session, error: NonFiniteError) -> None:

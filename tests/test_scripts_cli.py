@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -21,10 +22,15 @@ def exit_code(monkeypatch, main, argv):
     return end.value.code
 
 
+@pytest.fixture(autouse=True)
+def _no_limit(monkeypatch):
+    monkeypatch.delenv("STEPS", raising=False)
+
+
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
-    """Runs go into an empty folder, which must stay empty."""
-    monkeypatch.setenv("MTRL_RUNS", str(tmp_path / "runs"))
+    """The folder where a run would go by default: it must not appear."""
+    monkeypatch.chdir(tmp_path)
     return tmp_path / "runs"
 
 
@@ -143,6 +149,28 @@ def test_lists_are_comma_separated():
     config = cli.parse_train("mt10 --tasks reach-v3,push-v3 --reward-scale 1,0.5".split())
     assert config.tasks == ("reach-v3", "push-v3")
     assert config.reward_scale == (1.0, 0.5)
+
+
+def test_STEPS_shortens_every_training(monkeypatch):
+    monkeypatch.setenv("STEPS", "7000")
+    config = cli.parse_train("mt10 --steps-per-task 9000".split())
+    assert config == replace(cli.parse_train(["mt10"]), steps_per_task=7000)
+    assert (config.horizon, config.final_goals, config.warmup_steps) == (500, 50, 4000)
+    assert cli.parse_train("mt10 --steps-per-task 6000".split()).steps_per_task == 6000
+    assert cli.Resume("run", steps_per_task=90_000).apply(config).steps_per_task == 14_000
+
+
+def test_STEPS_below_one_episode_shortens_the_episodes_too(monkeypatch):
+    monkeypatch.setenv("STEPS", "40")
+    config = cli.parse_train(["mt10"])
+    assert (config.steps_per_task, config.horizon, config.warmup_steps, config.final_goals) == (40, 40, 20, 1)
+    check(config)
+
+
+def test_STEPS_that_is_no_number(nowhere, monkeypatch, capsys):
+    monkeypatch.setenv("STEPS", "few")
+    assert exit_code(monkeypatch, train.main, ["toy"]) == 2
+    assert "STEPS: expected a number" in capsys.readouterr().err
 
 
 def test_help_without_a_preset_lists_presets_and_aggregators(capsys):

@@ -16,7 +16,7 @@ from scripts.cli import UsageError
 from scripts.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
-SHORT = "--steps-per-task 300 --warmup-steps 60 --eval-every 100 --checkpoint-every 100 --log-every 20".split()
+SHORT = "--steps-per-task 200 --warmup-steps 40 --eval-every 50 --checkpoint-every 50 --log-every 20".split()
 SHORT += "--final-goals 4 --eval-goals 2 --actor-width 16 --critic-width 16 --batch-size 8".split()
 
 
@@ -25,9 +25,17 @@ def command(name, *flags):
 
 
 def execute(name, *flags, code=0):
+    """Output of a command that ends with the given exit code."""
     done = subprocess.run(command(name, *flags), cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_limit():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("STEPS", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +89,14 @@ def test_a_finished_run_shows_and_keeps_everything(finished):
     }
     assert names | {"tensorboard", "checkpoints"} == {file.name for file in path.iterdir()}
     result = json.loads((path / "result.json").read_text())
-    assert (result["status"], result["env_steps_per_task"]) == ("finished", 300)
+    assert (result["status"], result["env_steps_per_task"]) == ("finished", 200)
     assert result["protocol"]["id"] == RunFolder.open(path).protocol.id
     assert result["evaluation"]["mean"]["episodes"] == 4 * 4
-    assert [file.name for file in sorted((path / "checkpoints").iterdir())] == ["step_000000200", "step_000000300"]
+    assert [file.name for file in sorted((path / "checkpoints").iterdir())] == ["step_000000150", "step_000000200"]
     metrics = rows(path / "metrics.csv")
-    assert [int(row["env_steps"]) for row in metrics] == list(range(80, 1201, 80))
+    assert [int(row["env_steps"]) for row in metrics] == list(range(80, 801, 80))
     assert all(float(metrics[-1][f"train/critic_loss/point-{i}"]) > 0 for i in range(4))
-    assert len(rows(path / "evaluations.csv")) == 3 * 4
+    assert len(rows(path / "evaluations.csv")) == 4 * 4
 
 
 def test_ctrl_c_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
@@ -104,7 +112,7 @@ def test_ctrl_c_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
     assert process.returncode == 128 + signal.SIGINT, printed
     result = json.loads((path / "result.json").read_text())
     assert result["status"] == "interrupted"
-    assert 100 <= result["env_steps_per_task"] < 300
+    assert 50 <= result["env_steps_per_task"] < 200
     assert f"--resume {path}" in printed
     assert "point-3" in printed  # the table of the last evaluation
 
@@ -116,7 +124,7 @@ def test_ctrl_c_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
 def test_kill_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
     path = tmp_path / "killed"
     process = subprocess.Popen(command("train", "toy", *SHORT, "--run-dir", path), cwd=ROOT, stdout=subprocess.DEVNULL)
-    while not (path / "checkpoints" / "step_000000100").exists() and process.poll() is None:
+    while not (path / "checkpoints" / "step_000000050").exists() and process.poll() is None:
         time.sleep(0.02)
     time.sleep(0.3)  # some rows past the checkpoint
     process.kill()
@@ -149,10 +157,10 @@ def test_a_finished_run_can_be_extended_and_not_repeated(finished, tmp_path):
     subprocess.run(["cp", "-r", finished[0], path], check=True)
     with pytest.raises(UsageError, match="Extend it with --steps-per-task"):
         train.main(["--resume", str(path)])
-    assert train.main(["--resume", str(path), "--steps-per-task", "340", "--no-progress"]) == 0
+    assert train.main(["--resume", str(path), "--steps-per-task", "220", "--no-progress"]) == 0
     run = RunFolder.open(path)
-    assert run.config.steps_per_task == run.protocol.env_steps_per_task == 340
-    assert run.success_curves()[0].tolist() == [100, 200, 300, 340]
+    assert run.config.steps_per_task == run.protocol.env_steps_per_task == 220
+    assert run.success_curves()[0].tolist() == [50, 100, 150, 200, 220]
 
 
 def test_evaluation_is_the_same_each_time_and_goes_to_json(finished, tmp_path):
@@ -160,7 +168,7 @@ def test_evaluation_is_the_same_each_time_and_goes_to_json(finished, tmp_path):
         assert evaluate.main([str(finished[0]), "--episodes", "3", "--json", str(tmp_path / name)]) == 0
     numbers = json.loads((tmp_path / "a.json").read_text())
     assert numbers == json.loads((tmp_path / "b.json").read_text())
-    assert (numbers["env_steps_per_task"], numbers["mean"]["episodes"]) == (300, 12)
+    assert (numbers["env_steps_per_task"], numbers["mean"]["episodes"]) == (200, 12)
     assert numbers["tasks"].keys() == {f"point-{i}" for i in range(4)}
     assert numbers["protocol"]["episodes_final"] == 3
 
@@ -173,7 +181,7 @@ def test_evaluate_refuses_more_episodes_than_goals(finished):
 def test_a_damaged_checkpoint_is_a_clear_error(finished, tmp_path):
     path = tmp_path / "run"
     subprocess.run(["cp", "-r", finished[0], path], check=True)
-    (path / "checkpoints" / "step_000000300" / "agent.zip").write_bytes(b"\x80\x04\x95 a pickle")
+    (path / "checkpoints" / "step_000000200" / "agent.zip").write_bytes(b"\x80\x04\x95 a pickle")
     with pytest.raises(UsageError, match=r"agent\.zip"):
         evaluate.main([str(path)])
     with pytest.raises(UsageError, match=r"agent\.zip"):
