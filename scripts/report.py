@@ -54,10 +54,12 @@ def best_evaluation(run: RunFolder) -> dict[str, Any] | None:
 
 def success_table(summary: dict[str, Any], title: str) -> Table:
     """One line per task by name, the mean last."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
-    table.add_column("task")
-    for column in ("success", "95 %", "at last step", "return", "episodes"):
-        table.add_column(column, justify="right")
+    episodes = next(iter(summary["tasks"].values()))["episodes"]
+    table = Table(box=box.SIMPLE_HEAD, title=f"{title}, {episodes} episodes per task")
+    table.title_justify, table.title_style = "left", "bold"
+    table.add_column("task", no_wrap=True)
+    for column in ("success", "95 %", "at last step", "return"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, row in summary["tasks"].items():
         table.add_row(name, *_cells(row))
     table.add_section()
@@ -67,10 +69,4 @@ def success_table(summary: dict[str, Any], title: str) -> Table:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     low, high = row["success_interval"]
-    return [
-        f"{row['success']:.2f}",
-        f"{low:.2f}-{high:.2f}",
-        f"{row['success_last']:.2f}",
-        f"{row['return']:,.1f}",
-        f"{row['episodes']:,}",
-    ]
+    return [f"{row['success']:.2f}", f"{low:.2f}-{high:.2f}", f"{row['success_last']:.2f}", f"{row['return']:,.1f}"]

@@ -106,7 +106,9 @@ def introduce(session: Session) -> None:
     """Says what is about to happen: protocol, settings that matter, memory."""
     config, env, console = session.run.config, session.env, session.console
     console.print(session.run.protocol.table())
-    console.print(f"{config.aggregator} on {config.device}, {config.threads} torch threads, {env.num_workers} workers")
+    console.print(
+        f"{config.aggregator} on {config.device}; torch threads: {config.threads}, workers: {env.num_workers}"
+    )
     console.print(f"replay buffer: {filesize.decimal(buffer_bytes(session.agent))} when full")
     console.print(f"run folder: {session.run.path}\n", soft_wrap=True)
 
@@ -187,7 +189,9 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
     }
     write_json(run.path / "result.json", result)
     if session.latest:
-        title = f"After {session.latest['env_steps_per_task']:,} steps per task ({status} at {agent.vector_steps:,})"
+        title = (
+            f"{status} at {agent.vector_steps:,} steps per task; success after {session.latest['env_steps_per_task']:,}"
+        )
         console.print(success_table(session.latest, title))
     else:
         console.print(f"{status} at {agent.vector_steps:,} steps per task, before the first evaluation")

@@ -1,0 +1,59 @@
+"""The README keeps its word: every shell and Python block runs, in order, as it is written.
+
+The blocks run in a mirror of the root (links to the packages), so that `runs/` lies in a temporary folder. Two things are
+not as a reader has them: STEPS, which the README explains, shortens the training; and the mirror's `.venv` is the
+environment of these tests, so make finds it installed. `make test` is only dry-run: these tests are what it would start.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+LINKED = ("mtrl", "agents", "envs", "scripts", "Makefile", "pyproject.toml", "constraints.txt")
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory):
+    root = tmp_path_factory.mktemp("root")
+    for name in LINKED:
+        (root / name).symlink_to(ROOT / name)
+    (root / ".venv").mkdir()
+    (root / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (root / ".venv" / ".installed").touch()
+    return root
+
+
+def test_every_block_runs(mirror):
+    """One test, as later blocks use the runs of earlier ones."""
+    assert {"bash", "python"} == {language for language, _ in BLOCKS}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for language, text in BLOCKS:
+        text = text.replace("make test\n", "make --dry-run test\n") if language == "bash" else text
+        program = ["bash", "-eu", "-c", text] if language == "bash" else [sys.executable, "-c", text]
+        done = subprocess.run(
+            program, cwd=mirror, env={**os.environ, "PATH": path, "STEPS": "20"}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert (mirror / "success.png").exists()
+    assert (mirror / "runs/mt10-quick-pcgrad-seed0/result.json").exists()
+
+
+def test_linked_files_exist():
+    links = re.findall(r"\]\(((?!http)[^)]+)\)", README)
+    assert links
+    assert all((ROOT / link).exists() for link in links)
+
+
+def test_all_presets_and_exit_codes_are_named():
+    from scripts.cli import EXIT_NON_FINITE, EXIT_USAGE, EXIT_WORKER
+    from scripts.config import PRESETS
+
+    assert all(f"`{name}`" in README for name in PRESETS)
+    assert all(f" {code} " in README for code in (EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER))
