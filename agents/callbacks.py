@@ -16,7 +16,7 @@ from agents.mtsac import MTSAC
 class EveryStepsPerTask(BaseCallback):
     """Run `act` each time every task has taken another `every` environment steps (0: never)."""
 
-    model: MTSAC  # type: ignore[assignment]
+    model: MTSAC
 
     def __init__(self, every: int):
         super().__init__()

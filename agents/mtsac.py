@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -11,15 +10,15 @@ import torch
 from jaxtyping import Float
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor, nn
 
 import mtrl
 from agents.guard import FiniteGuard
 from agents.persistence import SafeSaves
-from agents.policies import MultiTaskPolicy
+from agents.policies import MultiTaskActor, MultiTaskCritic, MultiTaskPolicy
 from agents.replay import TaskReplayBuffer
-from agents.settings import build_aggregator, check_settings, named_schedule
+from agents.settings import build_aggregator, check_env, check_one_hot, check_settings, named_schedule
+from agents.task_metrics import TaskMetrics
 
 CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
 
@@ -54,6 +53,9 @@ class MTSAC(SafeSaves):
 
     policy_aliases: ClassVar[dict[str, Any]] = {"MultiTaskMlpPolicy": MultiTaskPolicy}
     policy: MultiTaskPolicy  # type: ignore[assignment]
+    actor: MultiTaskActor  # type: ignore[assignment]
+    critic: MultiTaskCritic  # type: ignore[assignment]
+    critic_target: MultiTaskCritic  # type: ignore[assignment]
     replay_buffer: TaskReplayBuffer  # type: ignore[assignment]
 
     def __init__(
@@ -91,11 +93,9 @@ class MTSAC(SafeSaves):
         _init_setup_model: bool = True,
     ):
         check_settings(locals())
-        same = critic_aggregator is None
-        self._aggregators_given = (
-            (aggregator, aggregator_kwargs),
-            (aggregator, aggregator_kwargs) if same else (critic_aggregator, critic_aggregator_kwargs),
-        )
+        if critic_aggregator is None:
+            critic_aggregator, critic_aggregator_kwargs = aggregator, aggregator_kwargs
+        self._aggregators_given = ((aggregator, aggregator_kwargs), (critic_aggregator, critic_aggregator_kwargs))
         self.max_grad_norm = max_grad_norm
         self.reward_scale = reward_scale
         self.loss_weighting = loss_weighting
@@ -121,7 +121,7 @@ class MTSAC(SafeSaves):
             target_entropy=target_entropy,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
+            policy_kwargs=dict(policy_kwargs or {}),  # Stable-Baselines3 and we add entries: not to the caller's
             verbose=verbose,
             seed=seed,
             device=device,
@@ -140,7 +140,7 @@ class MTSAC(SafeSaves):
 
     def _setup_model(self) -> None:
         if self.env is not None:
-            self._check_env(self.env)
+            check_env(self.env)
         if self.target_entropy == "auto":
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         self.policy_kwargs["num_tasks"] = self.num_tasks
@@ -157,9 +157,8 @@ class MTSAC(SafeSaves):
         if scale.ndim > 1 or scale.numel() not in (1, tasks):
             raise ValueError(f"reward_scale takes one number or one per task ({tasks}), found {self.reward_scale}.")
         self._reward_scale = scale.expand(tasks)
+        self.task_metrics = TaskMetrics(self.task_names, self._stats_window_size)
         self.guard = FiniteGuard(self.task_names, self.device)
-        self._metrics: dict[str, Tensor] = {}
-        self._episodes: list[deque[tuple[float, ...]]] = [deque(maxlen=self._stats_window_size) for _ in range(tasks)]
 
     def _setup_temperatures(self) -> None:
         """One temperature per task; Stable-Baselines3's set-up has checked `ent_coef` and made a single one."""
@@ -225,6 +224,7 @@ class MTSAC(SafeSaves):
             return self.ent_coef_tensor
         alpha = self.log_ent_coef.detach().exp()
         # gradient of -log_alpha_i (mean_B log pi + target entropy): no autograd needed for a linear loss
+        assert isinstance(self.target_entropy, float)
         self.log_ent_coef.grad = -(log_prob.detach() + self.target_entropy).mean(-1)
         self.ent_coef_optimizer.step()
         return alpha
@@ -250,17 +250,17 @@ class MTSAC(SafeSaves):
         )
         if self.max_grad_norm is not None:
             norm = nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
-            self._metrics[f"{name}_update_norm"] = norm
+            self.task_metrics.latest[f"{name}_update_norm"] = norm
         network.optimizer.step()
         aggregator.after_step(losses.detach())
         for key, value in (found or {}).items():
-            self._metrics[f"{name}_{key}"] = value
+            self.task_metrics.latest[f"{name}_{key}"] = value
 
     @torch.no_grad()
     def _note(self, critic_losses: Tensor, actor_losses: Tensor, alpha: Tensor, log_prob: Tensor, q: Tensor) -> None:
         """Keep what the logs show, on the device, and flag the first non-finite value of each task."""
         self.guard.watch(torch.stack([critic_losses, actor_losses, alpha]), self._n_updates)
-        self._metrics.update(
+        self.task_metrics.latest.update(
             critic_loss=critic_losses.detach(),
             actor_loss=actor_losses.detach(),
             ent_coef=alpha,
@@ -270,31 +270,13 @@ class MTSAC(SafeSaves):
 
     # ---------------------------------------------------------------------------------------- environment and logs
 
-    def _check_env(self, env: VecEnv) -> None:
-        if unwrap_vec_normalize(env) is not None:
-            raise ValueError(
-                "VecNormalize mixes the tasks' statistics and changes the one-hot columns. Give the environment "
-                "without it; use reward_scale for rewards of different size."
-            )
-        space = self.observation_space
-        if len(space.shape or ()) != 1 or space.shape[0] <= env.num_envs:  # type: ignore[index]
-            raise ValueError(
-                f"Expected flat observations whose last {env.num_envs} columns are the task's one-hot; found the space "
-                f"{space}. envs.from_gymnasium adds the columns to any list of environments."
-            )
-
     def _setup_learn(
         self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
             self._next_actions, self._rollout_steps = None, 0  # the loop begins with a fresh observation
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
-        one_hot = np.asarray(self._last_obs)[:, -self.num_tasks :]
-        if not np.array_equal(one_hot, np.eye(self.num_tasks)):
-            raise ValueError(
-                f"Expected the last {self.num_tasks} observation columns to be the identity (row i: task i); found\n"
-                f"{one_hot}\nenvs.make and envs.from_gymnasium give such observations."
-            )
+        check_one_hot(np.asarray(self._last_obs), self.num_tasks)
         return result
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
@@ -306,7 +288,7 @@ class MTSAC(SafeSaves):
             )
         super().set_env(env, force_reset)
         assert self.env is not None
-        self._check_env(self.env)
+        check_env(self.env)
 
     def eval_action(self, observations: np.ndarray) -> np.ndarray:
         """Deterministic actions (rows, A): what `metaworld.evaluation.evaluation` calls."""
@@ -316,30 +298,14 @@ class MTSAC(SafeSaves):
         """Nothing to do at an episode's start: the policy has no memory (`metaworld.evaluation` calls this)."""
 
     def _record_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
-        for task in np.flatnonzero(dones):
-            episode = infos[task].get("episode")
-            if episode is not None:
-                success = float(infos[task].get("is_success", np.nan))
-                self._episodes[task].append((success, float(episode["r"]), float(episode["l"])))
+        self.task_metrics.add_episodes(infos, dones)
 
     def metrics(self) -> dict[str, float]:
         """The latest numbers, "group/quantity" over all tasks and "group/quantity/task" by task name.
 
-        Reads the device: meant for log time.
+        Waits for the device: meant for log time.
         """
-        found: dict[str, float] = {}
-        for name, value in self._metrics.items():
-            numbers = value.detach().double().cpu().numpy()
-            if numbers.ndim <= 1:
-                found[f"train/{name}"] = float(numbers.mean())
-            if numbers.shape == (self.num_tasks,):
-                found |= {f"train/{name}/{task}": float(x) for task, x in zip(self.task_names, numbers, strict=True)}
-        rows = {task: np.mean(done, axis=0) for task, done in zip(self.task_names, self._episodes, strict=True) if done}
-        for column, name in enumerate(("success", "return", "length")):
-            found |= {f"rollout/{name}/{task}": float(row[column]) for task, row in rows.items()}
-            if rows:
-                found[f"rollout/{name}"] = float(np.mean([row[column] for row in rows.values()]))
-        return found
+        return self.task_metrics.read()
 
     def dump_logs(self) -> None:
         """Write one row of `metrics` and times to the logger."""

@@ -11,9 +11,11 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv
 
+from agents.guard import FiniteGuard
 from agents.rollout import OverlappedSAC
 from agents.settings import describe_aggregator
 from agents.state_file import read_state, write_state
+from agents.task_metrics import TaskMetrics
 
 # Constructor arguments that are attributes of the same name and plain JSON.
 SETTINGS = (
@@ -34,6 +36,10 @@ class SafeSaves(OverlappedSAC):
 
     aggregator: Any
     critic_aggregator: Any
+    guard: FiniteGuard
+    task_names: tuple[str, ...]
+    learning_rate_name: float | str
+    task_metrics: TaskMetrics
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """Write networks, optimizers, temperatures, aggregators, counters and settings to `path` (".zip" is added).
@@ -73,7 +79,7 @@ class SafeSaves(OverlappedSAC):
         saved = read_state(path, "agent")
         settings = dict(saved["settings"])
         spaces_, task_names = settings.pop("spaces"), settings.pop("task_names")
-        agent = cls(env=None, device=device, _init_setup_model=False, **{**settings, **changes})
+        agent = cls(**{**settings, **changes}, env=None, device=device, _init_setup_model=False)  # type: ignore[arg-type]
         agent.observation_space, agent.action_space = (spaces.Box(**box, dtype=np.float32) for box in spaces_)
         agent.task_names, agent.n_envs = tuple(task_names), len(task_names)
         agent._setup_model()
@@ -128,7 +134,7 @@ class SafeSaves(OverlappedSAC):
             "modules": {name: module.state_dict() for name, module in self._modules().items()},
             "log_ent_coef": self.log_ent_coef,
             "counters": {name: getattr(self, name) for name in COUNTERS},
-            "episodes": [list(episodes) for episodes in self._episodes],
+            "episodes": [list(episodes) for episodes in self.task_metrics.episodes],
         }
 
     def _load_state(self, state: dict[str, Any]) -> None:
@@ -139,7 +145,7 @@ class SafeSaves(OverlappedSAC):
                 self.log_ent_coef.copy_(state["log_ent_coef"])
         for name in COUNTERS:
             setattr(self, name, state["counters"][name])
-        for kept, saved in zip(self._episodes, state["episodes"], strict=True):
+        for kept, saved in zip(self.task_metrics.episodes, state["episodes"], strict=True):
             kept.extend(saved)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

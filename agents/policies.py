@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from jaxtyping import Float
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from agents.networks import EnsembleLinear, TaskHeads, torso
@@ -144,7 +144,7 @@ class MultiTaskPolicy(BasePolicy):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
         shape = (observation_space.shape[0], action_space.shape[0], num_tasks)
-        form = {"layer_norm": layer_norm, "multi_head": multi_head}
+        form: dict[str, Any] = {"layer_norm": layer_norm, "multi_head": multi_head}
         self.actor = MultiTaskActor(*shape, width=actor_width, depth=actor_depth, **form)
         critic = {"width": critic_width, "depth": critic_depth, "n_critics": n_critics, **form}
         self.critic = MultiTaskCritic(*shape, **critic)
@@ -157,7 +157,8 @@ class MultiTaskPolicy(BasePolicy):
                 network.parameters(), lr=lr_schedule(1), fused=True, **self.optimizer_kwargs
             )
 
-    def _predict(self, observation: Tensor, deterministic: bool = False) -> Tensor:
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        assert isinstance(observation, Tensor)
         return self.actor(observation.to(next(self.actor.parameters()).dtype), deterministic)
 
     forward = _predict

@@ -92,16 +92,16 @@ class OverlappedSAC(SAC):
                 keep_going = callback.on_step()
             if not keep_going:
                 return RolloutReturn(env.num_envs, 0, continue_training=False)
-        self._draw_actions(learning_starts, action_noise)
-        if self.overlap and self.num_timesteps < self._total_timesteps:
-            self._send()
+        if self.overlap:  # else the actions are drawn after the update, as Stable-Baselines3 does
+            self._draw_actions(learning_starts, action_noise)
+            if self.num_timesteps < self._total_timesteps:
+                self._send()
         callback.on_rollout_end()
         collected, self._rollout_steps = self._rollout_steps * env.num_envs, 0
         return RolloutReturn(collected, 0, continue_training=True)
 
     def _draw_actions(self, learning_starts: int, action_noise: ActionNoise | None) -> None:
-        # Without overlap the actions are drawn after the update, as Stable-Baselines3 does.
-        if self._next_actions is None and (self.overlap or self._rollout_steps < self.train_freq.frequency):
+        if self._next_actions is None:
             with self._timed("act"):
                 self._next_actions = self._sample_action(learning_starts, action_noise, self.n_envs)
 

@@ -1,4 +1,4 @@
-"""Turn MTSAC's settings into objects, and refuse the ones that cannot work."""
+"""Turn MTSAC's settings into objects, and refuse settings and environments that cannot work."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 import mtrl
 
@@ -81,3 +83,34 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"max_grad_norm must be positive, or None for no clipping; found {settings['max_grad_norm']}.")
     if settings["loss_weighting"] not in ("none", "temperature"):
         raise ValueError(f"loss_weighting is 'none' or 'temperature', found {settings['loss_weighting']!r}.")
+
+
+def check_env(env: VecEnv) -> None:
+    """Refuse an environment whose observations cannot end in the tasks' one-hot.
+
+    :raises ValueError: saying what was expected and found.
+    """
+    if unwrap_vec_normalize(env) is not None:
+        raise ValueError(
+            "VecNormalize mixes the tasks' statistics and changes the one-hot columns. Give the environment "
+            "without it; use reward_scale for rewards of different size."
+        )
+    shape = env.observation_space.shape or ()
+    if len(shape) != 1 or shape[0] <= env.num_envs:
+        raise ValueError(
+            f"Expected flat observations whose last {env.num_envs} columns are the task's one-hot; found the space "
+            f"{env.observation_space}. envs.from_gymnasium adds the columns to any list of environments."
+        )
+
+
+def check_one_hot(observations: np.ndarray, num_tasks: int) -> None:
+    """Refuse observations (T, D) whose last T columns are not the identity.
+
+    :raises ValueError: showing the columns found.
+    """
+    one_hot = observations[:, -num_tasks:]
+    if not np.array_equal(one_hot, np.eye(num_tasks)):
+        raise ValueError(
+            f"Expected the last {num_tasks} observation columns to be the identity (row i: task i); found\n"
+            f"{one_hot}\nenvs.make and envs.from_gymnasium give such observations."
+        )

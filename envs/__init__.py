@@ -29,7 +29,7 @@ def make(
     reward_version: str = "v2",
     tasks: Sequence[str] | None = None,
     goals: int | Mapping[str, np.ndarray] = 50,
-    horizon: int | None = None,
+    horizon: int = 500,
     goal_order: str = "random",
 ) -> "TaskVecEnv":
     """Build a suite as one vector environment; one seed always gives the same numbers, with workers or without.
@@ -40,7 +40,7 @@ def make(
     :param workers: processes; 0 steps in this one, "auto" takes one for every two cores.
     :param reward_version: "v1" or "v2".
     :param goals: the first n of the 50 that metaworld draws per task, or name -> (G, D) vectors of a saved run.
-    :param horizon: steps per episode, at most 500; by default 500, and 25 for toy.
+    :param horizon: steps per episode, at most 500 in Meta-World (the toy tasks are meant for about 25).
     :param goal_order: "random", or "sequential": the n-th episode since `reset()` has goal n mod G.
 
     The toy suite has no goals to choose, one reward and one order; there `goals`, `reward_version` and `goal_order`
@@ -57,10 +57,9 @@ def make(
         raise ValueError(f"expected a seed of 0 to 2**32 - 1, found {seed}")
     if suites.suite_name(suite) == "toy":
         num_tasks = 4 if tasks is None else toy.check_names(tasks)
-        return toy.make(num_tasks, seed=seed, horizon=25 if horizon is None else horizon, workers=workers)
+        return toy.make(num_tasks, seed=seed, horizon=horizon, workers=workers)
     names = suites.task_names(suite, tasks)
     count = count_workers(workers, len(names))
-    horizon = meta_world.MAX_HORIZON if horizon is None else horizon
     meta_world.check_options(reward_version, horizon, goal_order)
     chosen = suites.choose_goals(names, suite, seed, goals)
     options = {"reward_version": reward_version, "horizon": horizon, "goal_order": goal_order}

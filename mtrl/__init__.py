@@ -10,7 +10,7 @@ from mtrl.aggregators import (
     make_aggregator,
 )
 from mtrl.gradients import backward, per_task_gradients
-from mtrl.tape import record
+from mtrl.tape import Tape, record
 
 __all__ = [
     "AGGREGATORS",
@@ -19,6 +19,7 @@ __all__ = [
     "LossAggregator",
     "Mean",
     "PCGrad",
+    "Tape",
     "backward",
     "make_aggregator",
     "per_task_gradients",

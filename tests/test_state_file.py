@@ -85,7 +85,7 @@ def test_a_buffer_is_not_an_agent(tmp_path):
     agent = toy_agent()
     agent.learn(4)
     agent.save_replay_buffer(tmp_path / "buffer")
-    with pytest.raises(StateFileError, match="kind 'agent'; found .*kind 'buffer'"):
+    with pytest.raises(StateFileError, match=r"kind 'agent'; found .*kind 'buffer'"):
         MTSAC.load(tmp_path / "buffer")
 
 

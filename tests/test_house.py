@@ -1,0 +1,23 @@
+"""The packages have names that others on the package index have too: these tests must run against this checkout."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("name", ["mtrl", "agents", "envs", "scripts"])
+def test_a_package_resolves_inside_this_checkout(name):
+    found = Path(importlib.import_module(name).__file__).resolve()
+    assert ROOT in found.parents, (
+        f"`import {name}` found {found}, not {ROOT / name}: another distribution with that name is installed. "
+        f"Uninstall it (pip uninstall {name}) or use the project's own environment (make test)."
+    )
+
+
+def test_no_module_is_called_like_a_dependency():
+    dependencies = {"torch", "gymnasium", "metaworld", "mujoco", "numpy", "stable_baselines3", "tyro", "rich", "tqdm"}
+    modules = {path.stem for room in ("mtrl", "agents", "envs", "scripts") for path in (ROOT / room).rglob("*.py")}
+    assert not modules & dependencies

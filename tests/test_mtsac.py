@@ -1,0 +1,215 @@
+"""What multi-task SAC promises beyond a single task: wiring, guards, logs, evaluation, and that it learns."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+import envs
+import envs.toy
+import mtrl
+from agents import MTSAC, EvaluationCallback, NonFiniteError, evaluate, load_checkpoint, save_checkpoint
+from envs.vec_env import from_gymnasium
+from tests.helpers import tensors, toy_agent
+
+
+class Rows(KVWriter):
+    """Keeps every row that is logged."""
+
+    def __init__(self):
+        self.rows = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.rows.append({"step": step, **key_values})
+
+    def close(self):
+        pass
+
+
+def logged(agent, steps_per_task, **learn):
+    rows = Rows()
+    agent.set_logger(Logger(None, [rows]))
+    agent.learn(agent.num_tasks * steps_per_task, **learn)
+    return rows.rows
+
+
+def test_every_task_takes_part():
+    agent = toy_agent(envs.toy.make(num_tasks=5, seed=0), diagnostics_every=1)
+    start = agent.log_ent_coef.detach().clone()
+    rows = logged(agent, 60)
+    assert agent.replay_buffer.rows.shape[1] == agent.num_tasks == 5  # from the environment, never from an argument
+    assert (agent.log_ent_coef.detach() != start).all()
+    for task in agent.task_names:
+        assert agent.metrics()[f"train/critic_norms/{task}"] > 0
+        assert agent.metrics()[f"train/actor_norms/{task}"] > 0
+    assert rows == []  # log_every was not reached
+
+
+def test_a_temperature_moves_by_its_own_tasks_loss_alone():
+    agent = toy_agent()
+    log_prob = torch.tensor([[4.0, 6.0], [-5.0, -7.0]])
+    agent._step_temperatures(log_prob)
+    expected = -(log_prob.mean(1) + agent.target_entropy)
+    torch.testing.assert_close(agent.log_ent_coef.grad, expected)
+    moved = agent.log_ent_coef.detach().clone()
+    agent._step_temperatures(torch.tensor([[4.0, 6.0], [50.0, 70.0]]))
+    assert agent.log_ent_coef[0] > moved[0]  # as before, whatever the other task's policy does
+
+
+def test_one_row_per_log_interval_although_all_episodes_end_together():
+    rows = logged(toy_agent(log_every=10), 60)
+    assert [row["step"] for row in rows] == [20, 40, 60, 80, 100, 120]
+    assert "rollout/success/point-1" in rows[-1]
+    assert "train/ent_coef/point-0" in rows[-1]
+
+
+def test_the_environment_steps_while_the_networks_learn():
+    pending = {}
+    for overlap in (True, False):
+        agent = toy_agent(overlap=overlap)
+        train = agent.train
+
+        def spy(*args, agent=agent, train=train, overlap=overlap, **kwargs):
+            pending.setdefault(overlap, []).append(agent.env._pending)
+            train(*args, **kwargs)
+
+        agent.train = spy
+        agent.learn(2 * 30)
+        assert not agent.env._pending
+    assert pending[False] == [False] * 10
+    assert pending[True] == [True] * 9 + [False]  # `learn` ends with the last step collected
+
+
+def test_an_interrupted_learn_leaves_nothing_pending():
+    agent = toy_agent()
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    agent.train = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(2 * 30)
+    assert not agent.env._pending
+    del agent.train
+    agent.learn(2 * 30, reset_num_timesteps=False)
+
+
+def test_non_finite_numbers_stop_the_run_and_name_the_task(tmp_path):
+    class Broken(envs.toy.PointReach):
+        def step(self, action):
+            observation, reward, *rest = super().step(action)
+            return observation, float("nan") if reward < -0.1 else reward, *rest
+
+    factories = [lambda: envs.toy.PointReach(0, 2), lambda: Broken(1, 2)]
+    env = from_gymnasium(factories, ["good", "bad"], seed=0)
+    agent = toy_agent(env, ent_coef=0.1)
+    agent.learn(2 * 10)
+    path = save_checkpoint(tmp_path, agent, env)
+    with pytest.raises(NonFiniteError, match="critic loss of task bad became non-finite at update") as caught:
+        agent.learn(2 * 200, reset_num_timesteps=False)
+    assert (caught.value.task, caught.value.quantity) == ("bad", "critic loss")
+    with pytest.raises(NonFiniteError):
+        save_checkpoint(tmp_path, agent, env)
+    assert [p.name for p in tmp_path.iterdir() if "partial" not in p.name] == [path.name]
+    assert load_checkpoint(path, env, device="cpu").vector_steps == 10
+
+
+def test_evaluation_does_not_disturb_training():
+    plain = toy_agent()
+    plain.learn(2 * 50)
+    watched, results = toy_agent(), []
+    callback = EvaluationCallback(envs.toy.make(num_tasks=2, seed=9), 10, 2, lambda *result: results.append(result))
+    watched.learn(2 * 50, callback=callback)
+    assert [steps for steps, _ in results] == [10, 20, 30, 40, 50]
+    pairs = zip(tensors(plain._state()), tensors(watched._state()), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_an_evaluation_counts_any_step_and_last_step_success():
+    """Countdown succeeds at its second step of three and pays 1, 2, 3."""
+    env = from_gymnasium([lambda: envs.toy.Countdown("truncated")] * 2, ["a", "b"])
+    agent = MTSAC("MultiTaskMlpPolicy", env, "mean", device="cpu")
+    result = evaluate(agent, env, 4)
+    assert result.task_names == ("a", "b")
+    for found, expected in zip(result[1:], (1.0, 0.0, 6.0, 3.0), strict=True):
+        assert np.array_equal(found, np.full((2, 4), expected))
+    assert result.mean_success == 1.0
+
+
+def test_options_change_the_losses_as_documented():
+    base, scaled = toy_agent(), toy_agent(reward_scale=[1.0, 3.0])
+    base.learn(2 * 21)
+    batch = base.replay_buffer.sample(4)
+    alpha = torch.tensor([0.1, 0.2])
+    targets = []
+    for agent in (base, scaled):
+        agent.policy.load_state_dict(base.policy.state_dict())
+        torch.manual_seed(0)
+        targets.append(agent._target(batch, alpha))
+    rewards = base._by_task(batch.rewards.squeeze(1))
+    torch.testing.assert_close(targets[1] - targets[0], torch.stack([0 * rewards[0], 2 * rewards[1]]))
+    weights = toy_agent(loss_weighting="temperature")._loss_weights(alpha)
+    torch.testing.assert_close(weights, 2 * torch.softmax(-torch.log(alpha), 0))
+    assert base._loss_weights(alpha) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, found 0"),
+        ({"gradient_steps": -1}, "gradient_steps"),
+        ({"learning_starts": -1}, "learning_starts must not be negative"),
+        ({"gamma": 1.5}, "gamma must lie in"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be positive"),
+        ({"learning_rate": "cosine:1e-3"}, "named schedule"),
+        ({"aggregator": "pcgrd"}, "unknown aggregator 'pcgrd'"),
+        ({"aggregator": "mean", "aggregator_kwargs": {"seed": 1}}, "has no option seed"),
+        ({"aggregator": mtrl.PCGrad(), "aggregator_kwargs": {"seed": 1}}, "has its options already"),
+        ({"reward_scale": [1.0, 2.0, 3.0]}, "one number or one per task"),
+        ({"policy_kwargs": {"actor_width": 0}}, "actor_width must be at least 1"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        toy_agent(**settings)
+
+
+def test_environments_that_do_not_fit_are_refused():
+    env = envs.toy.make(num_tasks=2, seed=0)
+    with pytest.raises(ValueError, match="VecNormalize mixes the tasks"):
+        toy_agent(VecNormalize(env))
+    with pytest.raises(ValueError, match="identity"):
+        toy_agent(DummyVecEnv([lambda: gymnasium.make("Pendulum-v1")] * 2)).learn(10)
+    with pytest.raises(ValueError, match="one-hot"):
+        toy_agent(DummyVecEnv([lambda: gymnasium.make("Pendulum-v1")] * 3))
+    with pytest.raises(ValueError, match="built for 2 tasks"):
+        toy_agent(env).set_env(envs.toy.make(num_tasks=3, seed=0))
+
+
+def test_actor_and_critic_never_share_an_aggregators_state():
+    given = mtrl.PCGrad(seed=4)
+    agent = toy_agent(aggregator=given)
+    assert len({id(a) for a in (given, agent.aggregator, agent.critic_aggregator)}) == 3
+    assert toy_agent(seed=5).aggregator.seed == 5  # the agent's seed, unless the options name one
+    assert toy_agent(aggregator_kwargs={"seed": 7}).critic_aggregator.seed == 7
+    mixed = toy_agent(critic_aggregator="mean")
+    assert isinstance(mixed.aggregator, mtrl.PCGrad)
+    assert isinstance(mixed.critic_aggregator, mtrl.Mean)
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "pcgrad"])
+def test_it_solves_the_toy_tasks(aggregator):
+    """Four tasks whose goals pull apart; near the optimum that is known in closed form."""
+    env = envs.toy.make(num_tasks=4, conflict=1.0, seed=0)
+    settings = {"batch_size": 32, "learning_starts": 400, "buffer_size": 2000, "learning_rate": 2e-3, "tau": 0.02}
+    sizes = {"actor_width": 48, "actor_depth": 2, "critic_width": 48, "critic_depth": 2}
+    agent = toy_agent(env, aggregator, gamma=0.9, policy_kwargs=sizes, **settings)
+    untrained = evaluate(agent, envs.toy.make(num_tasks=4, conflict=1.0, seed=1), 10)
+    agent.learn(4 * 1200)
+    trained = evaluate(agent, envs.toy.make(num_tasks=4, conflict=1.0, seed=1), 10)
+    assert untrained.mean_success < 0.5
+    assert trained.success.mean(1).min() >= 0.9
+    assert trained.success_last.mean() >= 0.9
