@@ -1,8 +1,8 @@
 """The README keeps its word: every shell and Python block runs, in order, as it is written.
 
-The blocks run in a mirror of the root (links to the packages), so that `runs/` lies in a temporary folder. Two things are
-not as a reader has them: STEPS, which the README explains, shortens the training; and the mirror's `.venv` is the
-environment of these tests, so make finds it installed. `make test` is only dry-run: these tests are what it would start.
+The blocks run in a mirror of the root (links to the packages), so that `runs/` lies in a temporary folder. Two things
+are not as a reader has them: STEPS, which the README explains, shortens the training; and the mirror's `.venv` is the
+environment of these tests, so make finds it installed. `make test` is only dry-run: it would start these tests again.
 """
 
 import os
@@ -25,7 +25,9 @@ def mirror(tmp_path_factory):
     for name in LINKED:
         (root / name).symlink_to(ROOT / name)
     (root / ".venv").mkdir()
-    (root / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    for path in Path(sys.prefix).iterdir():
+        if path.name != ".installed":
+            (root / ".venv" / path.name).symlink_to(path)
     (root / ".venv" / ".installed").touch()
     return root
 
@@ -46,7 +48,8 @@ def test_every_block_runs(mirror):
 
 
 def test_linked_files_exist():
-    links = re.findall(r"\]\(((?!http)[^)]+)\)", README)
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    links = re.findall(r"\]\(((?!http)[^)]+)\)", prose)
     assert links
     assert all((ROOT / link).exists() for link in links)
 
