@@ -81,7 +81,7 @@ class TrainConfig:
     """How many of the newest checkpoints to keep."""
     log_every: int = 500
     """Steps per task between rows of metrics.csv."""
-    diagnostics_every: int = 0
+    diagnostics_every: int = 500
     """Updates between measurements of gradient conflict; 0: never. Costs a little more under `mean`."""
 
     batch_size: int = 128
@@ -219,9 +219,10 @@ _MT1 = replace(
     _PLUS, suite="MT1", steps_per_task=100_000, eval_every=5_000, eval_goals=10, checkpoint_every=10_000,
     warmup_steps=1_000, actor_width=256, critic_width=256,
 )  # fmt: skip
+# rewards in [0, 1] and LayerNorm keep clipped updates useful; the temperature starts at the same share of the reward
 _QUICK = replace(
     _PLUS, steps_per_task=100_000, eval_every=5_000, eval_goals=10, checkpoint_every=5_000, batch_size=64,
-    warmup_steps=1_000, actor_width=256, critic_width=256,
+    warmup_steps=1_000, actor_width=256, critic_width=256, layer_norm=True, reward_scale=(0.1,), ent_coef="auto_0.1",
 )  # fmt: skip
 
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
