@@ -27,9 +27,7 @@ def pair(ent_coef, **common):
         "MlpPolicy", sac_env, replay_buffer_class=TaskReplayBuffer, policy_kwargs={"net_arch": [WIDTH] * 2}, **settings
     )
     sizes = {"actor_width": WIDTH, "actor_depth": 2, "critic_width": WIDTH, "critic_depth": 2}
-    mtsac = MTSAC(
-        "MultiTaskMlpPolicy", mtsac_env, aggregator="mean", overlap=False, policy_kwargs=sizes, **settings
-    )
+    mtsac = MTSAC("MultiTaskMlpPolicy", mtsac_env, aggregator="mean", overlap=False, policy_kwargs=sizes, **settings)
     for model in (sac, mtsac):
         model.policy.double()
         model.set_logger(configure(None, []))

@@ -61,7 +61,10 @@ def test_blocks_equal_separate_backward_passes(name, losses_of, form, aggregator
     mtrl.backward(losses, mtrl.make_aggregator(aggregator), tape=tape)
     by_blocks = [p.grad for p in network.parameters()]
     mtrl.backward(
-        losses_of(policy), mtrl.make_aggregator(aggregator), parameters=network.shared_parameters(), task_parameters=heads
+        losses_of(policy),
+        mtrl.make_aggregator(aggregator),
+        parameters=network.shared_parameters(),
+        task_parameters=heads,
     )
     for parameter, blocks in zip(network.parameters(), by_blocks, strict=True):
         torch.testing.assert_close(blocks, parameter.grad, rtol=1e-9, atol=1e-12)
