@@ -117,9 +117,7 @@ def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     summary, defaults = PRESETS[preset]
     networks = {flag: name for flag in ("aggregator", "critic_aggregator") if (name := _peek(flag, flags, defaults))}
     kinds = {flag: AGGREGATORS[choose("aggregator", name, AGGREGATORS)] for flag, name in networks.items()}
-    settings: Any = Annotated[
-        TrainConfig, tyro.conf.arg(name="")
-    ]  # its flags have no prefix, those of a class have one
+    settings: Any = Annotated[TrainConfig, tyro.conf.arg(name="")]  # its flags have no prefix
     groups = [(flag, Annotated[kind, tyro.conf.arg(name=flag.replace("_", "-"))]) for flag, kind in kinds.items()]
     command = make_dataclass("Command", [("config", settings, replace(defaults, preset=preset)), *groups], kw_only=True)
     parsed: Any = tyro.cli(command, prog=f"{PROGRAM} {preset}", args=flags, description=f"Train: {summary}.")

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from agents import MTSAC, NonFiniteError
 from agents.callbacks import CheckpointCallback, EveryStepsPerTask
-from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.checkpoint import load_checkpoint, prune, save_checkpoint
 from agents.evaluation import evaluate
 from envs.vec_env import TaskVecEnv
 from scripts import cli
@@ -128,6 +128,7 @@ def train(session: Session) -> int:
             missing = (config.steps_per_task - agent.vector_steps) * agent.num_tasks
             agent.learn(missing, callback=callbacks, reset_num_timesteps=False)
             save_checkpoint(run.checkpoints, agent, session.env)
+            prune(run.checkpoints, config.keep_checkpoints)
         except NonFiniteError as error:
             write_postmortem(session, error)
             raise

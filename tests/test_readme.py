@@ -36,12 +36,11 @@ def test_every_block_runs(mirror):
     """One test, as later blocks use the runs of earlier ones."""
     assert {"bash", "python"} == {language for language, _ in BLOCKS}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "STEPS": "20", "OMP_NUM_THREADS": "1"}
     for language, text in BLOCKS:
         text = text.replace("make test\n", "make --dry-run test\n") if language == "bash" else text
         program = ["bash", "-eu", "-c", text] if language == "bash" else [sys.executable, "-c", text]
-        done = subprocess.run(
-            program, cwd=mirror, env={**os.environ, "PATH": path, "STEPS": "20"}, capture_output=True, text=True
-        )
+        done = subprocess.run(program, cwd=mirror, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert (mirror / "success.png").exists()
     assert (mirror / "runs/mt10-quick-pcgrad-seed0/result.json").exists()
