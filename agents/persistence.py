@@ -135,6 +135,7 @@ class SafeSaves(OverlappedSAC):
             "log_ent_coef": self.log_ent_coef,
             "counters": {name: getattr(self, name) for name in COUNTERS},
             "episodes": [list(episodes) for episodes in self.task_metrics.episodes],
+            "latest": self.task_metrics.latest,
         }
 
     def _load_state(self, state: dict[str, Any]) -> None:
@@ -147,6 +148,7 @@ class SafeSaves(OverlappedSAC):
             setattr(self, name, state["counters"][name])
         for kept, saved in zip(self.task_metrics.episodes, state["episodes"], strict=True):
             kept.extend(saved)
+        self.task_metrics.latest = {name: value.to(self.device) for name, value in state["latest"].items()}
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

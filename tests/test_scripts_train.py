@@ -18,7 +18,7 @@ from scripts.run_folder import RunFolder
 ROOT = Path(__file__).parents[1]
 SHORT = "--steps-per-task 200 --warmup-steps 40 --eval-every 50 --checkpoint-every 50 --log-every 20".split()
 SHORT += (
-    "--final-goals 4 --eval-goals 2 --diagnostics-every 1 --actor-width 16 --critic-width 16 --batch-size 8".split()
+    "--final-goals 4 --eval-goals 2 --diagnostics-every 7 --actor-width 16 --critic-width 16 --batch-size 8".split()
 )
 
 
