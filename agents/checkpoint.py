@@ -11,7 +11,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.mtsac import MTSAC
-from agents.state_file import StateFileError, read_state, write_state
+from agents.state_file import StateFileError, damage_told, read_state, write_state
 
 STEP = re.compile(r"step_(\d{9})$")
 
@@ -31,8 +31,12 @@ def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
     agent.save_replay_buffer(partial / "buffer.zip")
     state = {"env": env.get_state(), "generators": agent.rng_state()}  # type: ignore[attr-defined]
     write_state(partial / "loop.zip", "loop", state)
-    shutil.rmtree(final, ignore_errors=True)
-    return partial.rename(final)
+    old = final.with_name(final.name + ".old.partial")  # the same step saved again: the old one goes last
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+    return final
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
@@ -67,8 +71,9 @@ def load_checkpoint(path: str | Path, env: VecEnv, device: str = "auto", **chang
     agent.load_replay_buffer(path / "buffer.zip")
     state = read_state(path / "loop.zip", "loop")
     agent.set_env(env, force_reset=False)
-    agent._last_obs = np.asarray(env.set_state(state["env"]))  # type: ignore[attr-defined]
-    agent.set_rng_state(state["generators"])
+    with damage_told(path / "loop.zip"):
+        agent._last_obs = np.asarray(env.set_state(state["env"]))  # type: ignore[attr-defined]
+        agent.set_rng_state(state["generators"])
     return agent
 
 

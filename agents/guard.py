@@ -13,13 +13,14 @@ QUANTITIES = ("critic loss", "actor loss", "temperature")
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or temperature became infinite or NaN; `task`, `quantity`, `update` say which came first, and when."""
+    """A loss or temperature became infinite or NaN; `task` (None: all), `quantity`, `update` tell the first."""
 
-    def __init__(self, task: str, quantity: str, update: int):
+    def __init__(self, task: str | None, quantity: str, update: int):
         self.task, self.quantity, self.update = task, quantity, update
+        whose = f"task {task}" if task else "all tasks"
         super().__init__(
-            f"The {quantity} of task {task} became non-finite at update {update}. Training stopped; the last good "
-            "checkpoint is kept. Try a lower learning rate, gradient clipping, or a smaller reward scale for that task."
+            f"The {quantity} of {whose} became non-finite at update {update}. Training stopped. "
+            "Try a lower learning rate, gradient clipping, or a smaller reward scale."
         )
 
 
@@ -46,5 +47,8 @@ class FiniteGuard:
         first = self._first_bad.cpu().numpy()
         if (first >= 0).any():
             update = int(first[first >= 0].min())
-            quantity, task = np.argwhere(first == update)[0]
-            raise NonFiniteError(self.task_names[task], QUANTITIES[quantity], update)
+            quantity = int(np.flatnonzero((first == update).any(1))[0])
+            tasks = np.flatnonzero(first[quantity] == update)
+            # None if all went at once: then the shared parameters went first, and no task is to blame
+            task = None if 1 < len(tasks) == len(self.task_names) else self.task_names[tasks[0]]
+            raise NonFiniteError(task, QUANTITIES[quantity], update)

@@ -17,7 +17,14 @@ from agents.guard import FiniteGuard
 from agents.persistence import SafeSaves
 from agents.policies import MultiTaskActor, MultiTaskCritic, MultiTaskPolicy
 from agents.replay import TaskReplayBuffer
-from agents.settings import build_aggregator, check_env, check_one_hot, check_settings, named_schedule
+from agents.settings import (
+    build_aggregator,
+    check_env,
+    check_one_hot,
+    check_settings,
+    looks_back,
+    named_schedule,
+)
 from agents.task_metrics import TaskMetrics
 
 CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
@@ -192,27 +199,41 @@ class MTSAC(SafeSaves):
         measure = self.diagnostics_every > 0 and self._n_updates % self.diagnostics_every == 0
 
         # One draw of a and log pi at s serves temperature and actor; it comes before the critic's step.
+        noise = torch.randn_like(batch.actions)
         with mtrl.record(self.actor, self.num_tasks, self.actor.task_parameters()) as actor_tape:
-            actions_pi, log_prob = self.actor.action_log_prob(batch.observations, blocks=True)
-        log_prob = self._by_task(log_prob)
-        alpha = self._step_temperatures(log_prob)
+            actions_pi, log_prob = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
+        alpha = self._step_temperatures(self._by_task(log_prob))
         weights = self._loss_weights(alpha)
 
         target = self._target(batch, alpha)
         with mtrl.record(self.critic, self.num_tasks, self.critic.task_parameters()) as critic_tape:
             q_values = self._by_task(self.critic(batch.observations, batch.actions, blocks=True))  # (N, T, B)
-        critic_losses = 0.5 * (q_values - target).square().mean(-1).sum(0)
-        self._step("critic", critic_losses * weights, self.critic, self.critic_aggregator, critic_tape, measure)
+        critic_losses = self._critic_losses(q_values, target)
+        self._step("critic", critic_losses * weights, self.critic_aggregator, critic_tape, measure)
+        if looks_back(self.critic_aggregator):
+            q_after = self._by_task(self.critic(batch.observations, batch.actions, blocks=True))
+            self.critic_aggregator.after_step((self._critic_losses(q_after, target) * weights).detach())
 
         # The critic's parameters are constants here: mtrl.backward differentiates by the actor's alone.
-        q_pi = self._by_task(self.critic(batch.observations, actions_pi, blocks=True)).amin(0)
-        actor_losses = (alpha.unsqueeze(1) * log_prob - q_pi).mean(-1)
-        self._step("actor", actor_losses * weights, self.actor, self.aggregator, actor_tape, measure)
+        actor_losses = self._actor_losses(batch.observations, actions_pi, log_prob, alpha)
+        self._step("actor", actor_losses * weights, self.aggregator, actor_tape, measure)
+        if looks_back(self.aggregator):
+            after = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
+            self.aggregator.after_step((self._actor_losses(batch.observations, *after, alpha) * weights).detach())
 
         if update_target:
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
-        self._note(critic_losses, actor_losses, alpha, log_prob, q_values)
+        self._note(critic_losses, actor_losses, alpha, self._by_task(log_prob), q_values)
+
+    def _critic_losses(self, q_values: Float[Tensor, "critics tasks rows"], target: Tensor) -> Float[Tensor, " tasks"]:
+        return 0.5 * (q_values - target).square().mean(-1).sum(0)
+
+    def _actor_losses(
+        self, observations: Tensor, actions: Tensor, log_prob: Tensor, alpha: Tensor
+    ) -> Float[Tensor, " tasks"]:
+        q_pi = self._by_task(self.critic(observations, actions, blocks=True)).amin(0)
+        return (alpha.unsqueeze(1) * self._by_task(log_prob) - q_pi).mean(-1)
 
     def _by_task(self, rows: Tensor) -> Tensor:
         """(..., T B) -> (..., T, B)."""
@@ -241,18 +262,14 @@ class MTSAC(SafeSaves):
         rewards = self._by_task(batch.rewards.squeeze(1)) * self._reward_scale.unsqueeze(1)
         return rewards + self.gamma * (1 - self._by_task(batch.dones.squeeze(1))) * next_value
 
-    def _step(
-        self, name: str, losses: Tensor, network: Any, aggregator: mtrl.Aggregator, tape: mtrl.Tape, measure: bool
-    ) -> None:
-        """Reconcile the tasks' gradients of one network, clip, and take its optimizer's step."""
-        found = mtrl.backward(
-            losses, aggregator, tape=tape, task_parameters=network.task_parameters(), diagnostics=measure
-        )
+    def _step(self, name: str, losses: Tensor, aggregator: mtrl.Aggregator, tape: mtrl.Tape, measure: bool) -> None:
+        """Reconcile the tasks' gradients of the actor or the critic, clip, and take its optimizer's step."""
+        found = mtrl.backward(losses, aggregator, tape=tape, diagnostics=measure)
+        network = getattr(self, name)
         if self.max_grad_norm is not None:
             norm = nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
             self.task_metrics.latest[f"{name}_update_norm"] = norm
         network.optimizer.step()
-        aggregator.after_step(losses.detach())
         for key, value in (found or {}).items():
             self.task_metrics.latest[f"{name}_{key}"] = value
 
@@ -281,6 +298,9 @@ class MTSAC(SafeSaves):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As Stable-Baselines3's; the environment must have the tasks that the agent was built for."""
+        names = getattr(env, "task_names", None)
+        if names is not None and tuple(names) != self.task_names:
+            raise ValueError(f"This agent was built for the tasks {self.task_names}, the environment has {names}.")
         num_envs = getattr(env, "num_envs", 1)
         if num_envs != self.num_tasks:
             raise ValueError(
@@ -310,7 +330,8 @@ class MTSAC(SafeSaves):
     def dump_logs(self) -> None:
         """Write one row of `metrics` and times to the logger."""
         for key, value in self.metrics().items():
-            self.logger.record(key, value)
+            # by task: to files only, as Stable-Baselines3's table has no room for names that long
+            self.logger.record(key, value, exclude="stdout" if key.count("/") > 1 else None)
         self.logger.record("time/env_steps_per_task", self.vector_steps)
         self.logger.record("time/updates", self._n_updates)
         for part, seconds in self.seconds.items():

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv
 
-from agents.guard import FiniteGuard
+from agents.guard import FiniteGuard, NonFiniteError
 from agents.rollout import OverlappedSAC
 from agents.settings import describe_aggregator
-from agents.state_file import read_state, write_state
+from agents.state_file import damage_told, read_state, write_state
 from agents.task_metrics import TaskMetrics
 
 # Constructor arguments that are attributes of the same name and plain JSON.
@@ -52,6 +51,8 @@ class SafeSaves(OverlappedSAC):
         if exclude or include:
             raise ValueError("MTSAC.save has no optional parts; export_sb3 takes exclude and include.")
         self.guard.check()
+        if not all(parameter.isfinite().all() for parameter in self.policy.parameters()):
+            raise NonFiniteError(None, "policy's output", self._n_updates)
         write_state(_with_zip(path), "agent", {"settings": self._settings(), "state": self._state()})
 
     @classmethod
@@ -79,11 +80,17 @@ class SafeSaves(OverlappedSAC):
         saved = read_state(path, "agent")
         settings = dict(saved["settings"])
         spaces_, task_names = settings.pop("spaces"), settings.pop("task_names")
+        for name in ("aggregator", "critic_aggregator"):
+            if name in changes:
+                settings.pop(f"{name}_kwargs")  # options of the saved method are not options of another
         agent = cls(**{**settings, **changes}, env=None, device=device, _init_setup_model=False)  # type: ignore[arg-type]
-        agent.observation_space, agent.action_space = (spaces.Box(**box, dtype=np.float32) for box in spaces_)
+        agent.observation_space, agent.action_space = (
+            spaces.Box(box["low"], box["high"], dtype=box["low"].dtype) for box in spaces_
+        )
         agent.task_names, agent.n_envs = tuple(task_names), len(task_names)
         agent._setup_model()
-        agent._load_state(saved["state"])
+        with damage_told(path):
+            agent._load_state(saved["state"], skip=[name for name in MODULES if name in changes])
         if env is not None:
             agent.set_env(env, force_reset)
         return agent
@@ -103,7 +110,9 @@ class SafeSaves(OverlappedSAC):
         :raises StateFileError: if the file is damaged, foreign or a pickle.
         """
         assert self.replay_buffer is not None
-        self.replay_buffer.load_state_dict(read_state(_with_zip(path), "buffer"))  # type: ignore[attr-defined]
+        state = read_state(_with_zip(path), "buffer")
+        with damage_told(path):
+            self.replay_buffer.load_state_dict(state)  # type: ignore[attr-defined]
 
     def _settings(self) -> dict[str, Any]:
         name, options = describe_aggregator(self.aggregator)
@@ -138,9 +147,10 @@ class SafeSaves(OverlappedSAC):
             "latest": self.task_metrics.latest,
         }
 
-    def _load_state(self, state: dict[str, Any]) -> None:
+    def _load_state(self, state: dict[str, Any], skip: Sequence[str] = ()) -> None:
         for name, module in self._modules().items():
-            module.load_state_dict(state["modules"][name])
+            if name not in skip:
+                module.load_state_dict(state["modules"][name])
         if self.log_ent_coef is not None:
             with torch.no_grad():
                 self.log_ent_coef.copy_(state["log_ent_coef"])

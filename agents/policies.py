@@ -64,15 +64,18 @@ class MultiTaskActor(_MultiTaskNetwork):
         mean, log_std = self._distribution(observations, blocks=False)
         return torch.tanh(mean if deterministic else mean + log_std.exp() * torch.randn_like(mean))
 
-    def action_log_prob(self, observations: Float[Tensor, "rows obs"], blocks: bool = False) -> tuple[Tensor, Tensor]:
+    def action_log_prob(
+        self, observations: Float[Tensor, "rows obs"], blocks: bool = False, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Reparametrised actions (rows, A) and their log-probabilities (rows,).
 
         The constant 1e-6 in the squashing correction is Stable-Baselines3's.
 
         :param blocks: the rows lie in T equal task blocks.
+        :param noise: standard normal numbers (rows, A) to use instead of fresh ones.
         """
         mean, log_std = self._distribution(observations, blocks)
-        noise = torch.randn_like(mean)
+        noise = torch.randn_like(mean) if noise is None else noise
         actions = torch.tanh(mean + log_std.exp() * noise)
         log_prob = -0.5 * noise.square() - log_std - LOG_SQRT_2PI - torch.log(1 - actions.square() + 1e-6)
         return actions, log_prob.sum(-1)
@@ -153,9 +156,8 @@ class MultiTaskPolicy(BasePolicy):
         self.critic_target.requires_grad_(False)
         for network in (self.actor, self.critic):
             # fused: one pass over parameters and moments instead of one per operation
-            network.optimizer = torch.optim.Adam(
-                network.parameters(), lr=lr_schedule(1), fused=True, **self.optimizer_kwargs
-            )
+            options = {"fused": True, **self.optimizer_kwargs}
+            network.optimizer = torch.optim.Adam(network.parameters(), lr=lr_schedule(1), **options)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         assert isinstance(observation, Tensor)

@@ -108,21 +108,30 @@ class TaskReplayBuffer(BaseBuffer):
         return {
             "rows": self.rows[: self.size()],
             "pos": self.pos,
+            "buffer_size": self.buffer_size,
             "full": self.full,
             "generator": self.generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave.
+        """Restore what `state_dict` gave; into a buffer of another size, the newest transitions that fit.
 
-        :raises ValueError: if the rows do not fit this buffer's size or columns.
+        On another kind of device the sampling sequence begins anew: generators do not translate.
+
+        :raises ValueError: if the rows are of other tasks or columns.
         """
         rows = state["rows"]
-        if rows.shape[1:] != self.rows.shape[1:] or len(rows) > self.buffer_size:
+        if rows.shape[1:] != self.rows.shape[1:]:
             raise ValueError(
-                f"The saved buffer holds {tuple(rows.shape)} (steps, tasks, columns); this agent's takes at most "
-                f"{tuple(self.rows.shape)}. Load it into an agent with the same tasks and buffer_size."
+                f"The saved buffer has rows of (tasks, columns) {tuple(rows.shape[1:])}; this agent's are "
+                f"{tuple(self.rows.shape[1:])}. Load it into an agent with the same tasks."
             )
+        if state["buffer_size"] == self.buffer_size:
+            self.pos, self.full = state["pos"], state["full"]
+        else:
+            oldest_first = rows.roll(-state["pos"], 0) if state["full"] else rows
+            rows = oldest_first[-self.buffer_size :]
+            self.pos, self.full = len(rows) % self.buffer_size, len(rows) == self.buffer_size
         self.rows[: len(rows)] = rows.to(self.rows)
-        self.pos, self.full = state["pos"], state["full"]
-        self.generator.set_state(state["generator"].cpu())
+        if state["generator"].shape == self.generator.get_state().shape:
+            self.generator.set_state(state["generator"].cpu())

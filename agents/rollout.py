@@ -59,7 +59,7 @@ class OverlappedSAC(SAC):
                 with contextlib.suppress(Exception):
                     assert self.env is not None
                     self.env.step_wait()
-                self._pending, self._last_obs = False, None
+                self._pending, self._next_actions, self._last_obs = False, None, None
             raise
 
     def collect_rollouts(
@@ -83,14 +83,15 @@ class OverlappedSAC(SAC):
         while self._rollout_steps < train_freq.frequency:
             self._draw_actions(learning_starts, action_noise)
             self._send()
-            self._receive(replay_buffer)
+            actions, new_obs, rewards, dones, infos = self._receive(replay_buffer)  # names that callbacks look for
             self._rollout_steps += 1
             if self.vector_steps % self.log_every == 0:
                 self.dump_logs()  # before the callbacks: a checkpoint of this step finds the step's row written
             callback.update_locals(locals())
             with self._timed("evaluate"):
                 keep_going = callback.on_step()
-            if not keep_going:
+            ended_early = self.num_timesteps >= self._total_timesteps and self._rollout_steps < train_freq.frequency
+            if not keep_going or ended_early:  # the update is still to come if `learn` is called again
                 return RolloutReturn(env.num_envs, 0, continue_training=False)
         if self.overlap:  # else the actions are drawn after the update, as Stable-Baselines3 does
             self._draw_actions(learning_starts, action_noise)
@@ -112,18 +113,20 @@ class OverlappedSAC(SAC):
             self.env.step_async(self._next_actions[0])
             self._pending = True
 
-    def _receive(self, replay_buffer: BaseBuffer) -> None:
+    def _receive(self, replay_buffer: BaseBuffer) -> tuple[Any, ...]:
         assert self.env is not None
         assert self._next_actions is not None
         with self._timed("env"):
             new_obs, rewards, dones, infos = self.env.step_wait()
-        (_, buffer_actions), self._next_actions, self._pending = self._next_actions, None, False
+        actions, buffer_actions = self._next_actions
+        self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
+        self._next_actions, self._pending = None, False  # not before: an interrupted store counts as pending
         self.num_timesteps += self.n_envs
         self._update_info_buffer(infos, dones)
         self._record_episodes(infos, dones)
-        self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
         self._episode_num += int(np.sum(dones))
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        return actions, new_obs, rewards, dones, infos
 
     def _record_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
         """Called with each vector step's infos; a subclass keeps its statistics per task."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def named_schedule(learning_rate: float | str) -> float | Schedule:
 
     :raises ValueError: for anything else.
     """
-    if isinstance(learning_rate, int | float) and learning_rate > 0:
+    if isinstance(learning_rate, Real) and learning_rate > 0:
         return float(learning_rate)
     if isinstance(learning_rate, str) and learning_rate.startswith("linear:"):
         return LinearSchedule(float(learning_rate.removeprefix("linear:")), 0.0, 1.0)
@@ -65,13 +66,18 @@ def describe_aggregator(aggregator: mtrl.Aggregator) -> tuple[str, dict[str, Any
     return names[0], aggregator.hyperparameters()
 
 
+def looks_back(aggregator: mtrl.Aggregator) -> bool:
+    """Whether the method wants to see the losses after the step, which costs another forward pass."""
+    return type(aggregator).after_step is not mtrl.Aggregator.after_step
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse numbers that cannot work.
 
     :raises ValueError: naming the setting, what was expected and what was found.
     """
     for name in ("buffer_size", "batch_size", "train_freq", "gradient_steps", "log_every", "target_update_interval"):
-        if not isinstance(settings[name], int) or settings[name] < 1:
+        if not isinstance(settings[name], Integral) or settings[name] < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {settings[name]!r}.")
     for name in ("learning_starts", "diagnostics_every"):
         if settings[name] < 0:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,24 @@ from safetensors import torch as safetensors
 FORMAT = {"format": "mtrl-surgery", "version": 1}
 
 
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError, EOFError, zlib.error, SafetensorError)
+
+
 class StateFileError(ValueError):
     """A file that is not ours, or is damaged; the message says which and what to do."""
+
+
+@contextmanager
+def damage_told(path: str | Path) -> Iterator[None]:
+    """Inside, an error means that the contents of the file at `path` do not fit: tell it as `StateFileError`."""
+    try:
+        yield
+    except StateFileError:
+        raise
+    except DAMAGE as error:
+        raise StateFileError(
+            f"{path} is damaged, or of another version: {error}. Use an earlier checkpoint."
+        ) from error
 
 
 def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -92,26 +111,22 @@ def read_state(path: str | Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with damage_told(path), zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
             if "state.json" not in names:
                 raise StateFileError(_not_ours(path, names))
             body = json.loads(archive.read("state.json"))
             tensors = safetensors.load(archive.read("tensors.safetensors"))
-        if body["format"] != FORMAT["format"] or body["version"] != FORMAT["version"] or body["kind"] != kind:
-            found = ", ".join(f"{key} {body[key]!r}" for key in (*FORMAT, "kind"))
-            raise StateFileError(
-                f"{path}: expected an {FORMAT['format']} file, version 1, kind {kind!r}; found {found}."
-            )
-        state = unpack(body["state"], tensors)
-    except StateFileError:
-        raise
+            if body["format"] != FORMAT["format"] or body["version"] != FORMAT["version"] or body["kind"] != kind:
+                found = ", ".join(f"{key} {body[key]!r}" for key in (*FORMAT, "kind"))
+                raise StateFileError(
+                    f"{path}: expected an {FORMAT['format']} file, version 1, kind {kind!r}; found {found}."
+                )
+            state = unpack(body["state"], tensors)
     except zipfile.BadZipFile as error:
         raise StateFileError(
             f"{path} is not one of our files, or is damaged ({error}). Pickles are never opened: they can run code."
         ) from error
-    except (KeyError, TypeError, ValueError, OSError, RuntimeError, EOFError, SafetensorError) as error:
-        raise StateFileError(f"{path} is damaged: {error}. Use an earlier checkpoint.") from error
     if not isinstance(state, dict):
         raise StateFileError(f"{path} is damaged: expected a dict of values, found {type(state).__name__}.")
     return state

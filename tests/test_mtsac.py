@@ -1,9 +1,12 @@
 """What multi-task SAC promises beyond a single task: wiring, guards, logs, evaluation, and that it learns."""
 
+from typing import ClassVar
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -185,7 +188,7 @@ def test_environments_that_do_not_fit_are_refused():
         toy_agent(DummyVecEnv([lambda: gymnasium.make("Pendulum-v1")] * 2)).learn(10)
     with pytest.raises(ValueError, match="one-hot"):
         toy_agent(DummyVecEnv([lambda: gymnasium.make("Pendulum-v1")] * 3))
-    with pytest.raises(ValueError, match="built for 2 tasks"):
+    with pytest.raises(ValueError, match="built for the tasks"):
         toy_agent(env).set_env(envs.toy.make(num_tasks=3, seed=0))
 
 
@@ -213,3 +216,57 @@ def test_it_solves_the_toy_tasks(aggregator):
     assert untrained.mean_success < 0.5
     assert trained.success.mean(1).min() >= 0.9
     assert trained.success_last.mean() >= 0.9
+
+
+def test_a_method_that_looks_back_sees_the_losses_after_the_step():
+    class Watcher(mtrl.PCGrad):
+        seen: ClassVar[list[tuple[torch.Tensor, torch.Tensor]]] = []
+
+        def weights(self, gramian, losses):
+            self.before = losses.clone()
+            return super().weights(gramian, losses)
+
+        def after_step(self, losses):
+            self.seen.append((self.before, losses))
+
+    agent = toy_agent(aggregator=Watcher(), learning_rate=1e-2)
+    agent.learn(2 * 40)
+    assert len(Watcher.seen) == 2 * 20
+    fell = [after.sum() < before.sum() for before, after in Watcher.seen]
+    assert np.mean(fell) > 0.8  # on the same batch and noise, a step lowers the losses
+
+
+def test_learn_ends_at_its_total_in_mid_rollout_and_goes_on_there():
+    settings = {"train_freq": 7, "gradient_steps": 3}
+    straight = toy_agent(**settings)
+    straight.learn(2 * 60)
+    parted = toy_agent(**settings)
+    parted.learn(2 * 40)
+    assert parted.vector_steps == 40
+    parted.learn(2 * 20, reset_num_timesteps=False)
+    assert parted.vector_steps == straight.vector_steps == 60
+    pairs = zip(tensors(parted._state()), tensors(straight._state()), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_third_party_callbacks_find_their_names():
+    agent = toy_agent(envs.toy.make(num_tasks=2, seed=0, horizon=5))
+    agent.learn(2 * 30, callback=StopTrainingOnMaxEpisodes(max_episodes=2))
+    assert agent.vector_steps == 10
+
+
+def test_tasks_cannot_be_swapped():
+    def make(*names):
+        return from_gymnasium([lambda: envs.toy.PointReach(0, 2), lambda: envs.toy.PointReach(1, 2)], names)
+
+    with pytest.raises(ValueError, match="built for the tasks"):
+        toy_agent(make("x", "y")).set_env(make("y", "x"))
+
+
+def test_damaged_parameters_are_not_saved(tmp_path):
+    agent = toy_agent()
+    with torch.no_grad():
+        next(agent.actor.parameters())[0, 0] = float("inf")
+    with pytest.raises(NonFiniteError, match="all tasks"):
+        agent.save(tmp_path / "agent")
+    assert list(tmp_path.iterdir()) == []

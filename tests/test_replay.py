@@ -12,9 +12,9 @@ from envs.vec_env import from_gymnasium
 T, OBS, SIZE = 3, 2, 5
 
 
-def make_buffer(**options):
+def make_buffer(size=SIZE, **options):
     space = spaces.Box(-np.inf, np.inf, (OBS + T,))
-    return TaskReplayBuffer(SIZE, space, spaces.Box(-1, 1, (1,)), device="cpu", n_envs=T, **options)
+    return TaskReplayBuffer(size, space, spaces.Box(-1, 1, (1,)), device="cpu", n_envs=T, **options)
 
 
 def add(buffer, time, done=False, truncated=False):
@@ -81,9 +81,23 @@ def test_a_restored_buffer_draws_the_same_samples():
     assert torch.equal(first.sample(16).rewards, second.sample(16).rewards)
 
 
-def test_a_buffer_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="same tasks and buffer_size"):
-        make_buffer().load_state_dict({"rows": torch.zeros(SIZE + 1, T, 7), "pos": 0, "full": True})
+@pytest.mark.parametrize("steps", [3, 8])
+@pytest.mark.parametrize("size", [2, 4, 9])
+def test_a_buffer_of_another_size_keeps_the_newest_that_fit(steps, size):
+    saved, other = make_buffer(), make_buffer(size=size)
+    for time in range(steps):
+        add(saved, time)
+    other.load_state_dict(saved.state_dict())
+    kept = range(max(0, steps - SIZE, steps - size), steps)
+    assert set((other.sample(300).rewards // 10).int().flatten().tolist()) == set(kept)
+    add(other, steps)
+    assert (other.sample(300).rewards // 10).max() == steps
+    assert other.size() == min(size, len(kept) + 1)
+
+
+def test_a_buffer_of_other_tasks_is_refused():
+    with pytest.raises(ValueError, match="same tasks"):
+        make_buffer().load_state_dict({"rows": torch.zeros(SIZE, T + 1, 7), "pos": 0, "full": True})
 
 
 @pytest.mark.parametrize("ending", ["terminated", "truncated"])
