@@ -49,7 +49,7 @@ class BenchConfig:
     depth: int = 3
     """Hidden layers."""
     layer_norm: bool = False
-    """LayerNorm after each hidden layer."""
+    """LayerNorm before each ReLU."""
     threads: int = torch.get_num_threads()
     """Threads of torch."""
     rounds: int = 20
@@ -147,6 +147,8 @@ def main(argv: Sequence[str]) -> int:
         cli.choose("aggregator", name, AGGREGATORS)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise cli.UsageError("expected a CUDA device for --device cuda; torch finds none. Use --device cpu.")
+    if config.json:
+        cli.check_output("--json", config.json)
     results = measure(config)
     title = f"One update: {config.num_tasks} tasks, {config.batch_size} rows each, {config.depth} x {config.width}"
     table = Table("aggregator", "median ms", "min ms", f"x {config.aggregators[0]}", "peak MB", title=title)

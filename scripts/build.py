@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Literal
 
 import numpy as np
 import torch
+from rich import filesize
 
 import envs
 from agents import MTSAC
+from agents.replay import TaskReplayBuffer
 from envs.vec_env import TaskVecEnv
 from mtrl import make_aggregator
 from scripts.cli import UsageError, usage_errors
@@ -94,7 +97,19 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
         )
 
 
-def buffer_bytes(agent: MTSAC) -> int:
+def buffer_bytes(config: TrainConfig, env: TaskVecEnv) -> int:
     """Memory of the replay buffer once it is full."""
-    buffer = agent.replay_buffer
-    return buffer.bytes_needed(buffer.buffer_size, buffer.num_tasks, buffer.obs_dim, buffer.action_dim)
+    (columns,), (actions,) = env.observation_space.shape or (), env.action_space.shape or ()
+    return TaskReplayBuffer.bytes_needed(config.buffer_size, env.num_envs, columns - env.num_envs, actions)
+
+
+def check_memory(config: TrainConfig, env: TaskVecEnv) -> None:
+    """Raises UsageError if the full replay buffer is larger than the memory of the device that it lives on."""
+    needed, there = buffer_bytes(config, env), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if config.device == "cuda":
+        there = torch.cuda.get_device_properties(0).total_memory
+    if needed > there:
+        raise UsageError(
+            f"--buffer-size: expected a replay buffer that fits in memory; {config.buffer_size:,} transitions of each "
+            f"of {env.num_envs} tasks need {filesize.decimal(needed)}, there are {filesize.decimal(there)}. Keep fewer."
+        )

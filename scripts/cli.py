@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -26,7 +27,7 @@ from mtrl import AGGREGATORS
 from scripts.config import PRESETS, TrainConfig, check, shorten
 
 PROGRAM = "python -m scripts.train"
-EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER = 2, 3, 4
+EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_INTERRUPTED = 2, 3, 4, 130
 
 
 class UsageError(Exception):
@@ -54,6 +55,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except tuple(codes) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(next(code for kind, code in codes.items() if isinstance(error, kind)))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:
@@ -64,6 +68,16 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=2)
     hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(names)}."
     raise UsageError(f"unknown {kind} {name!r}: {hint}")
+
+
+def check_output(flag: str, path: Path) -> None:
+    """Raises UsageError unless a file can be written at `path`: better now than after an hour of work."""
+    if path.is_dir():
+        raise UsageError(f"{flag}: expected a file; {path} is a folder. Add a file name.")
+    if not path.parent.is_dir():
+        raise UsageError(f"{flag}: expected a file in an existing folder; there is no folder {path.parent}.")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{flag}: expected a folder that can be written to; {path.parent} cannot. Choose another.")
 
 
 # --------------------------------------------------------------------------------------------------- scripts.train
@@ -79,6 +93,10 @@ class Resume:
     """Go on on another device; without it, on that of the run."""
     workers: Literal["auto"] | int | None = None
     """Go on with another number of workers; the numbers stay the same."""
+    learning_rate: float | None = None
+    """Go on with another learning rate, e.g. after losses became non-finite."""
+    max_grad_norm: float | None = None
+    """Go on with another limit of the gradient's norm; 0: off."""
     progress: bool = True
     """Show the progress bar."""
 
@@ -92,6 +110,8 @@ class Resume:
             steps_per_task=steps,
             device=self.device or config.device,
             workers=config.workers if self.workers is None else self.workers,
+            learning_rate=config.learning_rate if self.learning_rate is None else self.learning_rate,
+            max_grad_norm=config.max_grad_norm if self.max_grad_norm is None else self.max_grad_norm,
             progress=self.progress,
         )
         with usage_errors():

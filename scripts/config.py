@@ -7,9 +7,11 @@ vector environment; totals over all tasks are T times larger.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tyro.conf import Suppress
 from tyro.constructors import PrimitiveConstructorSpec
@@ -122,7 +124,7 @@ class TrainConfig:
     critic_depth: int = 3
     """Hidden layers of each critic."""
     layer_norm: bool = False
-    """LayerNorm after each hidden layer."""
+    """LayerNorm before each ReLU."""
     multi_head: bool = False
     """An output layer per task, on a shared torso."""
 
@@ -132,10 +134,14 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:
-        """The config that `to_json` wrote. Raises ValueError if a field is missing or unknown."""
+        """The config that `to_json` wrote. Raises ValueError if a field is missing, unknown or of another type."""
         expected = {f.name for f in fields(cls)}
         if values.keys() != expected:
             raise ValueError(f"fields {sorted(expected ^ values.keys())} are missing or unknown")
+        hints = get_type_hints(cls)
+        for name, value in values.items():
+            if not _fits(value, hints[name]):
+                raise ValueError(f"{name}: expected {_spelled(hints[name])}; found {value!r}")
         arguments: dict[str, Any] = {
             n: tuple(value) if isinstance(value, list) else value for n, value in values.items()
         }
@@ -163,6 +169,24 @@ def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value may stand in a field of this type."""
+    kind, arguments = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in arguments
+    if kind in (Union, UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if kind is tuple:
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+    if isinstance(value, bool):  # Python takes True for the number 1
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else kind or hint)
+
+
+def _spelled(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+
+
 _AT_LEAST_ONE = (
     *("steps_per_task", "batch_size", "buffer_size", "log_every", "train_freq", "gradient_steps", "keep_checkpoints"),
     *("horizon", "goals", "eval_goals", "final_goals", "actor_width", "actor_depth", "critic_width", "critic_depth"),
@@ -177,13 +201,19 @@ def check(config: TrainConfig) -> None:
         _expect(config, name, getattr(config, name) >= 0, "0 or more")
     for name in ("learning_rate", "adam_eps"):
         _expect(config, name, getattr(config, name) > 0, "more than 0")
+    for name in ("learning_rate", "adam_eps", "max_grad_norm"):
+        _expect(config, name, math.isfinite(getattr(config, name)), "a finite number")
+    target = config.target_entropy
+    _expect(config, "target_entropy", target == "auto" or math.isfinite(target), "auto or a finite number")
     _expect(config, "workers", config.workers == "auto" or config.workers >= 0, "auto, 0 or more")
     _expect(config, "threads", config.threads == "auto" or config.threads >= 1, "auto, 1 or more")
     _expect(config, "gamma", 0 <= config.gamma <= 1, "between 0 and 1")
     _expect(config, "tau", 0 < config.tau <= 1, "more than 0, at most 1")
     _expect(config, "horizon", config.horizon <= 500, "at most 500, the limit of Meta-World")
-    _expect(config, "ent_coef", _is_temperature(config.ent_coef), "auto, auto_X or X with a number X above 0")
-    _expect(config, "reward_scale", all(scale > 0 for scale in config.reward_scale), "factors above 0")
+    _expect(config, "ent_coef", _is_temperature(config.ent_coef), "auto, auto_X or X with a finite X above 0")
+    _expect(
+        config, "reward_scale", all(0 < scale < math.inf for scale in config.reward_scale), "finite factors above 0"
+    )
     _expect(config, "tasks", len(set(config.tasks)) == len(config.tasks), "every task once")
     for name in ("eval_goals", "final_goals"):
         _expect(
@@ -195,7 +225,7 @@ def check(config: TrainConfig) -> None:
 
 def _is_temperature(text: str) -> bool:
     try:
-        return text == "auto" or float(text.removeprefix("auto_")) > 0
+        return text == "auto" or 0 < float(text.removeprefix("auto_")) < math.inf
     except ValueError:
         return False
 
@@ -231,7 +261,11 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "mt10": ("MT10 with the settings of Meta-World+: 3 x 400, 128 rows, 2M steps per task", _PLUS),
     "mt25": ("MT25, settings as mt10", replace(_PLUS, suite="MT25")),
     "mt50": ("MT50, settings as mt10", replace(_PLUS, suite="MT50")),
-    "mt10-quick": ("MT10 sized for two CPU cores: 3 x 256, 64 rows, 100k steps per task", _QUICK),
+    "mt10-quick": (
+        "MT10 sized for two CPU cores: 3 x 256, LayerNorm, 64 rows, rewards x 0.1, temperatures from 0.1, 100k steps "
+        "per task",
+        _QUICK,
+    ),
     "mt10-paper2020": (
         "MT10 as in the PCGrad paper: 6 x 160, v1 rewards, 500k steps per task; horizon 150 is our reading",
         replace(_PAPER, steps_per_task=500_000, actor_width=160, critic_width=160, actor_depth=6, critic_depth=6),

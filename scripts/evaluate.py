@@ -45,13 +45,15 @@ def main(argv: Sequence[str]) -> int:
         raise cli.UsageError(
             f"--episodes: expected 1 to {run.config.goals}, the number of goals of this run; found {request.episodes}."
         )
-    if request.json and not request.json.parent.is_dir():
-        raise cli.UsageError(f"--json: expected a file in an existing folder; there is no {request.json.parent}.")
+    if request.json:
+        cli.check_output("--json", request.json)
     checkpoint = run.newest_checkpoint()
     config = resolve(replace(run.config, device=request.device, workers=request.workers))
     with cli.usage_errors():
         agent = MTSAC.load(checkpoint / "agent.zip", device=config.device)
+    run.require_tasks(agent.task_names, checkpoint)
     with contextlib.closing(make_env(config, run.goals, "sequential")) as env:
+        run.require_tasks(env.task_names, run.path / "config.json")
         summary = summarize(evaluate(agent, env, request.episodes))
     console = Console(highlight=False)
     protocol = replace(run.protocol, episodes_final=request.episodes)

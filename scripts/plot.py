@@ -25,16 +25,17 @@ from scripts.run_folder import RunFolder
 # Okabe and Ito's palette, told apart by all; an aggregator keeps its colour in every picture.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":", "-.")
+ENDINGS = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
 class PlotConfig:
-    """Success over environment steps of one run or several, as one PNG."""
+    """Success over environment steps of one run or several, as one picture."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders of runs; several are drawn over each other, one colour per aggregator."""
     out: Path | None = None
-    """The picture; by default success.png in the folder of the (only) run, or here."""
+    """A .png, .pdf or .svg; by default success.png in the folder of the (only) run, or here."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,12 +50,20 @@ def main(argv: Sequence[str]) -> int:
                 f"expected runs of one protocol; {runs[0].path} and {run.path} differ in {', '.join(conflicts)}. "
                 "Draw them apart."
             )
-    out = request.out or (runs[0].path if len(runs) == 1 else Path()) / "success.png"
-    if not out.parent.is_dir():
-        raise cli.UsageError(f"--out: expected a file in an existing folder; there is no {out.parent}.")
+    out = picture_path(request.out or (runs[0].path if len(runs) == 1 else Path()) / "success.png")
     draw(runs).savefig(out, dpi=150)
     print(f"wrote {out}")
     return 0
+
+
+def picture_path(out: Path) -> Path:
+    """Where the picture goes: `out`, as .png if it has no ending. Raises UsageError if it cannot go there."""
+    if out.is_dir() or out.suffix not in ("", *ENDINGS):
+        found = "a folder" if out.is_dir() else f"the ending {out.suffix!r}"
+        raise cli.UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {found}: {out}.")
+    out = out if out.suffix else out.with_suffix(".png")
+    cli.check_output("--out", out)
+    return out
 
 
 def draw(runs: Sequence[RunFolder]) -> Figure:

@@ -108,6 +108,9 @@ class ProgressBar(BaseCallback):
             self.bar.below = split(self.model.seconds)
         return True
 
+    def _on_training_end(self) -> None:
+        self.bar.update(self.row, completed=self.model.vector_steps)
+
     def close(self) -> None:
         """Takes the bar off the screen, also after an error."""
         self.bar.stop()

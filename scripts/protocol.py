@@ -17,6 +17,8 @@ from scripts.config import TrainConfig
 
 # Runs that differ only in these are repetitions or longer runs of one experiment: their curves share an axis.
 _MAY_DIFFER = {"seed", "goal_set", "env_steps_per_task", "env_steps_total"}
+# A run that goes on may be made longer, and may find other software.
+_MAY_CHANGE = {"env_steps_per_task", "env_steps_total", "metaworld", "mujoco"}
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,14 @@ class Protocol:
 
     def conflicts(self, other: Protocol) -> list[str]:
         """Names of the fields that forbid one axis for both."""
-        names = [f.name for f in fields(self) if f.name not in _MAY_DIFFER]
-        return [name for name in names if getattr(self, name) != getattr(other, name)]
+        return [name for name in self._differences(other) if name not in _MAY_DIFFER]
+
+    def changed(self, now: Protocol) -> list[str]:
+        """Names of the fields that must not change within a run, and did."""
+        return [name for name in self._differences(now) if name not in _MAY_CHANGE]
+
+    def _differences(self, other: Protocol) -> list[str]:
+        return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
 
     def table(self) -> Table:
         """A two-column table of all fields."""

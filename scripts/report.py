@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from agents.evaluation import Evaluation
-from scripts.run_folder import RunFolder
+from scripts.run_folder import RunFolder, intact
 
 
 def wilson(successes: float, episodes: int) -> tuple[float, float]:
@@ -26,21 +27,42 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
 
     The interval of the mean pools all episodes as if they were of one task; it is a little too wide when tasks differ.
     """
-    tasks = {
-        name: _summary(evaluation.success[i], evaluation.success_last[i], evaluation.returns[i])
-        for i, name in enumerate(evaluation.task_names)
-    }
-    return {"tasks": tasks, "mean": _summary(evaluation.success, evaluation.success_last, evaluation.returns)}
+    rates = zip(*(x.mean(1) for x in (evaluation.success, evaluation.success_last, evaluation.returns)), strict=True)
+    episodes = evaluation.success.shape[1]
+    return _with_mean({n: _summary(r, episodes) for n, r in zip(evaluation.task_names, rates, strict=True)})
 
 
-def _summary(success: np.ndarray, success_last: np.ndarray, returns: np.ndarray) -> dict[str, Any]:
+def _with_mean(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Every task has as many episodes, so the mean over tasks is that over all episodes."""
+    rows = list(tasks.values())
+    means = (np.mean([row[name] for row in rows]) for name in ("success", "success_last", "return"))
+    return {"tasks": tasks, "mean": _summary(means, sum(row["episodes"] for row in rows))}
+
+
+def _summary(rates: Iterable[float], episodes: int) -> dict[str, Any]:
+    success, success_last, returns = rates
     return {
-        "success": float(success.mean()),
-        "success_interval": list(wilson(float(success.sum()), success.size)),
-        "success_last": float(success_last.mean()),
-        "return": float(returns.mean()),
-        "episodes": int(success.size),
+        "success": float(success),
+        "success_interval": list(wilson(success * episodes, episodes)),
+        "success_last": float(success_last),
+        "return": float(returns),
+        "episodes": episodes,
     }
+
+
+def latest_evaluation(run: RunFolder) -> dict[str, Any] | None:
+    """The newest evaluation of a run as `summarize` gave it, with its `env_steps_per_task`; None before the first."""
+    with intact(run.evaluations.path):
+        rows = run.evaluations.read()
+        step = max((int(row["env_steps_per_task"]) for row in rows), default=0)
+        tasks = {
+            row["task"]: _summary(
+                (float(row[name]) for name in ("success", "success_last", "return")), int(row["episodes"])
+            )
+            for row in rows
+            if int(row["env_steps_per_task"]) == step
+        }
+    return {"env_steps_per_task": step, **_with_mean(tasks)} if tasks else None
 
 
 def best_evaluation(run: RunFolder) -> dict[str, Any] | None:
@@ -55,15 +77,33 @@ def best_evaluation(run: RunFolder) -> dict[str, Any] | None:
 def success_table(summary: dict[str, Any], title: str) -> Table:
     """One line per task by name, the mean last."""
     episodes = next(iter(summary["tasks"].values()))["episodes"]
-    table = Table(box=box.SIMPLE_HEAD, title=f"{title}, {episodes} episodes per task")
+    rows = {name: _cells(row) for name, row in summary["tasks"].items()}
+    return _table(f"{title}, {episodes} episodes per task", rows, _cells(summary["mean"]))
+
+
+def training_table(metrics: Mapping[str, float], task_names: tuple[str, ...], title: str) -> Table | None:
+    """The same table from `MTSAC.metrics`, for want of an evaluation; None before the first episode has ended."""
+    if "rollout/success" not in metrics:
+        return None
+
+    def cells(suffix: str) -> list[str]:
+        success, returns = (metrics.get(f"rollout/{name}{suffix}") for name in ("success", "return"))
+        return ["-" if success is None else f"{success:.2f}", "-", "-", "-" if returns is None else f"{returns:,.1f}"]
+
+    rows = {name: cells(f"/{name}") for name in task_names}
+    return _table(f"{title}; training episodes, not an evaluation", rows, cells(""))
+
+
+def _table(title: str, rows: Mapping[str, list[str]], mean: list[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title)
     table.title_justify, table.title_style = "left", "bold"
     table.add_column("task", no_wrap=True)
     for column in ("success", "95 %", "at last step", "return"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, row in summary["tasks"].items():
-        table.add_row(name, *_cells(row))
+    for name, row in rows.items():
+        table.add_row(name, *row)
     table.add_section()
-    table.add_row("mean", *_cells(summary["mean"]), style="bold")
+    table.add_row("mean", *mean, style="bold")
     return table
 
 

@@ -5,15 +5,16 @@ protocol.json    how success was measured    evaluations.csv  one row per task a
 versions.json    software and machine        tensorboard/     the metrics again, as events
 goals.npz        goal vectors per task       checkpoints/     the newest ones
 result.json      the end of the run, with the table of success
+versions-resumed.json   the same as versions.json, of the newest part of a run that was resumed
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +25,12 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
 from agents.checkpoint import latest_checkpoint
 from agents.evaluation import Evaluation
+from mtrl import make_aggregator
+from scripts.claim import LOCK
 from scripts.cli import UsageError
-from scripts.config import TrainConfig
+from scripts.config import TrainConfig, check
 from scripts.csv_table import CsvOutputFormat, CsvTable
-from scripts.protocol import Protocol, hash_goals
+from scripts.protocol import Protocol, describe
 
 _SOFTWARE = ("mtrl-surgery", "torch", "stable-baselines3", "gymnasium", "metaworld", "mujoco", "numpy")
 
@@ -48,10 +51,16 @@ class RunFolder:
         self._tensorboard: TensorBoardOutputFormat | None = None  # opened by a training run only
 
     def save(self) -> RunFolder:
-        """Writes config, protocol, versions and goals; config.json comes last and makes the folder a run."""
+        """Writes config, protocol, versions and goals; config.json comes last and makes the folder a run.
+
+        A run that is resumed keeps its goals and first versions.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        np.savez(self.path / "goals.npz", **self.goals)  # type: ignore[arg-type]  # numpy's stub takes a flag there
-        write_json(self.path / "versions.json", _versions())
+        if (self.path / "config.json").exists():
+            write_json(self.path / "versions-resumed.json", _versions())
+        else:
+            write_goals(self.path / "goals.npz", self.goals)
+            write_json(self.path / "versions.json", _versions())
         write_json(self.path / "protocol.json", {"id": self.protocol.id, **self.protocol.to_json()})
         write_json(self.path / "config.json", self.config.to_json())
         return self
@@ -64,21 +73,40 @@ class RunFolder:
             raise UsageError(
                 f"expected the folder of a run at {path}; found {found}. Give the --run-dir of a training run."
             )
-        try:
+        with intact(path / "config.json"):
             config = TrainConfig.from_json(read_json(path / "config.json"))
-            protocol = {name: value for name, value in read_json(path / "protocol.json").items() if name != "id"}
-            with np.load(path / "goals.npz", allow_pickle=False) as archive:
-                goals = {name: archive[name] for name in archive.files}
-            run = cls(path, config, Protocol.from_json(protocol), goals)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            check(config)
+            make_aggregator(config.aggregator, **config.aggregator_options)
+            if config.critic_aggregator:
+                make_aggregator(config.critic_aggregator, **config.critic_aggregator_options)
+        with intact(path / "protocol.json"):
+            values = read_json(path / "protocol.json")
+            id_ = values.pop("id")
+            protocol = Protocol.from_json(values)
+            if id_ != protocol.id:
+                raise ValueError(f"its id is {id_!r}, but its fields make {protocol.id!r}")
+        with intact(path / "goals.npz"), np.load(path / "goals.npz", allow_pickle=False) as archive:
+            goals = {name: archive[name] for name in archive.files}
+            settled = describe(config, protocol.tasks, goals)
+        if changed := protocol.changed(settled):
+            found = ", ".join(f"{n} {getattr(protocol, n)!r} against {getattr(settled, n)!r}" for n in changed)
             raise UsageError(
-                f"the run in {path} is damaged: {error}. Restore the file from a copy or train anew."
-            ) from error
-        if hash_goals(goals) != run.protocol.goal_set:
-            raise UsageError(
-                f"the run in {path} is damaged: goals.npz is not the goal set of protocol.json. Restore it."
+                f"the run in {path} is damaged: protocol.json does not agree with config.json and goals.npz: {found}. "
+                "Restore the files from a copy."
             )
-        return run
+        with intact(path / "metrics.csv and evaluations.csv"):
+            return cls(path, config, protocol, goals)
+
+    def require_tasks(self, names: tuple[str, ...], source: Path) -> None:
+        """Raises UsageError unless `names`, which come from `source`, are the tasks of the protocol."""
+        if names != self.protocol.tasks:
+            raise UsageError(f"expected the tasks {self.protocol.tasks} of this run's protocol; {source} has {names}.")
+
+    def other_software(self) -> str:
+        """What differs between the software that this run began with and that of now; empty if nothing does."""
+        with intact(self.path / "versions.json"):
+            before, now = read_json(self.path / "versions.json"), _versions()
+        return ", ".join(f"{n} {before[n]} -> {now[n]}" for n in _SOFTWARE if n in before and before[n] != now[n])
 
     def logger(self) -> Logger:
         """Stable-Baselines3's logger onto metrics.csv and TensorBoard."""
@@ -86,10 +114,15 @@ class RunFolder:
         return Logger(str(self.path), [CsvOutputFormat(self.metrics), self._tensorboard])
 
     def rewind(self, env_steps_per_task: int) -> None:
-        """Forgets what was logged after a checkpoint, so that no step is logged twice."""
+        """Forgets what was logged after a checkpoint, so that no step is logged twice.
+
+        Raises UsageError if a file holds something else than its numbers.
+        """
         total = env_steps_per_task * len(self.protocol.tasks)
-        self.metrics.keep(lambda row: int(row["env_steps"]) <= total)
-        self.evaluations.keep(lambda row: int(row["env_steps_per_task"]) <= env_steps_per_task)
+        with intact(self.metrics.path):
+            self.metrics.keep(lambda row: _numbers(row)["env_steps"] <= total)
+        with intact(self.evaluations.path):
+            self.evaluations.keep(lambda row: _numbers(row, "task")["env_steps_per_task"] <= env_steps_per_task)
 
     def add_evaluation(self, env_steps_per_task: int, evaluation: Evaluation) -> None:
         """Appends one row per task, and shows the successes in TensorBoard."""
@@ -121,14 +154,14 @@ class RunFolder:
 
     def success_curves(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Env steps per task (N,) and success per task name (N,). Raises UsageError if nothing was evaluated yet."""
-        try:
+        with intact(self.evaluations.path):
             rows = [(int(r["env_steps_per_task"]), r["task"], float(r["success"])) for r in self.evaluations.read()]
             steps = np.array(sorted({step for step, _, _ in rows}))
             curves = {
                 name: np.array([s for _, task, s in sorted(rows) if task == name]) for name in self.protocol.tasks
             }
-        except (KeyError, ValueError, TypeError) as error:
-            raise UsageError(f"{self.evaluations.path} is damaged: {error}. Restore it from a copy.") from error
+            if short := [name for name, curve in curves.items() if len(curve) != len(steps)]:
+                raise ValueError(f"expected one row of {short[0]} at each of {len(steps)} steps")
         if not rows:
             raise UsageError(f"{self.path} holds no evaluation yet: wait for the first one, or train longer.")
         return steps, curves
@@ -136,9 +169,30 @@ class RunFolder:
 
 def require_new(path: Path) -> None:
     """Raises UsageError unless `path` is free for a new run."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    if path.is_file() or (path.is_dir() and any(item.name != LOCK for item in path.iterdir())):
         resume = f" or go on with that run: --resume {path}" if (path / "config.json").exists() else ""
         raise UsageError(f"expected a new or empty run folder; {path} is not empty. Choose another --run-dir{resume}")
+
+
+@contextlib.contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Inside, a file of a run is read: whatever goes wrong means that it is damaged, and raises UsageError.
+
+    All errors, as readers of a damaged file meet many kinds: for flipped bytes, zipfile alone raises five.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = str(error) or type(error).__name__
+        raise UsageError(f"{path} is damaged: {found}. Restore the file from a copy or train anew.") from error
+
+
+def write_goals(path: Path, goals: Mapping[str, np.ndarray]) -> None:
+    """Writes goal vectors per task, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **goals)  # type: ignore[arg-type]  # numpy's stub takes a flag there
+    os.replace(temporary, path)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -154,6 +208,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} holds no JSON object")
     return values
+
+
+def _numbers(row: Mapping[str, str], *words: str) -> dict[str, float]:
+    """The cells of a row that are not empty; all but `words` are numbers. Raises ValueError or TypeError otherwise."""
+    return {name: float(cell) for name, cell in row.items() if cell and name not in words}
 
 
 def _versions() -> dict[str, Any]:

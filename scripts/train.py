@@ -21,15 +21,16 @@ from rich.console import Console
 
 from agents import MTSAC, NonFiniteError
 from agents.callbacks import CheckpointCallback, EveryStepsPerTask
-from agents.checkpoint import load_checkpoint, prune, save_checkpoint
+from agents.checkpoint import checkpoints, load_checkpoint, prune, save_checkpoint
 from agents.evaluation import evaluate
 from envs.vec_env import TaskVecEnv
 from scripts import cli
-from scripts.build import buffer_bytes, make_agent, make_env, resolve, run_path
+from scripts.build import buffer_bytes, check_memory, make_agent, make_env, resolve, run_path
+from scripts.claim import claimed
 from scripts.config import TrainConfig
 from scripts.progress import ProgressBar, StopRequested, StopSwitch
 from scripts.protocol import describe
-from scripts.report import best_evaluation, success_table, summarize
+from scripts.report import best_evaluation, latest_evaluation, success_table, summarize, training_table
 from scripts.run_folder import RunFolder, require_new, write_json
 
 
@@ -45,7 +46,11 @@ class Session:
     latest: dict[str, Any] | None = None  # summary of the newest evaluation
 
     def evaluate(self, episodes: int) -> None:
-        """Evaluates the agent as it is, on the same episodes each time; keeps the result and says so in one line."""
+        """Evaluates the agent as it is, on the same episodes each time; keeps the result and says so in one line.
+
+        Raises NonFiniteError if the agent has broken down: its success would look like a valid number.
+        """
+        self.agent.guard.check()
         self.evaluation_env.seed(self.run.config.seed)
         evaluation, step = evaluate(self.agent, self.evaluation_env, episodes), self.agent.vector_steps
         self.run.add_evaluation(step, evaluation)
@@ -55,6 +60,27 @@ class Session:
             f"{step:>11,} steps per task: success [bold]{mean['success']:.2f}[/] over "
             f"{len(evaluation.task_names)} tasks, {mean['episodes']} episodes"
         )
+
+    @property
+    def steps_left(self) -> int:
+        """Environment steps per task until the end of the run."""
+        return self.run.config.steps_per_task - self.agent.vector_steps
+
+    @property
+    def owed(self) -> int:
+        """Episodes per task of an evaluation that is due at this very step and was given up; 0 if there is none."""
+        config, step = self.run.config, self.agent.vector_steps
+        if self.latest and self.latest["env_steps_per_task"] == step:
+            return 0
+        if self.steps_left <= 0:
+            return config.final_goals
+        return config.eval_goals if config.eval_every and step and step % config.eval_every == 0 else 0
+
+    def catch_up(self, switch: StopSwitch) -> None:
+        """Evaluates if that is owed; gives up at Ctrl-C."""
+        if episodes := self.owed:
+            with contextlib.suppress(StopRequested), switch.interruptible():
+                self.evaluate(episodes)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,11 +97,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
-    """A new run. Its folder appears once environments and agent are known to work."""
+    """A new run. Its folder is claimed at once and stays empty until environments and agent are known to work."""
     path = run_path(config)
+    stack.enter_context(claimed(path))
     require_new(path)
     config = resolve(config)
     env = stack.enter_context(contextlib.closing(make_env(config, config.goals)))
+    check_memory(config, env)
     evaluation_env = stack.enter_context(contextlib.closing(make_env(config, env.goals, "sequential")))
     config = replace(config, workers=env.num_workers, run_dir=str(path))
     agent = make_agent(config, env)
@@ -86,20 +114,28 @@ def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
 def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     """A run as it was at its newest checkpoint; what was logged after that is forgotten."""
     run = RunFolder.open(Path(request.resume))
+    stack.enter_context(claimed(run.path))
     checkpoint = run.newest_checkpoint()
     config = resolve(request.apply(run.config))
     env = stack.enter_context(contextlib.closing(make_env(config, run.goals)))
     evaluation_env = stack.enter_context(contextlib.closing(make_env(config, run.goals, "sequential")))
+    run.require_tasks(env.task_names, run.path / "config.json")
+    changes = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm or None}
     with cli.usage_errors():
-        agent = load_checkpoint(checkpoint, env, device=config.device)
-    if agent.vector_steps >= config.steps_per_task:
+        agent = load_checkpoint(checkpoint, env, device=config.device, **changes)
+    run.rewind(agent.vector_steps)
+    console, software = Console(highlight=False), run.other_software()
+    run = replace(run, config=config, protocol=describe(config, env.task_names, env.goals))
+    session = Session(run, agent, env, evaluation_env, console, latest_evaluation(run))
+    if session.steps_left <= 0 and not session.owed:
         raise cli.UsageError(
             f"expected a run with steps left; {run.path} has done {agent.vector_steps:,} of {config.steps_per_task:,} "
             "per task. Extend it with --steps-per-task."
         )
-    run = replace(run, config=config, protocol=describe(config, env.task_names, env.goals)).save()
-    run.rewind(agent.vector_steps)
-    return Session(run, agent, env, evaluation_env, Console(highlight=False))
+    if software:
+        console.print(f"[bold]Other software[/] than this run began with, so its numbers may differ: {software}")
+    run.save()
+    return session
 
 
 def introduce(session: Session) -> None:
@@ -109,14 +145,15 @@ def introduce(session: Session) -> None:
     console.print(
         f"{config.aggregator} on {config.device}; torch threads: {config.threads}, workers: {env.num_workers}"
     )
-    console.print(f"replay buffer: {filesize.decimal(buffer_bytes(session.agent))} when full")
+    console.print(f"replay buffer: {filesize.decimal(buffer_bytes(config, env))} when full")
     console.print(f"run folder: {session.run.path}\n", soft_wrap=True)
 
 
 def train(session: Session) -> int:
     """Trains to the end, or to Ctrl-C or SIGTERM; returns 0 or the signal's number. Ends with a checkpoint.
 
-    Raises NonFiniteError after writing postmortem.json; the last good checkpoint stays.
+    An evaluation that was given up before the run was resumed comes first. Raises NonFiniteError after writing
+    postmortem.json; the last good checkpoint stays.
     """
     config, agent, run = session.run.config, session.agent, session.run
     agent.set_logger(run.logger())
@@ -125,16 +162,18 @@ def train(session: Session) -> int:
     callbacks = [*schedule(session, switch), switch, bar]
     with switch.listening(), contextlib.closing(bar):
         try:
-            missing = (config.steps_per_task - agent.vector_steps) * agent.num_tasks
-            agent.learn(missing, callback=callbacks, reset_num_timesteps=False)
-            save_checkpoint(run.checkpoints, agent, session.env)
-            prune(run.checkpoints, config.keep_checkpoints)
+            session.catch_up(switch)
+            if session.steps_left > 0 and not switch.pressed:
+                missing = session.steps_left * agent.num_tasks
+                agent.learn(missing, callback=callbacks, reset_num_timesteps=False)
+                save_checkpoint(run.checkpoints, agent, session.env)
+                prune(run.checkpoints, config.keep_checkpoints)
+            if not switch.pressed:
+                session.catch_up(switch)
         except NonFiniteError as error:
             write_postmortem(session, error)
+            session.console.print(way_back(run), soft_wrap=True)
             raise
-        if not switch.pressed:
-            with contextlib.suppress(StopRequested), switch.interruptible():
-                session.evaluate(config.final_goals)
     return switch.pressed
 
 
@@ -146,7 +185,7 @@ def schedule(session: Session, switch: StopSwitch) -> Iterator[EveryStepsPerTask
 
 
 class Evaluations(EveryStepsPerTask):
-    """Evaluates during training; gives up at Ctrl-C; leaves the last step to the final evaluation."""
+    """Evaluates during training; leaves the last step to the final evaluation."""
 
     def __init__(self, switch: StopSwitch, session: Session) -> None:
         super().__init__(session.run.config.eval_every)
@@ -154,10 +193,8 @@ class Evaluations(EveryStepsPerTask):
 
     def act(self) -> None:
         """Evaluates unless this is the last step."""
-        config = self.session.run.config
-        if self.model.vector_steps < config.steps_per_task:
-            with contextlib.suppress(StopRequested), self.switch.interruptible():
-                self.session.evaluate(config.eval_goals)
+        if self.session.steps_left > 0:
+            self.session.catch_up(self.switch)
 
 
 def write_postmortem(session: Session, error: NonFiniteError) -> None:
@@ -176,6 +213,18 @@ def write_postmortem(session: Session, error: NonFiniteError) -> None:
     )
 
 
+def way_back(run: RunFolder) -> str:
+    """What to do after training broke down."""
+    saved = checkpoints(run.checkpoints)
+    if not saved:
+        return "There is no checkpoint to go back to: train anew with other settings, in another --run-dir."
+    command = f"python -m scripts.train --resume {shlex.quote(str(run.path))}"
+    return (
+        f"The last good checkpoint is {saved[-1]}. Go on from it with other settings, for example:\n"
+        f"  {command} --learning-rate {run.config.learning_rate / 2:g}"
+    )
+
+
 def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
     """Writes result.json, then shows the table per task, where everything lies and what to try next."""
     run, agent, console = session.run, session.agent, session.console
@@ -189,15 +238,16 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
         "seconds": agent.seconds,
     }
     write_json(run.path / "result.json", result)
+    title = f"{status} at {agent.vector_steps:,} steps per task"
     if session.latest:
-        title = (
-            f"{status} at {agent.vector_steps:,} steps per task; success after {session.latest['env_steps_per_task']:,}"
-        )
-        console.print(success_table(session.latest, title))
+        console.print(success_table(session.latest, f"{title}; success after {session.latest['env_steps_per_task']:,}"))
+    elif table := training_table(agent.metrics(), agent.task_names, title):
+        console.print(table)
     else:
-        console.print(f"{status} at {agent.vector_steps:,} steps per task, before the first evaluation")
+        console.print(f"{title}, before the first episode ended")
     path = shlex.quote(str(run.path))
-    longer = "" if status == "interrupted" else f" --steps-per-task {2 * agent.vector_steps}"
+    complete = session.steps_left <= 0 and not session.owed
+    longer = f" --steps-per-task {2 * agent.vector_steps}" if complete else ""
     lines = (
         f"Everything is in {path}: result.json, evaluations.csv, metrics.csv, tensorboard/, checkpoints/",
         "Next:",

@@ -60,6 +60,25 @@ BAD = {
     "horizon": ("train", "mt10 --horizon 501", "at most 500"),
     "temperature": ("train", "toy --ent-coef auto_0", "--ent-coef"),
     "reward scales": ("train", "toy --reward-scale 1,2", "one per task"),
+    **{
+        f"{flag} {value}": ("train", f"toy --{flag} {value}", f"--{flag}: expected")
+        for flag, value in [
+            ("reward-scale", "inf"),
+            ("reward-scale", "1,nan,1,1"),
+            ("ent-coef", "inf"),
+            ("ent-coef", "auto_inf"),
+            ("target-entropy", "nan"),
+            ("learning-rate", "inf"),
+            ("learning-rate", "nan"),
+            ("max-grad-norm", "nan"),
+            ("max-grad-norm", "inf"),
+            ("adam-eps", "inf"),
+        ]
+    },
+    "more than fits in memory": ("train", "toy --buffer-size 1000000000000", "--buffer-size: expected a replay buffer"),
+    "a file on the way": ("train", "toy --run-dir thesis.txt/runs/x", "expected a run folder that can be made"),
+    "a file for a run": ("train", "toy --run-dir thesis.txt", "expected a run folder that can be made"),
+    "a folder that takes nothing": ("train", "toy --run-dir /proc/run", "expected a run folder that can be made"),
     "gamma": ("train", "toy --gamma nan", "--gamma: expected between 0 and 1; found nan"),
     "resume nothing": ("train", "--resume no/such/run", "found nothing"),
     "evaluate nothing": ("evaluate", "no/such/run", "found nothing"),
@@ -71,9 +90,41 @@ BAD = {
 
 @pytest.mark.parametrize(("command", "flags", "message"), BAD.values(), ids=BAD)
 def test_bad_input_gets_one_clear_line_and_exit_code_2(command, flags, message, nowhere, monkeypatch, capsys):
+    nowhere.with_name("thesis.txt").write_text("do not touch")
     assert exit_code(monkeypatch, COMMANDS[command], flags.split()) == 2
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert not nowhere.exists()
+    assert [path.name for path in nowhere.parent.iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_folder_is_refused_before_environments_are_built(nowhere, monkeypatch):
+    monkeypatch.setattr(train, "make_env", lambda *_: pytest.fail("built"))
+    nowhere.write_text("a file")
+    assert exit_code(monkeypatch, train.main, ["toy"]) == 2
+
+
+@pytest.mark.parametrize("flags", [["toy"], ["toy", "--run-dir", "a/b/c"]])
+def test_ctrl_c_while_environments_are_built_ends_in_one_line_and_leaves_nothing(flags, nowhere, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "make_env", interrupted)
+    assert exit_code(monkeypatch, train.main, flags) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert not list(nowhere.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("x.foo", r"\.png, \.pdf, \.svg; found the ending '\.foo'"), ("", "found a folder"), ("no/x.png", "no folder")],
+)
+def test_pictures_have_known_endings(out, message, tmp_path):
+    with pytest.raises(cli.UsageError, match=message):
+        plot.picture_path(tmp_path / out)
+
+
+def test_a_picture_without_an_ending_is_a_png(tmp_path):
+    assert plot.picture_path(tmp_path / "x") == tmp_path / "x.png"
+    assert plot.picture_path(tmp_path / "x.svg") == tmp_path / "x.svg"
 
 
 def test_cuda_without_cuda(nowhere, monkeypatch, capsys):

@@ -1,19 +1,24 @@
 """Runs are files: what is written can be read again, goes on at resume, and damage is noticed."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agents import Evaluation
+from scripts.claim import claimed
 from scripts.cli import UsageError
 from scripts.config import TrainConfig
 from scripts.csv_table import CsvOutputFormat, CsvTable
 from scripts.protocol import describe, hash_goals
-from scripts.report import best_evaluation, success_table, summarize, wilson
+from scripts.report import best_evaluation, latest_evaluation, success_table, summarize, training_table, wilson
 from scripts.run_folder import RunFolder, require_new
 
+ROOT = Path(__file__).parents[1]
 TASKS = ("reach-v3", "push-v3")
 GOALS = {name: np.arange(6.0).reshape(2, 3) + i for i, name in enumerate(TASKS)}
 CONFIG = TrainConfig(preset="mt10", tasks=TASKS)
@@ -99,6 +104,131 @@ def test_damage_is_noticed(run, name, damage):
         RunFolder.open(run.path)
 
 
+WRONG = [
+    ("config.json", {"threads": "x"}, "threads: expected .*'x'"),
+    ("config.json", {"batch_size": "q"}, "batch_size: expected int; found 'q'"),
+    ("config.json", {"batch_size": 1.5}, "batch_size: expected int"),
+    ("config.json", {"batch_size": True}, "batch_size: expected int"),
+    ("config.json", {"batch_size": 0}, "--batch-size: expected at least 1"),
+    ("config.json", {"tasks": None}, "tasks: expected"),
+    ("config.json", {"tasks": [1, 2]}, "tasks: expected"),
+    ("config.json", {"tasks": ["push-v3"], "suite": "MT1"}, "benchmark"),
+    ("config.json", {"ent_coef": 1.0}, "ent_coef: expected str"),
+    ("config.json", {"reward_scale": [float("nan")]}, "--reward-scale"),
+    ("config.json", {"suite": 5}, "suite: expected str"),
+    ("config.json", {"suite": "MT11"}, "benchmark 'MT10' against 'MT11'"),
+    ("config.json", {"horizon": 100}, "horizon 500 against 100"),
+    ("config.json", {"seed": 3}, "seed 0 against 3"),
+    ("config.json", {"device": "tpu"}, "device: expected"),
+    ("config.json", {"aggregator": "nope"}, "unknown aggregator 'nope'"),
+    ("config.json", {"critic_aggregator": "nope"}, "unknown aggregator 'nope'"),
+    ("config.json", {"aggregator_options": {"no": 1}}, "config.json is damaged"),
+    ("config.json", {"aggregator_options": []}, "aggregator_options: expected dict"),
+    ("protocol.json", {"id": "0123456789ab"}, "its id is '0123456789ab'"),
+    ("protocol.json", {"horizon": 100}, "its id is"),
+    ("protocol.json", {"tasks": None}, "protocol.json is damaged"),
+    ("protocol.json", {"tasks": ["reach-v3"]}, "its id is"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), WRONG)
+def test_a_wrong_value_is_noticed(run, name, change, message):
+    (run.path / name).write_text(json.dumps(json.loads((run.path / name).read_text()) | change))
+    with pytest.raises(UsageError, match=f"damaged.*{message}|{message}"):
+        RunFolder.open(run.path)
+
+
+@pytest.mark.parametrize("bit", [1, 128])
+def test_no_flipped_bit_in_the_goals_gets_through(run, bit):
+    path = run.path / "goals.npz"
+    whole = path.read_bytes()
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ bit]) + whole[i + 1 :])
+        try:
+            opened = RunFolder.open(run.path).goals
+        except UsageError:
+            continue
+        assert hash_goals(opened) == run.protocol.goal_set  # the bit had no meaning, such as a date's
+
+
+@pytest.mark.parametrize("table", ["metrics", "evaluations"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b\n1,2\n",
+        "env_steps,env_steps_per_task\nx,x\n",
+        "env_steps,env_steps_per_task,y\n1,1,z\n",
+        "env_steps\n1,2\n",
+    ],
+)
+def test_foreign_tables_are_noticed_before_anything_is_rewritten(run, table, text):
+    path = getattr(run, table).path
+    path.write_text(text)
+    with pytest.raises(UsageError, match=f"{table}.csv is damaged"):
+        RunFolder.open(run.path).rewind(10)
+    assert path.read_text() == text
+
+
+def test_bytes_that_are_no_text_are_noticed(run):
+    run.metrics.path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"metrics\.csv .*damaged"):
+        RunFolder.open(run.path)
+
+
+def test_what_is_saved_again_keeps_goals_and_the_first_versions(run):
+    names = ("goals.npz", "versions.json")
+    before = [(run.path / name).stat().st_mtime_ns for name in names]
+    (run.path / "goals.tmp").mkdir()  # writing the goals again would fail
+    run.save()
+    assert [(run.path / name).stat().st_mtime_ns for name in names] == before
+    assert (run.path / "versions-resumed.json").read_text() == (run.path / "versions.json").read_text()
+
+
+def test_other_software_is_told(run):
+    assert run.other_software() == ""
+    versions = json.loads((run.path / "versions.json").read_text())
+    (run.path / "versions.json").write_text(json.dumps(versions | {"torch": "1.0", "machine": "another"}))
+    assert run.other_software().startswith("torch 1.0 -> ")
+
+
+def test_other_software_does_not_make_a_run_foreign(run):
+    replace(run, protocol=replace(run.protocol, mujoco="2.0", env_steps_per_task=5)).save()
+    assert RunFolder.open(run.path).protocol.mujoco == "2.0"
+
+
+# ----------------------------------------------------------------------------------------------------------- claims
+def test_a_folder_is_claimed_by_one_process_and_free_again_after_its_death(tmp_path):
+    code = "import sys; from pathlib import Path; from scripts.claim import claimed\n"
+    code += "with claimed(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    path = tmp_path / "a" / "run"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(UsageError, match=f"process {other.pid} trains there"), claimed(path):
+        pass
+    other.kill()
+    other.communicate()
+    assert (path / ".lock").exists()  # killed: its file stays, its lock does not
+    require_new(path)
+    with claimed(path):
+        pass
+    assert not (path / ".lock").exists()
+
+
+def test_a_claim_takes_away_only_what_it_made_and_what_is_empty(tmp_path):
+    with claimed(tmp_path / "a" / "b"):
+        pass
+    assert not list(tmp_path.iterdir())
+    with claimed(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "x").touch()
+    assert (tmp_path / "a" / "b" / "x").exists()
+    (tmp_path / "mine").mkdir()
+    with claimed(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine").exists()
+
+
 def test_a_missing_file_is_noticed(run):
     (run.path / "goals.npz").unlink()
     with pytest.raises(UsageError, match="damaged"):
@@ -107,7 +237,7 @@ def test_a_missing_file_is_noticed(run):
 
 def test_goals_of_another_run_are_noticed(run):
     np.savez(run.path / "goals.npz", **{name: goals + 1 for name, goals in GOALS.items()})
-    with pytest.raises(UsageError, match="not the goal set"):
+    with pytest.raises(UsageError, match=r"damaged: .* goal_set"):
         RunFolder.open(run.path)
 
 
@@ -148,3 +278,28 @@ def test_summary_by_name_and_best(run):
     assert summary["mean"]["episodes"] == 20
     assert best_evaluation(run) == {"env_steps_per_task": 20, "success": 0.9}
     assert success_table(summary, "title").row_count == 3
+
+
+def test_the_latest_evaluation_is_read_back_as_it_was(run):
+    assert latest_evaluation(run) is None
+    for step, rate in ((10, 0.2), (20, 0.9)):
+        run.add_evaluation(step, evaluation(rate))
+    assert latest_evaluation(RunFolder.open(run.path)) == {"env_steps_per_task": 20, **summarize(evaluation(0.9))}
+
+
+def test_before_the_first_evaluation_the_table_is_of_training_episodes():
+    assert training_table({"train/critic_loss": 1.0}, TASKS, "stopped") is None
+    metrics = {"rollout/success": 0.5, "rollout/return": 10.0}
+    metrics |= {"rollout/success/reach-v3": 0.5, "rollout/return/reach-v3": 10.0}
+    table = training_table(metrics, TASKS, "stopped")
+    assert "training episodes, not an evaluation" in table.title
+    assert [list(column.cells) for column in table.columns] == [
+        ["reach-v3", "push-v3", "mean"], ["0.50", "-", "0.50"], ["-"] * 3, ["-"] * 3, ["10.0", "-", "10.0"]
+    ]  # fmt: skip
+
+
+def test_an_evaluation_that_lacks_a_task_is_noticed(run):
+    run.add_evaluation(10, evaluation(0.5))
+    run.evaluations.path.write_text("".join(run.evaluations.path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UsageError, match="expected one row of push-v3"):
+        run.success_curves()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from agents.state_file import read_state
 from scripts import evaluate, plot, train
 from scripts.cli import UsageError
+from scripts.protocol import describe
 from scripts.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -198,7 +200,8 @@ def test_plot_draws_one_run_and_several(finished, tmp_path):
 def test_plot_refuses_two_protocols(finished, tmp_path):
     path = tmp_path / "run"
     subprocess.run(["cp", "-r", finished[0], path], check=True)
-    values = json.loads((path / "protocol.json").read_text())
-    (path / "protocol.json").write_text(json.dumps(values | {"reward_version": "v1"}))
+    run = RunFolder.open(path)
+    other = replace(run, config=replace(run.config, reward_version="v1"))
+    replace(other, protocol=describe(other.config, run.protocol.tasks, run.goals)).save()
     with pytest.raises(UsageError, match="differ in reward_version"):
         plot.main([str(finished[0]), str(path)])
