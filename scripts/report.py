@@ -91,7 +91,7 @@ def training_table(metrics: Mapping[str, float], task_names: tuple[str, ...], ti
         return ["-" if success is None else f"{success:.2f}", "-", "-", "-" if returns is None else f"{returns:,.1f}"]
 
     rows = {name: cells(f"/{name}") for name in task_names}
-    return _table(f"{title}; training episodes, not an evaluation", rows, cells(""))
+    return _table(f"{title}\ntraining episodes, not an evaluation", rows, cells(""))
 
 
 def _table(title: str, rows: Mapping[str, list[str]], mean: list[str]) -> Table:

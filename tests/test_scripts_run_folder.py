@@ -1,16 +1,12 @@
 """Runs are files: what is written can be read again, goes on at resume, and damage is noticed."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agents import Evaluation
-from scripts.claim import claimed
 from scripts.cli import UsageError
 from scripts.config import TrainConfig
 from scripts.csv_table import CsvOutputFormat, CsvTable
@@ -18,7 +14,6 @@ from scripts.protocol import describe, hash_goals
 from scripts.report import best_evaluation, latest_evaluation, success_table, summarize, training_table, wilson
 from scripts.run_folder import RunFolder, require_new
 
-ROOT = Path(__file__).parents[1]
 TASKS = ("reach-v3", "push-v3")
 GOALS = {name: np.arange(6.0).reshape(2, 3) + i for i, name in enumerate(TASKS)}
 CONFIG = TrainConfig(preset="mt10", tasks=TASKS)
@@ -194,39 +189,6 @@ def test_other_software_is_told(run):
 def test_other_software_does_not_make_a_run_foreign(run):
     replace(run, protocol=replace(run.protocol, mujoco="2.0", env_steps_per_task=5)).save()
     assert RunFolder.open(run.path).protocol.mujoco == "2.0"
-
-
-# ----------------------------------------------------------------------------------------------------------- claims
-def test_a_folder_is_claimed_by_one_process_and_free_again_after_its_death(tmp_path):
-    code = "import sys; from pathlib import Path; from scripts.claim import claimed\n"
-    code += "with claimed(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    path = tmp_path / "a" / "run"
-    other = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert other.stdout.readline() == b"held\n"
-    with pytest.raises(UsageError, match=f"process {other.pid} trains there"), claimed(path):
-        pass
-    other.kill()
-    other.communicate()
-    assert (path / ".lock").exists()  # killed: its file stays, its lock does not
-    require_new(path)
-    with claimed(path):
-        pass
-    assert not (path / ".lock").exists()
-
-
-def test_a_claim_takes_away_only_what_it_made_and_what_is_empty(tmp_path):
-    with claimed(tmp_path / "a" / "b"):
-        pass
-    assert not list(tmp_path.iterdir())
-    with claimed(tmp_path / "a" / "b"):
-        (tmp_path / "a" / "b" / "x").touch()
-    assert (tmp_path / "a" / "b" / "x").exists()
-    (tmp_path / "mine").mkdir()
-    with claimed(tmp_path / "mine"):
-        pass
-    assert (tmp_path / "mine").exists()
 
 
 def test_a_missing_file_is_noticed(run):

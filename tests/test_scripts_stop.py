@@ -1,0 +1,193 @@
+"""Stopped at an awkward moment, or broken down: what was promised is kept, and the advice that is printed works."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from agents import NonFiniteError
+from scripts import cli, train
+from scripts.cli import UsageError
+from scripts.protocol import describe
+from scripts.run_folder import RunFolder
+
+SHORT = (
+    "--steps-per-task 60 --warmup-steps 20 --eval-every 20 --checkpoint-every 20 --log-every 20 --horizon 10".split()
+)
+SHORT += "--final-goals 2 --eval-goals 1 --actor-width 8 --critic-width 8 --batch-size 4 --no-progress".split()
+
+
+@pytest.fixture(autouse=True)
+def _no_limit(monkeypatch):
+    monkeypatch.delenv("STEPS", raising=False)
+
+
+def start(path, *flags):
+    return train.main(["toy", *SHORT, "--run-dir", str(path), *flags])
+
+
+def resume(path, *flags):
+    return train.main(["--resume", str(path), "--no-progress", *flags])
+
+
+def result(path):
+    return json.loads((path / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("STEPS", raising=False)
+        assert start(path) == 0
+    return path
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def ctrl_c_in_evaluation(monkeypatch, at):
+    """SIGINT in the middle of the evaluation at that step, the first time."""
+    whole, pressed = train.evaluate, []
+
+    def stopped(agent, env, episodes):
+        if agent.vector_steps == at and not pressed:
+            pressed.append(at)
+            env.reset()
+            os.kill(os.getpid(), signal.SIGINT)
+        return whole(agent, env, episodes)
+
+    monkeypatch.setattr(train, "evaluate", stopped)
+
+
+def advice(printed):
+    """The arguments of the resume command that was printed last."""
+    return shlex.split(printed.split("python -m scripts.train ")[-1].splitlines()[0])
+
+
+@pytest.mark.parametrize("step", [20, 40, 60])
+def test_an_evaluation_given_up_is_made_up_and_the_advice_works(step, finished, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "run"
+    ctrl_c_in_evaluation(monkeypatch, step)
+    assert start(path) == 130
+    assert (result(path)["status"], result(path)["env_steps_per_task"]) == ("interrupted", step)
+    words = advice(capsys.readouterr().out)
+    assert "--steps-per-task" not in words  # steps are left, or the final evaluation is
+    assert train.main([*words, "--no-progress"]) == 0
+    assert (path / "evaluations.csv").read_text() == (finished / "evaluations.csv").read_text()
+    assert result(path)["evaluation"] == result(finished)["evaluation"]
+
+
+def test_ctrl_c_while_it_is_made_up_leaves_it_owed(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    for main in (start, resume):
+        with monkeypatch.context() as patch:
+            ctrl_c_in_evaluation(patch, 20)
+            assert main(path) == 130
+    assert result(path)["env_steps_per_task"] == 20
+    assert not (path / "evaluations.csv").exists()
+    assert resume(path) == 0
+    assert RunFolder.open(path).success_curves()[0].tolist() == [20, 40, 60]
+
+
+def test_the_advice_after_a_complete_run_works(finished, copy, capsys):
+    assert resume(copy, "--steps-per-task", "70") == 0
+    words = advice(capsys.readouterr().out)
+    assert words == ["--resume", str(copy), "--steps-per-task", "140"]
+    with pytest.raises(UsageError, match="Extend it"):
+        resume(copy)
+
+
+def test_stopped_before_the_first_evaluation_shows_training_episodes(tmp_path, monkeypatch, capsys):
+    ctrl_c_in_evaluation(monkeypatch, 20)
+    assert start(tmp_path / "run") == 130
+    printed = capsys.readouterr().out
+    assert "training episodes, not an evaluation" in printed
+    assert "point-3" in printed
+
+
+def test_stopped_right_after_resume_the_last_evaluation_is_kept(finished, copy, monkeypatch):
+    run = RunFolder.open(copy)
+    monkeypatch.setattr(train.MTSAC, "learn", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    assert resume(copy, "--steps-per-task", "70") == 130
+    assert result(run.path)["evaluation"] == result(finished)["evaluation"]
+
+
+def test_evaluations_that_vanished_are_not_made_up_but_the_newest(copy):
+    (copy / "evaluations.csv").unlink()
+    assert resume(copy, "--steps-per-task", "70") == 0
+    assert RunFolder.open(copy).success_curves()[0].tolist() == [60, 70]
+
+
+@pytest.mark.parametrize(("field", "value"), [("reward_version", "v1"), ("horizon", 9), ("suite", "MT10")])
+def test_a_run_does_not_go_on_with_another_protocol(field, value, copy):
+    config = RunFolder.open(copy).config
+    (copy / "config.json").write_text(json.dumps(replace(config, **{field: value}).to_json()))
+    before = (copy / "protocol.json").read_text()
+    with pytest.raises(UsageError, match="benchmark" if field == "suite" else field):
+        resume(copy, "--steps-per-task", "70")
+    assert (copy / "protocol.json").read_text() == before
+
+
+def test_a_folder_that_another_training_holds_is_named(copy):
+    with train.claimed(copy), pytest.raises(UsageError, match=f"process {os.getpid()} trains there"):
+        resume(copy, "--steps-per-task", "70")
+    with train.claimed(copy), pytest.raises(UsageError, match="trains there"):
+        start(copy)
+
+
+def broken(agent):
+    """The guard has seen a number that is not finite."""
+    values = torch.zeros(3, agent.num_tasks)
+    values[0, 2] = np.nan
+    agent.guard.watch(values, 7)
+
+
+@pytest.mark.parametrize(("step", "found"), [(20, "There is no checkpoint"), (40, "step_000000020")])
+def test_a_broken_policy_is_not_evaluated_and_the_way_back_is_told(step, found, tmp_path, monkeypatch, capsys):
+    path, owed = tmp_path / "run", train.Session.catch_up
+
+    def breaks(session, switch):
+        if session.agent.vector_steps == step:
+            broken(session.agent)
+        owed(session, switch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Session, "catch_up", breaks)
+        with pytest.raises(NonFiniteError, match="point-2"):
+            start(path)
+    printed = capsys.readouterr().out
+    assert found in printed
+    assert json.loads((path / "postmortem.json").read_text())["env_steps_per_task"] == step
+    if step > 20:
+        assert RunFolder.open(path).success_curves()[0].tolist() == [20]
+        assert train.main([*advice(printed), "--no-progress"]) == 0
+        assert RunFolder.open(path).config.learning_rate == 5e-4
+
+
+def test_a_checkpoint_of_other_tasks_is_not_evaluated(copy):
+    from scripts import evaluate
+
+    run = RunFolder.open(copy)
+    names = run.protocol.tasks[::-1]
+    replace(run, protocol=describe(run.config, names, run.goals)).save()
+    with pytest.raises(UsageError, match="expected the tasks"):
+        evaluate.main([str(copy), "--episodes", "1"])
+
+
+@pytest.mark.parametrize("target", ["folder", "no/such/file.json"])
+def test_evaluate_looks_where_to_write_before_it_evaluates(target, copy, tmp_path, monkeypatch):
+    from scripts import evaluate
+
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: pytest.fail("evaluated"))
+    with pytest.raises(cli.UsageError, match="--json: expected a file"):
+        evaluate.main([str(copy), "--json", str(tmp_path / target)])
