@@ -114,6 +114,12 @@ def test_stopped_before_the_first_evaluation_shows_training_episodes(tmp_path, m
     assert "point-3" in printed
 
 
+def test_a_run_ends_at_its_last_step_also_in_the_middle_of_a_round(tmp_path):
+    assert start(tmp_path / "run", "--train-freq", "7", "--gradient-steps", "2") == 0
+    assert result(tmp_path / "run")["env_steps_per_task"] == 60
+    assert RunFolder.open(tmp_path / "run").success_curves()[0].tolist() == [20, 40, 60]
+
+
 def test_stopped_right_after_resume_the_last_evaluation_is_kept(finished, copy, monkeypatch):
     run = RunFolder.open(copy)
     monkeypatch.setattr(train.MTSAC, "learn", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
