@@ -245,7 +245,7 @@ _TOY = replace(
     final_goals=20, checkpoint_every=1_000, log_every=100, batch_size=32, buffer_size=2_000, warmup_steps=200,
     learning_rate=1e-3, gamma=0.9, tau=0.02, actor_width=64, actor_depth=2, critic_width=64, critic_depth=2,
 )  # fmt: skip
-# Two CPU cores: LayerNorm, rewards in [0, 1], and temperatures that start where the reward is not drowned (docs/results.md)
+# two CPU cores: LayerNorm, rewards in [0, 1], temperatures that start where they do not drown the reward
 _QUICK = replace(
     _PLUS, steps_per_task=100_000, eval_every=5_000, eval_goals=10, checkpoint_every=5_000, batch_size=64,
     warmup_steps=1_000, actor_width=256, critic_width=256, layer_norm=True, reward_scale=(0.1,), ent_coef="auto_0.01",
