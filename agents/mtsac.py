@@ -58,7 +58,7 @@ class MTSAC(SafeSaves):
     :raises ValueError: for settings or environments that do not fit; the message says what was expected.
     """
 
-    policy_aliases: ClassVar[dict[str, Any]] = {"MultiTaskMlpPolicy": MultiTaskPolicy}
+    policy_aliases: ClassVar[dict[str, Any]] = {"MultiTaskMlpPolicy": MultiTaskPolicy, "MlpPolicy": MultiTaskPolicy}
     policy: MultiTaskPolicy  # type: ignore[assignment]
     actor: MultiTaskActor  # type: ignore[assignment]
     critic: MultiTaskCritic  # type: ignore[assignment]

@@ -36,7 +36,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 def run_path(config: TrainConfig) -> Path:
     """Where the run goes: --run-dir, or a name in `runs` that says what it is."""
-    return Path(config.run_dir or f"runs/{config.preset}-{config.aggregator}-seed{config.seed}")
+    some = config.tasks if len(config.tasks) <= 3 else (f"{len(config.tasks)}-tasks",)
+    parts = (config.preset, *some, config.aggregator, f"seed{config.seed}")
+    return Path(config.run_dir or f"runs/{'-'.join(parts)}")
 
 
 def make_env(

@@ -143,6 +143,8 @@ def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     parsed: Any = tyro.cli(command, prog=f"{PROGRAM} {preset}", args=flags, description=f"Train: {summary}.")
     options = {f"{flag}_options": _options(flag, parsed, flags) for flag in kinds}
     config: TrainConfig = replace(parsed.config, **options)
+    if config.tasks and config.suite.upper() in ("MT10", "MT25", "MT50"):
+        config = replace(config, suite="custom")  # the protocol must not call a list of one's own MT10
     with usage_errors():
         check(config)
     return shorten(config, limit) if (limit := step_limit()) else config

@@ -54,7 +54,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; auto: cuda if there is one."""
     run_dir: str = ""
-    """Folder of the run, new or empty; empty: runs/PRESET-AGGREGATOR-seedSEED."""
+    """Folder of the run, new or empty; empty: runs/PRESET[-TASKS]-AGGREGATOR-seedSEED."""
     workers: Literal["auto"] | int = "auto"
     """Processes that step the environments; 0: none, in this process."""
     threads: Literal["auto"] | int = "auto"

@@ -84,8 +84,9 @@ def draw(runs: Sequence[RunFolder]) -> Figure:
         mean.plot(steps, sum(curves.values()) / len(tasks), color=color, linestyle=style, marker=".", label=label)
         for panel, task in zip(panels, tasks, strict=False):
             panel.plot(steps, curves[task], color=color, linestyle=style, linewidth=1.2, marker=".", markersize=3)
-    protocol = runs[0].protocol
-    top.suptitle(f"{protocol.benchmark}: success, mean over {len(tasks)} tasks (protocol {protocol.id})", fontsize=11)
+    ids = sorted({run.protocol.id for run in runs})
+    suffix = f"protocol {ids[0]}" if len(ids) == 1 else f"protocols {', '.join(ids)}: see each run's protocol.json"
+    top.suptitle(f"{runs[0].protocol.benchmark}: success, mean over {len(tasks)} tasks ({suffix})", fontsize=11)
     _axes(mean)
     mean.set(xlabel="environment steps per task", ylabel="share of episodes with success")
     mean.legend(frameon=False, loc="upper left")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,6 +126,8 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
         agent = load_checkpoint(checkpoint, env, device=config.device, **changes)
     run.rewind(agent.vector_steps)
     console, software = Console(highlight=False), run.other_software()
+    before = run.config.to_json()
+    changed = [f"{name} {before[name]} -> {value}" for name, value in config.to_json().items() if value != before[name]]
     run = replace(run, config=config, protocol=describe(config, env.task_names, env.goals))
     session = Session(run, agent, env, evaluation_env, console, latest_evaluation(run))
     if session.steps_left <= 0 and not session.owed:
@@ -132,6 +135,8 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
             f"expected a run with steps left; {run.path} has done {agent.vector_steps:,} of {config.steps_per_task:,} "
             "per task. Extend it with --steps-per-task."
         )
+    if changed:
+        console.print(f"Changed from {agent.vector_steps:,} steps on: {', '.join(changed)}")
     if software:
         console.print(f"[bold]Other software[/] than this run began with, so its numbers may differ: {software}")
     run.save()
@@ -145,6 +150,11 @@ def introduce(session: Session) -> None:
     console.print(
         f"{config.aggregator} on {config.device}; torch threads: {config.threads}, workers: {env.num_workers}"
     )
+    if config.steps_per_task <= config.warmup_steps:
+        console.print(
+            f"[bold]No update will be made[/]: {config.steps_per_task:,} steps per task are not more than "
+            f"--warmup-steps {config.warmup_steps:,}"
+        )
     console.print(f"replay buffer: {filesize.decimal(buffer_bytes(config, env))} when full")
     console.print(f"run folder: {session.run.path}\n", soft_wrap=True)
 
@@ -169,7 +179,9 @@ def train(session: Session) -> int:
                 save_checkpoint(run.checkpoints, agent, session.env)
                 prune(run.checkpoints, config.keep_checkpoints)
             if not switch.pressed:
+                start = time.perf_counter()
                 session.catch_up(switch)
+                agent.seconds["evaluate"] += time.perf_counter() - start
         except NonFiniteError as error:
             write_postmortem(session, error)
             session.console.print(way_back(run), soft_wrap=True)
