@@ -52,6 +52,8 @@ class OverlappedSAC(SAC):
 
     def learn(self, *args: Any, **kwargs: Any) -> Any:
         """As Stable-Baselines3's. When it ends, normally or not, no environment step is pending."""
+        if len(args) < 4:  # the position of tb_log_name
+            kwargs.setdefault("tb_log_name", type(self).__name__)
         try:
             return super().learn(*args, **kwargs)
         except BaseException:
