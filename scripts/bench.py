@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import resource
 import sys
 import time
@@ -115,8 +116,10 @@ def peak_megabytes(config: BenchConfig) -> float:
     """Peak resident memory of a process that only makes updates with the one aggregator of `config`."""
     torch.set_num_threads(config.threads)
     seconds_per_update(make_agent(config, config.aggregators[0]))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage would count the parent, whose memory a new process has until it starts anew
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10  # type: ignore[index]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def measure(config: BenchConfig) -> dict[str, dict[str, float]]:
