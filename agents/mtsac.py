@@ -183,7 +183,7 @@ class MTSAC(SafeSaves):
 
         :raises NonFiniteError: within 100 updates of the first non-finite loss.
         """
-        with self._timed("learn"):
+        with self.timed("learn"):
             self.policy.set_training_mode(True)
             optimizers = [self.actor.optimizer, self.critic.optimizer]
             if self.ent_coef_optimizer is not None:

@@ -43,7 +43,8 @@ class OverlappedSAC(SAC):
         return self.num_timesteps // self.n_envs
 
     @contextlib.contextmanager
-    def _timed(self, part: str) -> Any:
+    def timed(self, part: str) -> Any:
+        """Add the time spent inside to `seconds[part]`."""
         start = time.perf_counter()
         try:
             yield
@@ -90,7 +91,7 @@ class OverlappedSAC(SAC):
             if self.vector_steps % self.log_every == 0:
                 self.dump_logs()  # before the callbacks: a checkpoint of this step finds the step's row written
             callback.update_locals(locals())
-            with self._timed("evaluate"):
+            with self.timed("evaluate"):
                 keep_going = callback.on_step()
             ended_early = self.num_timesteps >= self._total_timesteps and self._rollout_steps < train_freq.frequency
             if not keep_going or ended_early:  # the update is still to come if `learn` is called again
@@ -105,7 +106,7 @@ class OverlappedSAC(SAC):
 
     def _draw_actions(self, learning_starts: int, action_noise: ActionNoise | None) -> None:
         if self._next_actions is None:
-            with self._timed("act"):
+            with self.timed("act"):
                 self._next_actions = self._sample_action(learning_starts, action_noise, self.n_envs)
 
     def _send(self) -> None:
@@ -118,7 +119,7 @@ class OverlappedSAC(SAC):
     def _receive(self, replay_buffer: BaseBuffer) -> tuple[Any, ...]:
         assert self.env is not None
         assert self._next_actions is not None
-        with self._timed("env"):
+        with self.timed("env"):
             new_obs, rewards, dones, infos = self.env.step_wait()
         actions, buffer_actions = self._next_actions
         self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]

@@ -9,7 +9,6 @@ the peak of a process of its own per aggregator.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import re
 import resource
@@ -32,7 +31,11 @@ from agents import MTSAC
 from envs import from_gymnasium
 from mtrl import AGGREGATORS
 from scripts import cli
+from scripts.build import require_device
 from scripts.config import Names
+from scripts.run_folder import write_json
+
+NUMBERS = ("num_tasks", "batch_size", "width", "depth", "threads", "rounds")
 
 
 @dataclass(frozen=True)
@@ -143,13 +146,12 @@ def measure(config: BenchConfig) -> dict[str, dict[str, float]]:
 def main(argv: Sequence[str]) -> int:
     """Measures, prints a table, and writes the numbers if asked to."""
     config = tyro.cli(BenchConfig, prog="python -m scripts.bench", args=argv)
-    for name in ("num_tasks", "batch_size", "width", "depth", "threads", "rounds"):
+    for name in NUMBERS:
         if getattr(config, name) < 1:
             raise cli.UsageError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}.")
     for name in config.aggregators:
         cli.choose("aggregator", name, AGGREGATORS)
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise cli.UsageError("expected a CUDA device for --device cuda; torch finds none. Use --device cpu.")
+    require_device(config.device)
     if config.json:
         cli.check_output("--json", config.json)
     results = measure(config)
@@ -162,8 +164,7 @@ def main(argv: Sequence[str]) -> int:
         table, f"{config.threads} threads, {config.rounds} rounds, torch {torch.__version__}"
     )
     if config.json:
-        settings = {f: getattr(config, f) for f in ("num_tasks", "batch_size", "width", "depth", "threads", "rounds")}
-        config.json.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+        write_json(config.json, {"settings": {name: getattr(config, name) for name in NUMBERS}, "results": results})
     return 0
 
 

@@ -16,7 +16,6 @@ import envs
 from agents import MTSAC
 from agents.replay import TaskReplayBuffer
 from envs.vec_env import TaskVecEnv
-from mtrl import make_aggregator
 from scripts.cli import UsageError, usage_errors
 from scripts.config import TrainConfig
 
@@ -26,12 +25,17 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
     Raises UsageError if CUDA is asked for and not there.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("expected a CUDA device for --device cuda; torch finds none. Use --device cpu or auto.")
+    require_device(config.device)
     device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads() if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
     return replace(config, device=device, threads=threads)
+
+
+def require_device(device: str) -> None:
+    """Raises UsageError if CUDA is asked for and not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("expected a CUDA device for --device cuda; torch finds none. Use --device cpu or auto.")
 
 
 def run_path(config: TrainConfig) -> Path:
@@ -62,13 +66,14 @@ def make_env(
 
 def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
     """A new agent for the tasks of `env`."""
-    critic = config.critic_aggregator
     with usage_errors():
         return MTSAC(
             "MultiTaskMlpPolicy",
             env,
-            aggregator=make_aggregator(config.aggregator, **config.aggregator_options),
-            critic_aggregator=make_aggregator(critic, **config.critic_aggregator_options) if critic else None,
+            aggregator=config.aggregator,
+            aggregator_kwargs=config.aggregator_options,
+            critic_aggregator=config.critic_aggregator or None,
+            critic_aggregator_kwargs=config.critic_aggregator_options,
             learning_rate=config.learning_rate,
             buffer_size=config.buffer_size,
             learning_starts=config.warmup_steps * env.num_envs,

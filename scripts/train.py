@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,9 +178,8 @@ def train(session: Session) -> int:
                 save_checkpoint(run.checkpoints, agent, session.env)
                 prune(run.checkpoints, config.keep_checkpoints)
             if not switch.pressed:
-                start = time.perf_counter()
-                session.catch_up(switch)
-                agent.seconds["evaluate"] += time.perf_counter() - start
+                with agent.timed("evaluate"):
+                    session.catch_up(switch)
         except NonFiniteError as error:
             write_postmortem(session, error)
             session.console.print(way_back(run), soft_wrap=True)
