@@ -9,6 +9,8 @@ from gymnasium.spaces import Box
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 
+from envs.fast_path import task_class
+
 MAX_HORIZON = 500  # metaworld refuses to step on
 RewardVersion = Literal["v1", "v2"]
 GoalOrder = Literal["random", "sequential"]
@@ -44,7 +46,7 @@ class MetaWorldTask(gymnasium.Env):
         self.horizon = horizon
         self.goal_order = goal_order
         self._name = name
-        self._env = ALL_V3_ENVIRONMENTS[name](reward_function_version=reward_version)
+        self._env = task_class(name)(reward_function_version=reward_version)
         self._goal = 0
         self._resets = 0
         self._actions: list[np.ndarray] = []  # since the last reset: replayed, they restore the physics
@@ -105,7 +107,7 @@ class MetaWorldTask(gymnasium.Env):
 
     def _begin(self) -> np.ndarray:
         data = {
-            "env_cls": type(self._env),
+            "env_cls": ALL_V3_ENVIRONMENTS[self._name],
             "rand_vec": self.goals[self._goal],
             "partially_observable": False,  # multi-task: the goal is observed
         }
