@@ -14,7 +14,7 @@ import numpy as np
 from metaworld.utils import reward_utils
 from scipy.spatial.transform import Rotation  # type: ignore[import-untyped]
 
-_FLOAT64 = np.dtype(np.float64)
+_GAUSSIAN_SCALE = float(np.sqrt(-2 * np.log(0.1)))  # at the distance `margin` the answer is 0.1
 _HUGE = 1e100  # far below where the square of a Python float raises and that of a numpy float is infinite
 
 
@@ -23,7 +23,7 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     if (
         type(x) is np.ndarray
         and x.ndim == 1
-        and x.dtype is _FLOAT64
+        and x.dtype.char == "d"
         and ord in (None, 2)
         and axis is None
         and not keepdims
@@ -68,21 +68,23 @@ def tolerance(
     sigmoid: str = "gaussian",
     value_at_margin: float = 0.1,
 ) -> Any:
-    """`reward_utils.tolerance` of a scalar with a long tail, in Python floats: same operations in the same order.
+    """`reward_utils.tolerance` of a scalar, in Python floats: the same operations in the same order.
 
-    The original answers a scalar with a Python float, so this does. Its scale, the square root of 1 / 0.1 - 1, is
-    exactly 3. `**` is the C library's `pow` for Python's and numpy's scalars alike, which `x * x` is not.
+    The original answers a scalar with a Python float, so this does. The scale of the long tail, the square root of
+    1 / 0.1 - 1, is exactly 3. `**` is the C library's `pow` for Python's and numpy's scalars alike, which `x * x` is
+    not; numpy's `exp` is its own and stays.
     """
-    if sigmoid == "long_tail" and value_at_margin == 0.1 and (type(x) is np.float64 or type(x) is float):
+    if value_at_margin == 0.1 and (type(x) is np.float64 or type(x) is float):
         lower, upper = bounds
         if lower <= upper:
             if margin > 0:
-                if lower <= x <= upper:
-                    return 1.0
+                inside = lower <= x <= upper
                 x = float(x)
                 distance = float(lower - x if x < lower else x - upper) / float(margin)
-                if distance < _HUGE:
-                    return 1 / ((distance * 3.0) ** 2 + 1)
+                if distance < _HUGE and sigmoid == "long_tail":
+                    return 1.0 if inside else 1 / ((distance * 3.0) ** 2 + 1)
+                if distance < _HUGE and sigmoid == "gaussian":
+                    return 1.0 if inside else float(np.exp(-0.5 * (distance * _GAUSSIAN_SCALE) ** 2))
             elif margin == 0:
                 return 1.0 if lower <= x <= upper else 0.0
     return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ overwrites the warm start of the next substep's constraint solver.
 """
 
 import types
+import weakref
 from collections.abc import Callable
 from functools import cache
 from math import sqrt
@@ -31,32 +32,35 @@ _UPRIGHT = np.array([1.0, 0.0, 1.0, 0.0])
 
 
 class _Handle:
-    """One named body, site, geom or joint: mujoco's accessor, whose arrays are views into the data, fetched once each.
+    """One named body, site, geom or joint: the fields of mujoco's accessor, each fetched once.
 
-    The views stay live: the simulator's buffers do not move. Assigning goes through mujoco and so into the views.
+    Arrays are views into the data and stay live: the simulator's buffers do not move. Assigning goes through mujoco and
+    so into the views. The accessor itself is not kept: it keeps the data alive, and the data would keep it.
     """
 
-    def __init__(self, accessor: Any) -> None:
-        object.__setattr__(self, "_accessor", accessor)
+    def __init__(self, lookup: Callable[[], Any]) -> None:
+        object.__setattr__(self, "_lookup", lookup)
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._accessor, name)
+        value = getattr(self._lookup(), name)
         object.__setattr__(self, name, value)  # from now on an ordinary attribute
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._accessor, name, value)
+        setattr(self._lookup(), name, value)
 
 
 class _Handles(dict[str, _Handle]):
     """Handles by name, made when first asked for."""
 
-    def __init__(self, lookup: Callable[[str], Any]) -> None:
+    def __init__(self, data: mujoco.MjData, kind: str) -> None:
         super().__init__()
-        self._lookup = lookup
+        self._data, self._kind = weakref.ref(data), kind
 
     def __missing__(self, name: str) -> _Handle:
-        handle = self[name] = _Handle(self._lookup(name))
+        data, lookup = self._data, getattr(mujoco.MjData, self._kind)
+        lookup(data(), name)  # says which names there are, if there is none such
+        handle = self[name] = _Handle(lambda: lookup(data(), name))
         return handle
 
 
@@ -66,7 +70,7 @@ class FastData(mujoco.MjData):
     def __init__(self, model: mujoco.MjModel) -> None:
         super().__init__(model)
         for kind in ("body", "site", "geom", "joint"):
-            setattr(self, kind, _Handles(getattr(super(), kind)).__getitem__)
+            setattr(self, kind, _Handles(self, kind).__getitem__)
 
 
 class FastSawyer(SawyerXYZEnv):
