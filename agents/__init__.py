@@ -4,6 +4,7 @@ from agents.callbacks import CheckpointCallback, EvaluationCallback
 from agents.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from agents.evaluation import Evaluation, evaluate
 from agents.guard import NonFiniteError
+from agents.memory import keep_freed_memory
 from agents.mtsac import MTSAC
 from agents.policies import MultiTaskPolicy
 from agents.replay import TaskReplayBuffer
@@ -19,6 +20,7 @@ __all__ = [
     "StateFileError",
     "TaskReplayBuffer",
     "evaluate",
+    "keep_freed_memory",
     "latest_checkpoint",
     "load_checkpoint",
     "save_checkpoint",

@@ -35,7 +35,7 @@ class EnsembleLinear(nn.Module):
     def block_gradients(self, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
         """Per-task gradients {name: (T, *shape)} from inputs (N, T B, in) and output gradients (N, T B, out)."""
         # (T, N, ...) first: the small activations are rearranged so that the large product comes out contiguous
-        x = inputs.unflatten(1, (num_tasks, -1)).transpose(0, 1)
+        x = inputs.to(grad_output.dtype).unflatten(1, (num_tasks, -1)).transpose(0, 1)
         delta = grad_output.unflatten(1, (num_tasks, -1)).transpose(0, 1)
         return {"weight": x.mT @ delta, "bias": delta.sum(2, keepdim=True)}
 
@@ -49,8 +49,8 @@ class EnsembleLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_members, 1, features))
 
     def forward(self, x: Float[Tensor, "members rows features"]) -> Float[Tensor, "members rows features"]:
-        """Normalise each row, then scale and shift it."""
-        return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)
+        """Normalise each row, then scale and shift it, in the precision of the rows."""
+        return torch.addcmul(self.bias.to(x.dtype), F.layer_norm(x, x.shape[-1:]), self.weight.to(x.dtype))
 
     def block_gradients(self, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
         """Per-task gradients {name: (T, *shape)}."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from gymnasium import spaces
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from agents.networks import EnsembleLinear, TaskHeads, torso
 
+Precision = Literal["float32", "bfloat16"]
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -22,7 +23,9 @@ class _MultiTaskNetwork(nn.Module):
     """What actor and critic share: the number of tasks, the heads, and which parameters take part in surgery."""
 
     optimizer: torch.optim.Optimizer
+    torso: nn.Module
     head: nn.Module
+    precision: str = "float32"  # MultiTaskPolicy sets it
 
     def __init__(self, num_tasks: int, multi_head: bool):
         super().__init__()
@@ -38,7 +41,14 @@ class _MultiTaskNetwork(nn.Module):
         own = {id(p) for p in self.task_parameters()}
         return [p for p in self.parameters() if id(p) not in own]
 
-    def _outputs(self, hidden: Tensor, observations: Tensor, blocks: bool) -> Tensor:
+    def _outputs(self, inputs: Tensor, observations: Tensor, blocks: bool) -> Tensor:
+        """What the head makes of the hidden layers; only these multiply in less precision, and only in training.
+
+        The head is a thousandth of the work, and its outputs (values, log-probabilities) need every digit.
+        """
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=blocks and self.precision == "bfloat16"):
+            hidden = self.torso(inputs)
+        hidden = hidden.to(inputs.dtype)
         if not self.multi_head:
             return self.head(hidden)
         return self.head(hidden, None if blocks else observations[:, -self.num_tasks :])
@@ -55,7 +65,7 @@ class MultiTaskActor(_MultiTaskNetwork):
         self.head = TaskHeads(num_tasks, width, 2 * action_dim) if multi_head else nn.Linear(width, 2 * action_dim)
 
     def _distribution(self, observations: Tensor, blocks: bool) -> tuple[Tensor, Tensor]:
-        outputs = self._outputs(self.torso(observations), observations, blocks)
+        outputs = self._outputs(observations, observations, blocks)
         mean, log_std = outputs.chunk(2, dim=-1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
@@ -107,7 +117,7 @@ class MultiTaskCritic(_MultiTaskNetwork):
     def forward(self, observations: Tensor, actions: Tensor, blocks: bool = False) -> Float[Tensor, "critics rows"]:
         """Q values; `blocks` says that the rows lie in T equal task blocks (else the one-hot picks the head)."""
         rows = torch.cat([observations, actions], dim=-1).expand(self.n_critics, -1, -1)
-        return self._outputs(self.torso(rows), observations, blocks).squeeze(-1)
+        return self._outputs(rows, observations, blocks).squeeze(-1)
 
 
 class MultiTaskPolicy(BasePolicy):
@@ -119,6 +129,8 @@ class MultiTaskPolicy(BasePolicy):
     :param layer_norm: LayerNorm before each ReLU, in actor and critics.
     :param multi_head: one output layer per task instead of one for all.
     :param n_critics: number of critics; the target takes their minimum.
+    :param precision: of the products in the hidden layers during training: "float32", or "bfloat16", faster where the
+        device has units for it. Weights, optimizer, heads, surgery and acting stay in float32.
     :param optimizer_kwargs: further options of Adam, such as `eps`.
     """
 
@@ -139,6 +151,7 @@ class MultiTaskPolicy(BasePolicy):
         layer_norm: bool = False,
         multi_head: bool = False,
         n_critics: int = 2,
+        precision: str = "float32",
         optimizer_kwargs: dict[str, Any] | None = None,
     ):
         super().__init__(observation_space, action_space, optimizer_kwargs=optimizer_kwargs or {}, squash_output=True)
@@ -146,6 +159,8 @@ class MultiTaskPolicy(BasePolicy):
         for name, value in {**sizes, "critic_depth": critic_depth, "n_critics": n_critics}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision is one of {', '.join(get_args(Precision))}; found {precision!r}.")
         shape = (observation_space.shape[0], action_space.shape[0], num_tasks)
         form: dict[str, Any] = {"layer_norm": layer_norm, "multi_head": multi_head}
         self.actor = MultiTaskActor(*shape, width=actor_width, depth=actor_depth, **form)
@@ -154,6 +169,8 @@ class MultiTaskPolicy(BasePolicy):
         self.critic_target = MultiTaskCritic(*shape, **critic)
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.requires_grad_(False)
+        for network in (self.actor, self.critic, self.critic_target):
+            network.precision = precision
         for network in (self.actor, self.critic):
             # fused: one pass over parameters and moments instead of one per operation
             options = {"fused": True, **self.optimizer_kwargs}

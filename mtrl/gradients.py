@@ -74,14 +74,15 @@ def backward(
     shared, heads = _parameters(tape, parameters, task_parameters)
     _check_losses(losses, tape)
     values = losses.detach()
-    if isinstance(aggregator, LossAggregator):
-        weights = aggregator.weights(values)
-        rows = _task_rows(losses, aggregator, tape, shared, (), keep_graph=True)[0] if diagnostics else None
-        updates, head_updates = _weighted_backward(losses, weights, aggregator, shared, heads)
-        report = _report(rows.gramian(), weights.double(), aggregator, len(losses)) if rows else None
-    else:
-        rows, head_updates = _task_rows(losses, aggregator, tape, shared, heads)
-        updates, report = _aggregate(rows, values, aggregator, diagnostics)
+    with torch.autocast(losses.device.type, enabled=False):  # a caller's autocast is for the forward pass alone
+        if isinstance(aggregator, LossAggregator):
+            weights = aggregator.weights(values)
+            rows = _task_rows(losses, aggregator, tape, shared, (), keep_graph=True)[0] if diagnostics else None
+            updates, head_updates = _weighted_backward(losses, weights, aggregator, shared, heads)
+            report = _report(rows.gramian(), weights.double(), aggregator, len(losses)) if rows else None
+        else:
+            rows, head_updates = _task_rows(losses, aggregator, tape, shared, heads)
+            updates, report = _aggregate(rows, values, aggregator, diagnostics)
     # None for a parameter that no loss depends on, as after an ordinary backward
     for parameter, update in zip([*shared, *heads], [*updates, *head_updates], strict=True):
         parameter.grad = update

@@ -22,13 +22,13 @@ BlockRule = Callable[[Any, Tensor, Tensor, int], dict[str, Tensor]]
 
 
 def _linear(layer: nn.Linear, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
-    x = inputs.reshape(num_tasks, -1, layer.in_features)
+    x = inputs.to(grad_output.dtype).reshape(num_tasks, -1, layer.in_features)  # autocast multiplied in its precision
     dy = grad_output.reshape(num_tasks, -1, layer.out_features)
     return {"weight": dy.mT @ x, "bias": dy.sum(1)}
 
 
 def _layer_norm(layer: nn.LayerNorm, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
-    normalised = F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
+    normalised = F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps).to(grad_output.dtype)
     blocks = (num_tasks, -1, *layer.normalized_shape)
     dy = grad_output.reshape(blocks)
     return {"weight": (dy * normalised.reshape(blocks)).sum(1), "bias": dy.sum(1)}
@@ -96,7 +96,7 @@ class _Layer:
         if name not in total or total[name].shape != expected:
             found = tuple(total[name].shape) if name in total else f"gradients of {', '.join(total)} only"
             raise ValueError(f"{self}: block_gradients should give {name} a gradient {expected}, found {found}")
-        return total[name]
+        return total[name].to(parameter.dtype)  # autocast may have multiplied in less precision: sums of it follow
 
     def __str__(self) -> str:
         return f"layer {self.name!r} ({type(self.module).__name__})"

@@ -13,7 +13,7 @@ import torch
 from rich import filesize
 
 import envs
-from agents import MTSAC
+from agents import MTSAC, keep_freed_memory
 from agents.replay import TaskReplayBuffer
 from envs.vec_env import TaskVecEnv
 from scripts.cli import UsageError, usage_errors
@@ -21,7 +21,7 @@ from scripts.config import TrainConfig
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Replaces `auto` by what this machine has, so that the saved config says what was used; sets torch's threads.
+    """Replaces `auto` by what this machine has, so that the saved config says what was used; fits this process to it.
 
     Raises UsageError if CUDA is asked for and not there.
     """
@@ -29,6 +29,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads() if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
+    keep_freed_memory()
     return replace(config, device=device, threads=threads)
 
 
@@ -97,6 +98,7 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
                 "critic_depth": config.critic_depth,
                 "layer_norm": config.layer_norm,
                 "multi_head": config.multi_head,
+                "precision": config.precision,
                 "optimizer_kwargs": {"eps": config.adam_eps},
             },
             seed=config.seed,

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from tyro.conf import Suppress
 from tyro.constructors import PrimitiveConstructorSpec
 
+from agents.policies import Precision
+
 
 def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
     """Reads `a,b,c` as one tuple: the natural way to write a list of tasks in a shell."""
@@ -127,6 +129,8 @@ class TrainConfig:
     """LayerNorm before each ReLU."""
     multi_head: bool = False
     """An output layer per task, on a shared torso."""
+    precision: Precision = "float32"
+    """Of the products in hidden layers, in training; bfloat16 is faster where there are units for it."""
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, as JSON values."""
