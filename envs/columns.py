@@ -59,15 +59,26 @@ def make_board(env: gymnasium.Env | type[gymnasium.Env], num_tasks: int, memory:
     return board
 
 
-class Column:
-    """One task, its running episode and its row of the board; a finished episode is followed by a reset at once."""
+_SCALARS = ("reward", "return", "length", "solved", "success", "terminated", "truncated", "busy")
 
-    def __init__(self, name: str, env: Any, row: np.void) -> None:
+
+class Column:
+    """One task, its running episode and its row of the board; a finished episode is followed by a reset at once.
+
+    Each step writes through views of the board's fields, made once: to look a field up in a record takes as long as
+    ten of these.
+    """
+
+    def __init__(self, name: str, env: Any, board: np.ndarray, place: int) -> None:
         self.name = name
         self.env = env
-        self.row = row
-        self._width = env.observation_space.shape[0]
-        self._started = False
+        self.row = board[place]
+        width = env.observation_space.shape[0]
+        self._action = board["action"][place]
+        self._observation = board["observation"][place, :width]
+        self._final_observation = board["final_observation"][place, :width]
+        self._fields = {key: board[key][place : place + 1] for key in _SCALARS}
+        self._started = self._over = False
 
     def reset(self, seed: int | None) -> None:
         """Abandon the episode and begin anew; tasks with a sequence of goals begin it again."""
@@ -77,30 +88,36 @@ class Column:
 
     def step(self) -> None:
         """Take the row's action, write the row."""
-        row = self.row
-        if row["terminated"] or row["truncated"]:
+        fields = self._fields
+        if self._over:
             self._clear()
-        observation, reward, terminated, truncated, info = self.env.step(row["action"].copy())
-        row["reward"] = reward
-        row["return"] += float(reward)
-        row["length"] += 1
-        row["success"] = success = float(info.get("success", info.get("is_success", 0.0)))
-        row["solved"] |= success > 0
-        row["terminated"], row["truncated"] = terminated, truncated
-        if terminated or truncated:
-            row["final_observation"][: self._width] = observation
+        observation, reward, terminated, truncated, info = self.env.step(self._action.copy())
+        fields["reward"][0] = reward
+        fields["return"][0] += float(reward)
+        fields["length"][0] += 1
+        fields["success"][0] = success = float(info.get("success", info.get("is_success", 0.0)))
+        if success > 0:
+            fields["solved"][0] = True
+        fields["terminated"][0] = terminated
+        fields["truncated"][0] = truncated
+        self._over = bool(terminated or truncated)
+        if self._over:
+            self._final_observation[:] = observation
             observation, _ = self.env.reset()
-        row["observation"][: self._width] = observation
+        self._observation[:] = observation
+
+    def busy(self, is_busy: bool) -> None:
+        """Tell the trainer whether this task is at work."""
+        self._fields["busy"][0] = is_busy
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as JSON values and arrays; "env" is None where the task offers no snapshot."""
         if not self._started:
             raise RuntimeError(f"{self.name}: expected a running episode, found none; call reset() first")
-        row = self.row
-        over = bool(row["terminated"] or row["truncated"])  # then the row tells of the last episode, not of this one
+        row, over = self.row, self._over  # then the row tells of the last episode, not of this one
         return {
             "env": self.env.snapshot() if hasattr(self.env, "snapshot") else None,
-            "observation": row["observation"][: self._width].copy(),
+            "observation": self._observation.copy(),
             "return": 0.0 if over else float(row["return"]),
             "length": 0 if over else int(row["length"]),
             "solved": False if over else bool(row["solved"]),
@@ -138,21 +155,21 @@ class Column:
         return False
 
     def _begin(self, observation: np.ndarray) -> None:
-        self._started = True
+        self._started, self._over = True, False
         self._clear()
         self.row["terminated"] = self.row["truncated"] = False
-        self.row["observation"][: self._width] = observation
+        self._observation[:] = observation
 
     def _clear(self) -> None:
         for key in ("return", "length", "solved"):
-            self.row[key] = 0
+            self._fields[key][0] = 0
 
 
 class Columns:
-    """Some tasks, one after the other, in this process."""
+    """Some tasks, one after the other, in this process; `places` are their rows of the board."""
 
-    def __init__(self, names: Sequence[str], envs: Sequence[Any], rows: Sequence[np.void]) -> None:
-        self._columns = [Column(*parts) for parts in zip(names, envs, rows, strict=True)]
+    def __init__(self, names: Sequence[str], envs: Sequence[Any], board: np.ndarray, places: Sequence[int]) -> None:
+        self._columns = [Column(name, env, board, place) for name, env, place in zip(names, envs, places, strict=True)]
 
     def step(self) -> None:
         """Step every task with its row's action."""
@@ -182,11 +199,11 @@ class Columns:
     def _each(self, operation: str, *per_task: Sequence[Any]) -> list[Any]:
         answers = []
         for column, *given in zip(self._columns, *per_task, strict=True):
-            column.row["busy"] = True  # stays so if the task fails, or hangs, or takes the process with it
+            column.busy(True)  # stays so if the task fails, or hangs, or takes the process with it
             try:
                 answers.append(getattr(column, operation)(*given))
             except Exception as error:
                 error.add_note(f"in task {column.name!r}")
                 raise
-            column.row["busy"] = False
+            column.busy(False)
         return answers

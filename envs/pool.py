@@ -5,6 +5,7 @@ Worker k has tasks k, k + K, k + 2K, ... Whatever goes wrong with one of them en
 
 import mmap
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -44,6 +45,7 @@ class Pool:
         self._shares = [list(range(k, len(specs), workers)) for k in range(workers)]
         self._step_timeout, self._build_timeout = step_timeout, build_timeout
         self._connections: list[Connection] = []
+        self._polls: list[Any] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._owing: set[int] = set()  # workers that have not answered yet
         with tempfile.TemporaryFile() as file:  # has no name on disk: nothing is left behind, however we end
@@ -104,7 +106,7 @@ class Pool:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self._connections, self._processes, self._owing = [], [], set()
+        self._connections, self._polls, self._processes, self._owing = [], [], [], set()
 
     @property
     def pids(self) -> list[int]:
@@ -124,6 +126,9 @@ class Pool:
             )
         self._processes.append(process)
         self._connections.append(Connection(ours.detach()))
+        poll = select.poll()  # Connection.poll would set up a new one at every step
+        poll.register(self._connections[-1].fileno(), select.POLLIN)
+        self._polls.append(poll)
 
     def _scatter(self, command: str, per_task: Sequence[Any] | None = None) -> list[Any]:
         """Send a command with each task's argument to its worker; return the answers in the order of the tasks."""
@@ -158,7 +163,7 @@ class Pool:
     def _receive(self, worker: int, timeout: float) -> dict[str, Any]:
         connection = self._connections[worker]
         try:
-            if not connection.poll(timeout):
+            if not self._polls[worker].poll(timeout * 1000):
                 self._fail(worker, f"did not answer within {timeout:g} s")
             reply = unpack(connection.recv_bytes())
         except (EOFError, OSError):

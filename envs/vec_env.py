@@ -32,7 +32,7 @@ class InProcess(Columns):
 
     def __init__(self, names: Sequence[str], envs: Sequence[gymnasium.Env]) -> None:
         self.board = make_board(envs[0], len(envs))
-        super().__init__(names, envs, [self.board[i] for i in range(len(envs))])
+        super().__init__(names, envs, self.board, range(len(envs)))
 
     def step_async(self) -> None:
         """Do nothing yet."""

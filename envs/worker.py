@@ -51,7 +51,7 @@ class _Worker:
             board["busy"][row] = True  # stays so if building fails: the trainer names the task
             envs.append(task.build())
             board["busy"][row] = False
-        self._columns = Columns([task.name for task in tasks], envs, [board[row] for row in rows])
+        self._columns = Columns([task.name for task in tasks], envs, board, rows)
 
     def modules(self) -> list[str]:
         """Name the modules that this process has imported."""
