@@ -123,6 +123,14 @@ def test_restore_repeats_the_episode_bit_for_bit(name, reward_version):
     assert (play(other, actions(30, seed=2)), other.reset()[0].tobytes(), play(other, actions(5))) == expected
 
 
+def test_actions_of_another_type_are_played_again_bit_for_bit():
+    task = MetaWorldTask("push-v3", goals_of("push-v3")[:5])
+    task.reset(seed=0)
+    for action in np.random.default_rng(0).uniform(-1, 1, (30, 4)):  # float64
+        last = task.step(action)[0]
+    assert np.array_equal(MetaWorldTask("push-v3", goals_of("push-v3")[:5]).restore(task.snapshot()), last)
+
+
 def test_restore_with_too_few_goals_says_so():
     task = MetaWorldTask("reach-v3", goals_of("reach-v3")[:3], goal_order="sequential")
     visits(task, 3)
