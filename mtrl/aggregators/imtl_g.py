@@ -1,0 +1,41 @@
+"""IMTL-G: make the same progress, in units of each gradient's length, on every task."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtrl.aggregators.shared import SolverAggregator, on_scale
+from mtrl.diagnostics import cosine_matrix, gradient_norms
+from mtrl.solvers import eigh
+
+RANK = 1e-10  # eigenvalues of the cosine matrix below this share of the largest are zero
+
+
+class IMTLG(SolverAggregator):
+    """Combine the gradients so that the update has the same projection on each of their directions.
+
+    Liu et al. 2021, "Towards Impartial Multi-task Learning" (ICLR), equation 4: weights of sum 1, some perhaps
+    negative. The paper solves a system that is singular for dependent gradients; here the unit gradients' Gramian is
+    inverted on its range. A task without gradient has no direction and gets weight 0.
+
+    All projections are equal, but they can all be negative, and the update can be longer than any gradient: sum 1 is
+    the paper's scale, kept as the mean's. Where the weights sum to less than 1e-12 of their size, the update is 0, and
+    ``fallbacks`` counts it.
+
+    :param reduction: "sum" is T times as long.
+    """
+
+    def weights(
+        self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, " tasks"]:
+        """With unit gradients u: find y such that (u u') y = 1, then take y_i / |g_i|, scaled to sum 1."""
+        norms = gradient_norms(gramian)
+        alive = norms > 0
+        values, vectors = eigh(cosine_matrix(gramian))
+        inverse = torch.where(values > RANK * values.amax(), 1 / values, 0.0 * values)
+        y = vectors @ (inverse * (vectors.T @ alive.to(values.dtype)))
+        weights = torch.where(alive, y * (norms.amax() / norms), 0.0 * values)
+        total, size = weights.sum(), weights.abs().sum()
+        failed = total.abs() <= 1e-12 * size
+        self.count(failed & alive.any())
+        return on_scale(torch.where(failed, 0.0 * values, weights / total), self.reduction)

@@ -1,0 +1,72 @@
+"""MoCoGrad: where two tasks conflict, steer by where the other task has been going."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtrl.aggregators.base import Reduction, gramian_of
+from mtrl.aggregators.shared import Ordered, check_tasks, in_range
+
+
+class MoCoGrad(Ordered):
+    """Add, for each task that a task's gradient conflicts with, some of that other task's momentum.
+
+    Chai et al. 2024, "Towards Task-Conflicts Momentum-Calibrated Approach for Multi-task Learning" (ICDE). In a random
+    order, where g_i' . g_j < 0: g_i' += strength |g_j| m_j / |m_j|. The momentum m_j is that of the steps before, one
+    per task as in the paper (the authors' code takes the one momentum of the optimizer for all tasks); a task
+    without momentum yet adds nothing, so the first update is the mean. The paper sums; here the mean is taken.
+
+    Costs one more row per task in memory, in float32 whatever the gradients are.
+
+    :param reduction: "sum" gives the paper's scale.
+    :param strength: the paper's lambda, at least 0, where this is the mean; the authors give no default.
+    :param momentum: how much of the momentum stays at each step, in [0, 1); the paper's beta_1.
+    :param seed: seed of the visiting orders, one fresh order per task and call.
+    """
+
+    momenta: Tensor  # (T, P), float32
+
+    def __init__(
+        self, reduction: Reduction = "mean", strength: float = 0.1, momentum: float = 0.9, seed: int = 0
+    ) -> None:
+        super().__init__(reduction, seed)
+        self.strength = in_range("strength", strength, 0)
+        self.momentum = in_range("momentum", momentum, 0, 1, below=True)
+        self.register_buffer("momenta", torch.empty(0, 0))
+
+    def reset(self, num_tasks: int, num_params: int) -> None:
+        """Forget the momenta and begin the sequence of visiting orders again."""
+        super().reset(num_tasks, num_params)
+        self.momenta = self.momenta.new_zeros(num_tasks, num_params)
+
+    def forward(
+        self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, " params"]:
+        """Everything is a combination of the 2T rows [g; m]: only their inner products enter the loop."""
+        if not len(self.momenta):
+            self.reset(*jacobian.shape)
+        check_tasks(len(self.momenta), len(jacobian), self)
+        stacked = torch.cat([jacobian, self.momenta.to(jacobian.dtype)])
+        gramian = gramian_of(stacked)
+        update = self.reduce(self.calibrated(gramian)).to(jacobian.dtype) @ stacked
+        self.remember(jacobian, gramian.diagonal()[: len(jacobian)].isfinite())
+        return update
+
+    def calibrated(self, gramian: Float[Tensor, "rows rows"]) -> Float[Tensor, "tasks rows"]:
+        """Row i expresses g_i' in gradients and momenta."""
+        num_tasks = len(gramian) // 2
+        orders = self.draw_orders(num_tasks).to(gramian.device, non_blocking=True)
+        g_norms, m_norms = gramian.diagonal().clamp(min=0).sqrt().split(num_tasks)
+        amounts = torch.where(m_norms == 0, 0.0, self.strength * g_norms / m_norms)
+        rows = torch.eye(num_tasks, 2 * num_tasks, dtype=gramian.dtype, device=gramian.device)
+        for others in orders.T:
+            product = torch.linalg.vecdot(rows, gramian[others])
+            added = torch.where(product < 0, amounts[others], 0.0 * product)
+            rows.scatter_add_(1, num_tasks + others[:, None], added[:, None])
+        return rows
+
+    @torch.no_grad()
+    def remember(self, jacobian: Tensor, sound: Tensor) -> None:
+        """Fold the gradients into the momenta; a row with NaN or infinity is left out."""
+        newer = torch.lerp(self.momenta, jacobian.to(self.momenta.dtype), 1 - self.momentum)
+        self.momenta.copy_(torch.where(sound[:, None], newer, self.momenta))

@@ -1,0 +1,79 @@
+"""Aggregators from outside: a class in a file of the user's own, and those of TorchJD."""
+
+import difflib
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+
+from mtrl.aggregators.base import Aggregator
+
+_NAMES: dict[type[Aggregator], str] = {}
+
+
+def foreign_name(kind: type[Aggregator]) -> str | None:
+    """The name that a class from outside was found under."""
+    return _NAMES.get(kind)
+
+
+@cache
+def class_in_file(name: str) -> type[Aggregator]:
+    """The class that ``path/to/file.py:NAME`` means. The file is run: only name files that you trust.
+
+    :raises ValueError: if there is no such file, no such class in it, or it is no ``mtrl.Aggregator``.
+    """
+    path, _, kind_name = name.rpartition(":")
+    if not Path(path).is_file():
+        raise ValueError(
+            f"aggregator {name!r}: expected a Python file at {path!r}, found none from folder {Path.cwd()}. "
+            "Correct the path, or write it in full."
+        )
+    module_name = "mtrl_user_" + "".join(c if c.isalnum() else "_" for c in str(Path(path).resolve()))
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # before it runs: dataclasses and copies look their module up
+    spec.loader.exec_module(module)
+    own = [key for key, value in vars(module).items() if _is_aggregator(value) and value.__module__ == module_name]
+    kind = getattr(module, kind_name, None)
+    if kind is None:
+        raise ValueError(
+            f"aggregator {name!r}: expected a class {kind_name!r} in {path}; found the aggregators "
+            f"{', '.join(own) or '(none)'}. Name one of them, or add the class."
+        )
+    if not _is_aggregator(kind):
+        raise ValueError(
+            f"aggregator {name!r}: expected a subclass of mtrl.GramianAggregator, mtrl.LossAggregator or "
+            f"mtrl.Aggregator; found {kind!r}. Derive {kind_name} from one of them."
+        )
+    _NAMES[kind] = name
+    return kind
+
+
+@cache
+def class_of_torchjd(name: str) -> type[Aggregator]:
+    """An adapter for the aggregator of the installed TorchJD that ``torchjd:NAME`` means.
+
+    :raises ImportError: if TorchJD is not installed.
+    :raises ValueError: if it has no such aggregator; the message lists those that it has.
+    """
+    try:
+        from mtrl.aggregators import torchjd_adapter
+    except ImportError as error:
+        raise ImportError(
+            f"aggregator {name!r} needs TorchJD, which is not installed ({error}). "
+            "Install it: pip install -e '.[torchjd]', or pip install 'torchjd[full]'"
+        ) from error
+    known, wanted = torchjd_adapter.available(), name.partition(":")[2]
+    if wanted not in known:
+        close = difflib.get_close_matches(wanted, known, n=2)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ValueError(f"TorchJD has no aggregator {wanted!r}: {hint}expected one of {', '.join(known)}")
+    kind = torchjd_adapter.adapt(wanted)
+    _NAMES[kind] = name
+    return kind
+
+
+def _is_aggregator(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Aggregator)

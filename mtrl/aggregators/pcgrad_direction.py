@@ -1,0 +1,26 @@
+"""PCGrad's direction alone: is it where the step goes, or how far, that helps?"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtrl.aggregators.pcgrad import PCGrad
+from mtrl.aggregators.shared import length, with_length
+
+
+class PCGradDirection(PCGrad):
+    """Step where PCGrad steps, as far as the plain mean would.
+
+    One of the two ablations of Yu et al. 2020 (arXiv 2001.06782). The paper does not say what happens where
+    PCGrad's update vanishes; here the update is then zero.
+
+    :param reduction: "sum" gives the paper's scale.
+    :param seed: seed of the visiting orders, one fresh order per task and call.
+    """
+
+    def weights(
+        self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, " tasks"]:
+        """PCGrad's weights, rescaled."""
+        plain = self.reduce(torch.eye(len(gramian), dtype=gramian.dtype, device=gramian.device))
+        return with_length(gramian, super().weights(gramian, losses), length(gramian, plain))

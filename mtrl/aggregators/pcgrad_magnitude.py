@@ -1,0 +1,25 @@
+"""PCGrad's length alone: is it where the step goes, or how far, that helps?"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtrl.aggregators.pcgrad import PCGrad
+from mtrl.aggregators.shared import length, with_length
+
+
+class PCGradMagnitude(PCGrad):
+    """Step where the plain mean steps, as far as PCGrad would.
+
+    One of the two ablations of Yu et al. 2020 (arXiv 2001.06782). Where the mean vanishes, so does the update.
+
+    :param reduction: "sum" gives the paper's scale.
+    :param seed: seed of the visiting orders, one fresh order per task and call.
+    """
+
+    def weights(
+        self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, " tasks"]:
+        """The mean's weights, rescaled."""
+        plain = self.reduce(torch.eye(len(gramian), dtype=gramian.dtype, device=gramian.device))
+        return with_length(gramian, plain, length(gramian, super().weights(gramian, losses)))

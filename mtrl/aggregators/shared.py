@@ -1,0 +1,110 @@
+"""What several methods share: visiting orders, lengths from the Gramian, counted fallbacks, checked options."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mtrl.aggregators.base import Aggregator, GramianAggregator, Reduction
+
+ROUNDING = 1e-13  # of a squared length, relative to that of its terms laid end to end: below it is rounding in float64
+
+
+class Ordered(Aggregator):
+    """A method in which each task visits the others one by one, in an order drawn afresh for that task and call.
+
+    The generator is the method's own, begins again at ``reset``, and is saved with the state.
+    """
+
+    def __init__(self, reduction: Reduction = "mean", seed: int = 0) -> None:
+        super().__init__(reduction)
+        self.seed = seed
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def reset(self, num_tasks: int, num_params: int) -> None:
+        """Begin the sequence of visiting orders again."""
+        self.generator.manual_seed(self.seed)
+
+    def draw_orders(self, num_tasks: int) -> Int[Tensor, "tasks visits"]:
+        """For each task an own random order of the T - 1 others, drawn on the CPU: the same on every device."""
+        keys = torch.rand(num_tasks, num_tasks, generator=self.generator, dtype=torch.float64)
+        return keys.fill_diagonal_(2.0).argsort(dim=1)[:, :-1]  # the task itself comes last and is left out
+
+    def get_extra_state(self) -> Tensor:
+        """State of the generator, so that a resumed run draws the same orders."""
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Continue the orders where the saved run stopped."""
+        self.generator.set_state(state.cpu())
+
+
+class SolverAggregator(GramianAggregator):
+    """A method that solves a small problem at each call and counts in ``fallbacks`` where that failed."""
+
+    fallbacks: Tensor
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction)
+        self.register_buffer("fallbacks", torch.zeros((), dtype=torch.int64))
+
+    def reset(self, num_tasks: int, num_params: int) -> None:
+        """Count from zero."""
+        self.fallbacks = torch.zeros_like(self.fallbacks)
+
+    def count(self, failed: Tensor) -> None:
+        """One more fallback if ``failed``; nobody waits for the answer."""
+        self.fallbacks += failed
+
+
+def on_scale(weights: Float[Tensor, " tasks"], reduction: Reduction) -> Float[Tensor, " tasks"]:
+    """Weights on the scale of the mean, or T times that."""
+    return weights if reduction == "mean" else len(weights) * weights
+
+
+def length(gramian: Float[Tensor, "tasks tasks"], weights: Float[Tensor, " tasks"]) -> Float[Tensor, ""]:
+    """|weights @ J|, or 0 where that is nothing but rounding."""
+    squared = weights @ gramian @ weights
+    terms = (weights.abs() @ gramian.diagonal().clamp(min=0).sqrt()).square()
+    return torch.where(squared > ROUNDING * terms, squared, 0.0 * squared).sqrt()
+
+
+def with_length(
+    gramian: Float[Tensor, "tasks tasks"], weights: Float[Tensor, " tasks"], target: Float[Tensor, ""]
+) -> Float[Tensor, " tasks"]:
+    """The weights, scaled so that the update has the target length; 0 if it has no direction."""
+    present = length(gramian, weights)
+    return weights * torch.where(present == 0, 0.0, target / present)
+
+
+def in_range(
+    name: str,
+    value: float | int,
+    low: float | int,
+    high: float | int = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+) -> float:
+    """The option's value, if it lies between the bounds (``above``, ``below``: the bound itself is not allowed).
+
+    :raises ValueError: naming the option, the range and the value found.
+    """
+    fits = (low < value if above else low <= value) and (value < high if below else value <= high)
+    if not (fits and math.isfinite(value)):
+        ends = f"{'(' if above else '['}{low:g}, {high:g}{')' if below or math.isinf(high) else ']'}"
+        raise ValueError(f"{name} must lie in {ends}; found {value!r}")
+    return float(value)
+
+
+def check_tasks(expected: int, num_tasks: int, method: Aggregator) -> None:
+    """Refuse a number of tasks other than that of the state.
+
+    :raises ValueError: saying which numbers, and that ``reset`` begins anew.
+    """
+    if expected != num_tasks:
+        raise ValueError(
+            f"{type(method).__name__} was reset for {expected} tasks and found {num_tasks}: "
+            "its state belongs to those tasks. Call reset(num_tasks, num_params) to begin anew"
+        )

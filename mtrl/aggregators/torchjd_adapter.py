@@ -1,0 +1,171 @@
+"""TorchJD's aggregators as ours: one scale, an own seed, state that is saved. Needs the extra ``[torchjd]``."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torchjd.aggregation
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mtrl.aggregators.base import Aggregator, Reduction
+from mtrl.aggregators.shared import check_tasks
+
+GIVEN = ("n_tasks",)  # what the adapter knows itself
+BASES = ("Aggregator", "GramianWeightedAggregator", "WeightedAggregator")
+
+
+class TorchJDAggregator(Aggregator):
+    """Base of the adapters that ``adapt`` makes.
+
+    TorchJD's methods have scales of their own. The update is divided by TorchJD's answer to identical unit gradients,
+    so that a method whose answer grows with the gradients answers, here too, with their mean where the tasks agree (of
+    FairGrad and NashMTL, which choose a length of their own, that holds for unit gradients). TorchJD draws from torch's
+    global generator; during a call that is the adapter's own. TorchJD solves on the CPU: a convenience, no fast path.
+    """
+
+    wrapped: ClassVar[type[nn.Module]]
+
+    def __init__(self, reduction: Reduction = "mean", seed: int = 0, **options: Any) -> None:
+        super().__init__(reduction)
+        self.seed = seed
+        self.options = options
+        for name, value in options.items():
+            setattr(self, name, value)
+        self.num_tasks = 0  # until the first reset
+        self.dtype = torch.get_default_dtype()
+        self._build(2)  # options out of range and missing packages are told now
+
+    def reset(self, num_tasks: int, num_params: int) -> None:
+        """A new object of TorchJD's, and its random draws from the start."""
+        self._begin(num_tasks)
+
+    def forward(
+        self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, " params"]:
+        """TorchJD's answer, on our scale."""
+        if not self.num_tasks:
+            self.reset(*jacobian.shape)
+        check_tasks(self.num_tasks, len(jacobian), self)
+        self.dtype = jacobian.dtype
+        update = self._ask(self.inner, jacobian) * self.factor
+        return update if self.reduction == "mean" else len(jacobian) * update
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """Random state and whatever numbers TorchJD's object remembers."""
+        remembered = {key: torch.as_tensor(_exact(value)).clone() for key, (_, _, value) in self._memory().items()}
+        return {"generator": self.random_state, "dtype": torch.empty(0, dtype=self.dtype), **remembered}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Continue where the saved run stopped."""
+        self.dtype = state["dtype"].dtype
+        # one call, so that TorchJD builds what it builds late
+        self._ask(self.inner, torch.eye(self.num_tasks, self.num_tasks + 1, dtype=self.dtype))
+        for key, (owner, name, present) in self._memory().items():
+            if key in state:
+                setattr(owner, name, _like(present, state[key]))
+        self.random_state = state["generator"].cpu()
+
+    def _begin(self, num_tasks: int) -> None:
+        self.num_tasks = num_tasks
+        self.inner, probe = self._build(num_tasks), self._build(num_tasks)
+        self.random_state = torch.Generator().manual_seed(self.seed).get_state()
+        answer = self._ask(probe, torch.ones(num_tasks, 2, dtype=torch.float64)).mean()
+        self.factor = 1 / float(answer) if answer.isfinite() and answer > 1e-6 else 1.0
+        self.random_state = torch.Generator().manual_seed(self.seed).get_state()
+
+    def _build(self, num_tasks: int) -> nn.Module:
+        given = {name: num_tasks for name in GIVEN if name in inspect.signature(self.wrapped).parameters}
+        try:
+            return self.wrapped(**given, **{name: _tensor(value) for name, value in self.options.items()})
+        except ImportError as error:
+            raise ImportError(f"{error} With this project: pip install -e '.[torchjd]'") from error
+
+    def _ask(self, inner: nn.Module, jacobian: Tensor) -> Tensor:
+        outside = torch.get_rng_state()
+        torch.set_rng_state(self.random_state)
+        try:
+            answer: Tensor = inner(jacobian)
+        finally:
+            self.random_state = torch.get_rng_state()
+            torch.set_rng_state(outside)
+        return answer
+
+    def _memory(self) -> dict[str, tuple[nn.Module, str, Any]]:
+        """Every number and array that TorchJD's modules hold, with its owner."""
+        return {
+            f"{path}.{name}": (module, name, value)
+            for path, module in self.inner.named_modules()
+            for name, value in [*vars(module).items(), *module._buffers.items()]
+            if isinstance(value, int | float | np.ndarray | Tensor) and not isinstance(value, bool)
+        }
+
+
+def available() -> list[str]:
+    """Names of the aggregators of the installed TorchJD."""
+    kinds = {name: getattr(torchjd.aggregation, name) for name in torchjd.aggregation.__all__}
+    base = torchjd.aggregation.Aggregator
+    return [n for n, k in kinds.items() if n not in BASES and isinstance(k, type) and issubclass(k, base)]
+
+
+def adapt(name: str) -> type[TorchJDAggregator]:
+    """A class of ours for TorchJD's ``name``; its options are those of TorchJD that a command line can hold."""
+    wrapped = getattr(torchjd.aggregation, name)
+    parameters = [
+        inspect.Parameter("reduction", inspect.Parameter.KEYWORD_ONLY, default="mean", annotation=Reduction),
+        inspect.Parameter("seed", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=int),
+        *(_option(p) for p in inspect.signature(wrapped).parameters.values() if _is_plain(p)),
+    ]
+    parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
+    signature = inspect.Signature(parameters)
+
+    def __init__(self: TorchJDAggregator, **options: Any) -> None:
+        bound = signature.bind(**options)
+        bound.apply_defaults()
+        TorchJDAggregator.__init__(self, **bound.arguments)
+
+    __init__.__annotations__ = {p.name: p.annotation for p in parameters}
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    claim = (inspect.getdoc(wrapped) or "").split("\n\n")[0].replace("\n", " ")
+    body = {
+        "__init__": __init__,
+        "__signature__": signature,
+        "__doc__": f"TorchJD's {name}, on the scale of the mean gradient.\n\nIn TorchJD's words: {claim}",
+        "__module__": __name__,
+        "wrapped": wrapped,
+    }
+    return type(f"TorchJD{name}", (TorchJDAggregator,), body)
+
+
+def _is_plain(parameter: inspect.Parameter) -> bool:
+    kind = str(parameter.annotation)
+    return parameter.name not in GIVEN and "Callable" not in kind and "Projector" not in kind
+
+
+def _option(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Tensors are given as lists of numbers; a number or tensor is a number."""
+    kind = str(parameter.annotation)
+    if "Tensor" in kind and "float" not in kind:
+        annotation: Any = list[float] | None if parameter.default is None else list[float]
+    elif isinstance(parameter.annotation, type) or "Literal" in kind:
+        annotation = parameter.annotation
+    else:
+        annotation = float if "float" in kind else (int | None if "None" in kind else int)
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+def _tensor(value: Any) -> Any:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return torch.tensor(value, dtype=torch.float64) if is_list else value
+
+
+def _like(present: Any, saved: Tensor) -> Any:
+    if isinstance(present, Tensor):
+        return saved.to(present.device, copy=True)
+    return saved.cpu().numpy().copy() if isinstance(present, np.ndarray) else type(present)(saved.item())
+
+
+def _exact(value: Any) -> Any:
+    return np.float64(value) if isinstance(value, float) else value
