@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from envs.columns import TaskSpec, make_board
-from envs.wire import pack, unpack
+from envs.wire import DONE, STEP, pack, unpack
 
 _ROOT = Path(__file__).resolve().parent.parent
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -156,7 +156,8 @@ class Pool:
             self._receive(worker, self._build_timeout)
         self._owing.add(worker)
         try:
-            self._connections[worker].send_bytes(pack({"command": command, "arguments": arguments}))
+            message = STEP if command == "step" else pack({"command": command, "arguments": arguments})
+            self._connections[worker].send_bytes(message)
         except OSError:
             self._fail(worker, self._obituary(worker))
 
@@ -165,11 +166,11 @@ class Pool:
         try:
             if not self._polls[worker].poll(timeout * 1000):
                 self._fail(worker, f"did not answer within {timeout:g} s")
-            reply = unpack(connection.recv_bytes())
+            message = connection.recv_bytes()
         except (EOFError, OSError):
             self._fail(worker, self._obituary(worker))
         self._owing.remove(worker)
-        return reply
+        return {"answer": None} if message == DONE else unpack(message)
 
     def _check_open(self) -> None:
         if not self._connections:

@@ -36,3 +36,6 @@ def _decode(value: dict[str, Any]) -> Any:
         return value
     dtype, shape, data = value[_ARRAY]
     return np.frombuffer(base64.b64decode(data), dtype=dtype).reshape(shape).copy()
+
+
+STEP, DONE = pack({"command": "step", "arguments": []}), pack({"answer": None})  # the two that are sent all the time

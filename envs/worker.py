@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from envs.columns import Columns, TaskSpec, make_board
-from envs.wire import pack, unpack
+from envs.wire import DONE, STEP, pack, unpack
 
 
 def main(socket: int, memory: int) -> None:
@@ -23,8 +23,8 @@ def main(socket: int, memory: int) -> None:
     worker = _Worker(memory)
     while True:
         try:
-            message = unpack(connection.recv_bytes())
-            connection.send_bytes(worker.reply(**message))
+            message = connection.recv_bytes()
+            connection.send_bytes(worker.reply("step", []) if message == STEP else worker.reply(**unpack(message)))
         except (EOFError, OSError):  # the trainer closed its end, or died
             return
 
@@ -38,7 +38,8 @@ class _Worker:
         """Carry out a command; an error is an answer too."""
         try:
             target = self._columns if hasattr(Columns, command) else self
-            return pack({"answer": getattr(target, command)(*arguments)})
+            answer = getattr(target, command)(*arguments)
+            return DONE if answer is None else pack({"answer": answer})
         except Exception as error:
             return pack({"error": traceback.format_exc(), "kind": type(error).__name__})
 
