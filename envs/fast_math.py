@@ -29,18 +29,20 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
         and not keepdims
     ):
         return np.float64(sqrt(x.dot(x)))
+    if type(x) is np.float64 and ord is None and axis is None and not keepdims:
+        return np.float64(sqrt(x * x))
     return np.linalg.norm(x, ord, axis, keepdims)
 
 
 def hstack(tup: Sequence[Any], **kwargs: Any) -> np.ndarray:
-    """Join vectors, or make one of scalars, without numpy's look at each part."""
+    """Join vectors, or make one of two scalars, without numpy's look at each part."""
     first = tup[0]
     if type(first) is np.ndarray and first.ndim == 1 and not kwargs:
         try:
             return np.concatenate(tup)
         except ValueError:  # a scalar among them
             pass
-    elif type(first) is np.float64 and not kwargs and all(type(part) is np.float64 for part in tup):
+    elif type(first) is np.float64 and len(tup) == 2 and type(tup[1]) is np.float64 and not kwargs:
         return np.array(tup)
     return np.hstack(tup, **kwargs)
 

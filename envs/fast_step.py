@@ -124,17 +124,20 @@ class FastSawyer(SawyerXYZEnv):
         return force[0] > 0 and force[1] > 0
 
     def _get_curr_obs_combined_no_goal(self) -> np.ndarray:
-        position, quaternion = self._get_pos_objects(), self._get_quat_objects()
-        if len(position) != 3 or len(quaternion) != 4:  # two objects
-            return super()._get_curr_obs_combined_no_goal()
+        positions, quaternions = self._get_pos_objects(), self._get_quat_objects()
+        objects = len(positions) // 3
+        if len(positions) != 3 * objects or len(quaternions) != 4 * objects:
+            return super()._get_curr_obs_combined_no_goal()  # which knows what to do
         right, left = self._claws
         between = right - left
         opening = sqrt(between.dot(between)) / 0.1
         observation = np.zeros(18)
         observation[:3] = self._hand
         observation[3] = 1.0 if opening > 1.0 else opening
-        observation[4:7] = position
-        observation[7:11] = quaternion
+        for i in range(objects):
+            at = 4 + 7 * i
+            observation[at : at + 3] = positions[3 * i : 3 * i + 3]
+            observation[at + 3 : at + 7] = quaternions[4 * i : 4 * i + 4]
         return observation
 
     def _get_obs(self) -> np.ndarray:
