@@ -32,14 +32,16 @@ class TorchJDAggregator(Aggregator):
         super().__init__(reduction)
         self.seed = seed
         self.options = options
+        self.numbers = any(isinstance(_tensor(value), Tensor) for value in options.values())  # they are float64
         for name, value in options.items():
             setattr(self, name, value)
-        self.num_tasks = 0  # until the first reset
+        self.num_tasks = self.num_params = 0  # until the first reset
         self.dtype = torch.get_default_dtype()
         self._build(2)  # options out of range and missing packages are told now
 
     def reset(self, num_tasks: int, num_params: int) -> None:
         """A new object of TorchJD's, and its random draws from the start."""
+        self.num_params = num_params
         self._begin(num_tasks)
 
     def forward(
@@ -62,7 +64,7 @@ class TorchJDAggregator(Aggregator):
         """Continue where the saved run stopped."""
         self.dtype = state["dtype"].dtype
         # one call, so that TorchJD builds what it builds late
-        self._ask(self.inner, torch.eye(self.num_tasks, self.num_tasks + 1, dtype=self.dtype))
+        self._ask(self.inner, torch.eye(self.num_tasks, self.num_params, dtype=self.dtype))
         for key, (owner, name, present) in self._memory().items():
             if key in state:
                 setattr(owner, name, _like(present, state[key]))
@@ -87,11 +89,11 @@ class TorchJDAggregator(Aggregator):
         outside = torch.get_rng_state()
         torch.set_rng_state(self.random_state)
         try:
-            answer: Tensor = inner(jacobian)
+            answer: Tensor = inner(jacobian.double() if self.numbers else jacobian)
         finally:
             self.random_state = torch.get_rng_state()
             torch.set_rng_state(outside)
-        return answer
+        return answer.to(jacobian.dtype)
 
     def _memory(self) -> dict[str, tuple[nn.Module, str, Any]]:
         """Every number and array that TorchJD's modules hold, with its owner."""
