@@ -1,5 +1,7 @@
 """Small agents for tests."""
 
+from torch.utils._python_dispatch import TorchDispatchMode
+
 import envs.toy
 from agents import MTSAC
 
@@ -23,3 +25,13 @@ def tensors(state):
     if hasattr(state, "detach"):
         return [state.detach().numpy()]
     return [state] if hasattr(state, "shape") else []
+
+
+class NoSynchronisation(TorchDispatchMode):
+    """Fail on operations that make a device wait for the host."""
+
+    forbidden = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.__name__.split(".")[0] not in self.forbidden, f"{func} synchronises"
+        return func(*args, **(kwargs or {}))

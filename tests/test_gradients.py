@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import mtrl
 from mtrl.aggregators import Aggregator
+from tests.helpers import NoSynchronisation
 
 torch.set_num_threads(1)
 
@@ -408,16 +408,6 @@ def test_bad_arguments_are_explained() -> None:
 
 
 # ---- no synchronisation, no global generator
-
-
-class NoSynchronisation(TorchDispatchMode):
-    """Fail on operations that make a device wait for the host."""
-
-    forbidden = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func.__name__.split(".")[0] not in self.forbidden, f"{func} synchronises"
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("diagnostics", [False, True])

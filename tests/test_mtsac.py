@@ -15,7 +15,7 @@ import envs.toy
 import mtrl
 from agents import MTSAC, EvaluationCallback, NonFiniteError, evaluate, load_checkpoint, save_checkpoint
 from envs.vec_env import from_gymnasium
-from tests.helpers import tensors, toy_agent
+from tests.helpers import SMALL, NoSynchronisation, tensors, toy_agent
 
 
 class Rows(KVWriter):
@@ -270,3 +270,14 @@ def test_damaged_parameters_are_not_saved(tmp_path):
     with pytest.raises(NonFiniteError, match="all tasks"):
         agent.save(tmp_path / "agent")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", [{}, {"layer_norm": True, "precision": "bfloat16"}, {"multi_head": True}], ids=str)
+@pytest.mark.parametrize("aggregator", mtrl.AGGREGATORS)
+def test_an_update_never_waits_for_the_device(aggregator, form):
+    settings = {"max_grad_norm": 1.0, "loss_weighting": "temperature", "diagnostics_every": 1}
+    agent = toy_agent(aggregator=aggregator, policy_kwargs={**SMALL, **form}, **settings)
+    agent.learn(80)
+    agent._n_updates = 1  # not one at which the guard looks
+    with NoSynchronisation():
+        agent.train(3, 8)

@@ -1,0 +1,157 @@
+"""How fast everything is, in one table.
+
+python -m scripts.bench                                  all of it, for MT10; a few minutes
+python -m scripts.bench --parts env --suite MT50         the environments alone
+python -m scripts.bench --parts update --aggregators mean,pcgrad --width 1024
+
+Ways that are compared take turns in one process, so that a machine that is busy for a while slows all of them; quote
+the ratios.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from agents import keep_freed_memory
+from agents.policies import Precision
+from envs.suites import task_names
+from mtrl import AGGREGATORS
+from scripts import cli
+from scripts.bench import environments, training, updates
+from scripts.bench.figures import Figure
+from scripts.build import require_device
+from scripts.config import Names
+from scripts.run_folder import write_json
+
+PARTS = ("env", "update", "aggregate", "train", "memory")
+NUMBERS = ("batch_size", "width", "depth", "threads", "rounds")
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Speed of environments, update and training."""
+
+    suite: Literal["MT10", "MT25", "MT50"] = "MT10"
+    """Tasks of the environments and of training; the update is measured for it and for MT50."""
+    parts: Names = PARTS
+    """What to measure, of env, update, aggregate, train, memory."""
+    aggregators: Names = ("mean", "pcgrad")
+    """For update, aggregate and memory; the first is what the others are compared with."""
+    precisions: Names = ("float32", "bfloat16")
+    """For update and train."""
+    batch_size: int = 128
+    """Rows per task in an update."""
+    width: int = 400
+    """Units in a hidden layer, of actor and critics."""
+    depth: int = 3
+    """Hidden layers."""
+    layer_norm: bool = False
+    """LayerNorm before each ReLU."""
+    threads: int = torch.get_num_threads()
+    """Threads of torch."""
+    rounds: int = 15
+    """How often each way takes its turn."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the networks live."""
+    json: Path | None = None
+    """Write the numbers to this file, too."""
+
+
+def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]:
+    """What is measured for each part."""
+    shape = {
+        name: getattr(config, name) for name in ("batch_size", "width", "depth", "layer_norm", "threads", "device")
+    }
+    sizes = [updates.Size(num_tasks=number, **shape) for number in sorted({len(task_names(config.suite)), 50})]
+    methods, precisions, suite, rounds = config.aggregators, config.precisions, config.suite, config.rounds
+    return {
+        "env": [
+            lambda: environments.steps(suite, rounds),
+            lambda: environments.resets(suite),
+            lambda: environments.vector_steps(suite, rounds),
+        ],
+        "update": [partial(updates.updates, size, methods, precisions, rounds) for size in sizes],
+        "aggregate": [partial(updates.aggregations, size, methods, rounds) for size in sizes],
+        "train": [lambda: training.training(suite, precisions, config.threads, config.device, 10 * rounds)],
+        "memory": [partial(updates.memory, size, methods, "float32") for size in sizes],
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measures, prints a table, and writes the numbers if asked to."""
+    config = tyro.cli(BenchConfig, prog="python -m scripts.bench", args=argv, description=__doc__)
+    check(config)
+    torch.set_num_threads(config.threads)
+    keep_freed_memory()
+    console, found = Console(highlight=False), {}
+    work = sections(config)
+    for part in PARTS:
+        if part in config.parts:
+            with console.status(f"measuring: {part}"):
+                found[part] = [figure for measure in work[part] for figure in measure()]
+    machine = describe_machine(config)
+    console.print(table(found), ", ".join(f"{name} {value}" for name, value in machine.items()))
+    if config.json:
+        settings = {name: value for name, value in asdict(config).items() if name != "json"}
+        rows = {part: [asdict(figure) for figure in figures] for part, figures in found.items()}
+        write_json(config.json, {"settings": settings, "machine": machine, "figures": rows})
+    return 0
+
+
+def check(config: BenchConfig) -> None:
+    """Raises UsageError for what cannot be measured."""
+    for name in NUMBERS:
+        if getattr(config, name) < 1:
+            raise cli.UsageError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}.")
+    for kind, names, known in (
+        ("part", config.parts, PARTS),
+        ("aggregator", config.aggregators, AGGREGATORS),
+        ("precision", config.precisions, Precision.__args__),  # type: ignore[attr-defined]
+    ):
+        if not names:
+            raise cli.UsageError(f"--{kind}s: expected at least one of {', '.join(known)}; found none.")
+        for name in names:
+            cli.choose(kind, name, known)
+    require_device(config.device)
+    if config.json:
+        cli.check_output("--json", config.json)
+
+
+def table(found: dict[str, list[Figure]]) -> Table:
+    """All figures, a section per part."""
+    result = Table("what", "measured", "compared")
+    result.columns[1].justify = "right"
+    for figures in found.values():
+        for figure in figures:
+            compared = "" if figure.ratio is None else f"{figure.ratio:.2f} x {figure.against}"
+            digits = 0 if figure.value >= 1000 else 1 if figure.value >= 10 else 2
+            result.add_row(figure.what, f"{figure.value:,.{digits}f} {figure.unit}", compared)
+        result.add_section()
+    return result
+
+
+def describe_machine(config: BenchConfig) -> dict[str, str]:
+    """What the numbers depend on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+    gpu = {"GPU": torch.cuda.get_device_name()} if config.device == "cuda" else {}
+    versions = {name: version(name) for name in ("torch", "mujoco", "metaworld", "numpy")}
+    return {"CPU": cpu, "cores": str(os.cpu_count()), **gpu, "threads": str(config.threads), **versions}
+
+
+if __name__ == "__main__":
+    cli.run(main)

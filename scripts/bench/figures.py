@@ -1,0 +1,41 @@
+"""What a benchmark measures, and how: ways that take turns, so that a machine that is busy for a while slows all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+Ways = Mapping[str, Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number, and how it compares with another one of the same run."""
+
+    what: str
+    value: float
+    unit: str
+    ratio: float | None = None
+    against: str = ""
+
+
+def take_turns(ways: Ways, rounds: int) -> dict[str, Float[np.ndarray, " rounds"]]:
+    """Seconds of each way, one measurement per round; every way is called once before, to warm up."""
+    for way in ways.values():
+        way()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def compare(seconds: Mapping[str, np.ndarray], name: str, against: str) -> float:
+    """How many times as long `name` takes as `against`: the median over rounds, each round within itself."""
+    return float(np.median(seconds[name] / seconds[against]))

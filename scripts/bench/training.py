@@ -1,0 +1,40 @@
+"""Vector steps per second of a whole training run, and where its time goes."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from scripts.bench.figures import Figure
+from scripts.build import make_agent, make_env
+from scripts.config import PRESETS, TrainConfig
+
+WARMUP = 60  # vector steps without an update, then as many with
+
+
+def training(suite: str, precisions: tuple[Any, ...], threads: int, device: Any, steps: int) -> list[Figure]:
+    """The preset mt10-quick (3 x 256, LayerNorm, 64 rows per task) with PCGrad: by precision, then without overlap."""
+    figures, base = [], replace(PRESETS["mt10-quick"][1], suite=suite, threads=threads, device=device, goals=2)
+    base = replace(base, warmup_steps=WARMUP, log_every=steps, aggregator="pcgrad")
+    for precision in precisions:
+        rate, split = _run(replace(base, precision=precision), steps)
+        figures.append(Figure(f"training, PCGrad, {precision}", rate, "vector steps/s"))
+        figures += [Figure(f"   of a step: {part}", 1e3 * seconds, "ms") for part, seconds in split.items()]
+    alone, _ = _run(replace(base, precision=precisions[-1], overlap=False), steps)
+    what = f"training, PCGrad, {precisions[-1]}, without overlap"
+    return [*figures, Figure(what, alone, "vector steps/s", alone / rate, "the rate with it")]
+
+
+def _run(config: TrainConfig, steps: int) -> tuple[float, dict[str, float]]:
+    """Vector steps/s, and seconds per step waiting for the environments, acting, learning, and on all else."""
+    with closing(make_env(config, config.goals)) as env:
+        agent = make_agent(config, env)
+        agent.learn(2 * WARMUP * env.num_envs)
+        before, start = dict(agent.seconds), time.perf_counter()
+        agent.learn(steps * env.num_envs, reset_num_timesteps=False)
+        seconds = time.perf_counter() - start
+    names = {"env": "waiting for the environments", "act": "acting", "learn": "updating"}
+    split = {name: (agent.seconds[part] - before[part]) / steps for part, name in names.items()}
+    return steps / seconds, {**split, "storing, logging": seconds / steps - sum(split.values())}

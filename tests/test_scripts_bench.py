@@ -1,0 +1,68 @@
+"""The benchmark measures what it says, tells bad input, and writes JSON beside its table."""
+
+import json
+
+import numpy as np
+import pytest
+
+from scripts.bench.__main__ import main
+from scripts.bench.environments import steps
+from scripts.bench.figures import compare, take_turns
+from scripts.bench.routes import WAYS, RoutesConfig, measure
+from scripts.cli import UsageError
+
+
+def test_ways_take_turns_and_are_warmed_up():
+    calls = []
+    seconds = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
+    assert calls == ["a", "b"] * 4
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_ratios_are_taken_within_a_round():
+    # a machine that is ten times slower in the second round does not matter
+    seconds = {"one": np.array([1.0, 10.0, 1.0]), "two": np.array([2.0, 20.0, 2.0])}
+    assert compare(seconds, "two", "one") == 2.0
+
+
+def test_updates_as_table_and_json(tmp_path, capsys):
+    path = tmp_path / "bench.json"
+    flags = "--parts update --width 8 --depth 1 --batch-size 2 --rounds 1 --threads 1 --precisions float32"
+    assert main([*flags.split(), "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert [row["what"] for row in found["figures"]["update"]] == [
+        f"update, {tasks} tasks, {name}, float32" for tasks in (10, 50) for name in ("mean", "pcgrad")
+    ]
+    assert all(row["value"] > 0 for row in found["figures"]["update"])
+    assert found["settings"]["width"] == 8
+    assert found["machine"]["torch"]
+    shown = capsys.readouterr().out
+    assert "update, 50 tasks, pcgrad" in shown
+    assert "mean's time" in shown
+
+
+def test_steps_of_a_suite(monkeypatch):
+    monkeypatch.setattr("scripts.bench.environments.task_names", lambda suite: ("reach-v3",))
+    figures = steps("custom", rounds=1)
+    assert [figure.what for figure in figures] == ["step, plain metaworld", "step, ours", "step, MuJoCo alone"]
+    assert figures[0].ratio == 1.0
+
+
+def test_all_ways_to_task_gradients_agree():
+    assert set(measure(RoutesConfig(batch_size=3, width=8, rounds=1), num_tasks=4)) == {way.__name__ for way in WAYS}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--parts envs", "unknown part 'envs': did you mean env"),
+        ("--aggregators mean,pcgard", "unknown aggregator 'pcgard': did you mean pcgrad"),
+        ("--precisions float16", "unknown precision 'float16'"),
+        ("--aggregators ,", "--aggregators: expected at least one"),
+        ("--rounds 0", "--rounds: expected at least 1, found 0"),
+        ("--json /no/such/folder/x.json", "there is no folder /no/such/folder"),
+    ],
+)
+def test_bad_input(flags, message):
+    with pytest.raises(UsageError, match=message):
+        main(flags.split())
