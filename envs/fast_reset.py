@@ -1,8 +1,10 @@
 """Bring the hand to its start: 250 substeps that depend on the goal alone, so they are made once per goal.
 
 metaworld resets twice: `reset_model`, then `mj_resetData`, then `reset_model` again, each time with 250 substeps that
-move the hand. Of the first pass only what it writes into the model and into Python fields outlives `mj_resetData`, and
-none of that depends on where the hand is; so the first pass goes without substeps.
+move the hand. Of the first pass only what it writes into the model and into Python fields outlives `mj_resetData`: the
+positions that the goal gives, which the second pass finds there, and heights of objects, which the second pass writes
+anew. So the first goes without substeps. One trace of them is lost: until the first step, the marker of the goal of
+push and push-back stands at another height; nobody reads it before that step moves it.
 
 The second begins at `mj_resetData`'s state, and the substeps of MuJoCo are a function of the model and of the
 integration state. Kept is the state before the *last* substep. It is taken again at every reset, because it also
