@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mtrl import AGGREGATORS, Aggregator, GramianAggregator, make_aggregator
-from mtrl.testing import CHECKS, FAMILIES, Promises, check_aggregator, matrix
+from mtrl import AGGREGATORS, make_aggregator
+from mtrl.testing import CHECKS, Promises
 
 torch.set_num_threads(1)
 
