@@ -55,24 +55,29 @@ def backward(
     tape: Tape | None = None,
     parameters: Iterable[nn.Parameter] | None = None,
     task_parameters: Iterable[nn.Parameter] = (),
+    accumulate: bool = False,
     diagnostics: bool = False,
 ) -> dict[str, Tensor] | None:
     """Write the aggregated update into ``.grad`` of the shared parameters, and the plain one into that of the heads.
 
-    ``.grad`` is set, not accumulated; parameters that are not named (other networks in the graph) are not touched.
+    ``.grad`` is set unless ``accumulate``; parameters that are not named (other networks in the graph) are not touched.
     Task parameters get, bit for bit, what ``losses.mean().backward()`` gives them (``.sum()`` if the aggregator sums).
 
     :param losses: one loss per task, (T,).
     :param tape: of ``mtrl.record``; its shared parameters and its task parameters are updated. One backward pass.
     :param parameters: the shared parameters, instead of a tape. T backward passes.
     :param task_parameters: parameters that do not enter surgery, besides those that the tape was told of.
+    :param accumulate: add to ``.grad``, for a batch in several parts: each part has a surgery of its own.
     :param diagnostics: measure conflict and what surgery did, see ``mtrl.diagnostics``. Dear for a loss method.
     :returns: None, or detached tensors: cosines (T, T), conflict_share (), magnitude_similarity (T, T), norms (T,),
         distance () and angle ().
     :raises ValueError: unless there is one loss per task, and either a tape or parameters.
+    :raises TypeError: unless losses are one tensor and the aggregator is an instance; for sparse gradients.
     """
     shared, heads = _parameters(tape, parameters, task_parameters)
     _check_losses(losses, tape)
+    if not isinstance(aggregator, Aggregator):
+        raise TypeError(f"expected an instance of mtrl.Aggregator, such as mtrl.PCGrad(); found {aggregator!r}")
     values = losses.detach()
     with torch.autocast(losses.device.type, enabled=False):  # a caller's autocast is for the forward pass alone
         if isinstance(aggregator, LossAggregator):
@@ -85,8 +90,12 @@ def backward(
             updates, report = _aggregate(rows, values, aggregator, diagnostics)
     # None for a parameter that no loss depends on, as after an ordinary backward
     for parameter, update in zip([*shared, *heads], [*updates, *head_updates], strict=True):
-        parameter.grad = update
+        parameter.grad = _sum(parameter.grad, update) if accumulate else update
     return report
+
+
+def _sum(before: Tensor | None, update: Tensor | None) -> Tensor | None:
+    return update if before is None else before if update is None else before + update
 
 
 def per_task_gradients(
@@ -118,6 +127,8 @@ def _task_rows(
 
 def _one_by_one(losses: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
     rows = [torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True) for loss in losses]
+    if any(gradient.is_sparse for gradient in rows[0]):
+        raise TypeError("expected dense gradients, found sparse ones; make the layer with sparse=False")
     return [torch.stack(gradients) for gradients in zip(*rows, strict=True)]
 
 
@@ -190,7 +201,11 @@ def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameter for parameter in dict.fromkeys(parameters) if parameter.requires_grad]
 
 
-def _check_losses(losses: Tensor, tape: Tape | None) -> None:
+def _check_losses(losses: Any, tape: Tape | None) -> None:
+    if not isinstance(losses, Tensor):
+        raise TypeError(f"expected one tensor of losses (tasks,), found a {type(losses).__name__}; see torch.stack")
     if losses.ndim != 1 or (tape is not None and len(losses) != tape.num_tasks):
         expected = f"({tape.num_tasks},), as recorded" if tape else "(tasks,)"
         raise ValueError(f"expected one loss per task, {expected}; found shape {tuple(losses.shape)}")
+    if not losses.requires_grad:
+        raise ValueError("expected losses that depend on parameters, found constants; compute them outside of no_grad")

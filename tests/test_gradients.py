@@ -440,3 +440,68 @@ def test_global_generators_are_left_alone() -> None:
     """Trap 5. In a process of its own: beartype, which checks the shapes in tests, draws from Python's generator."""
     root = Path(mtrl.__file__).parent.parent
     subprocess.run([sys.executable, "-c", GLOBAL_GENERATORS], check=True, cwd=root)
+
+
+def test_accumulation_adds_the_updates_of_the_parts() -> None:
+    network, aggregator = build("mlp"), mtrl.PCGrad()
+    first, second = per_task_losses(network), 2 * per_task_losses(network)
+    found = []
+    for losses in (first, second):
+        mtrl.backward(losses, aggregator, parameters=network.parameters())
+        found.append([p.grad for p in network.parameters()])
+    aggregator.reset(T, 0)
+    network.zero_grad()
+    for losses in (per_task_losses(network), 2 * per_task_losses(network)):
+        mtrl.backward(losses, aggregator, parameters=network.parameters(), accumulate=True)
+    for parameter, one, two in zip(network.parameters(), *found, strict=True):
+        torch.testing.assert_close(parameter.grad, one + two)
+
+
+def test_accumulation_without_a_gradient_keeps_what_is_there() -> None:
+    used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    unused.grad = torch.ones(2)
+    losses = torch.stack([used.sum(), 2 * used.sum()])
+    mtrl.backward(losses, mtrl.Mean(), parameters=[used, unused], accumulate=True)
+    assert unused.grad.tolist() == [1.0, 1.0]
+    assert used.grad.tolist() == [1.5, 1.5]
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_a_training_loop_with_mean_is_the_ordinary_one(optimizer, clip) -> None:
+    ours, theirs = build("mlp"), build("mlp")
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = [optimizer(network.parameters(), lr=1e-2) for network in (ours, theirs)]
+    for _ in range(5):
+        mtrl.backward(per_task_losses(ours), mtrl.Mean(), parameters=ours.parameters())
+        optimizers[1].zero_grad()
+        per_task_losses(theirs).mean().backward()
+        for network, step in zip((ours, theirs), optimizers, strict=True):
+            if clip:
+                nn.utils.clip_grad_norm_(network.parameters(), 0.1)
+            step.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+WRONG_CALLS = [
+    (lambda w: ([w.sum()], mtrl.PCGrad()), "one tensor of losses .*found a list; see torch.stack"),
+    (lambda w: (torch.ones(2), mtrl.PCGrad()), "found constants; compute them outside of no_grad"),
+    (lambda w: (w.sum(), mtrl.PCGrad()), "one loss per task"),
+    (lambda w: (w * w, "pcgrad"), "an instance of mtrl.Aggregator, such as .*; found 'pcgrad'"),
+    (lambda w: (w * w, mtrl.PCGrad), "an instance of mtrl.Aggregator"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG_CALLS, ids=[message for _, message in WRONG_CALLS])
+def test_wrong_calls_of_backward(arguments, message) -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    with pytest.raises((TypeError, ValueError), match=message):
+        mtrl.backward.__wrapped__(*arguments(parameter), parameters=[parameter])  # as outside of the tests
+
+
+def test_sparse_gradients_are_refused() -> None:
+    layer = nn.Embedding(4, 2, sparse=True)
+    losses = torch.stack([layer(torch.tensor([1])).sum(), layer(torch.tensor([2])).sum()])
+    with pytest.raises(TypeError, match="sparse=False"):
+        mtrl.backward(losses, mtrl.PCGrad(), parameters=layer.parameters())
