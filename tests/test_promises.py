@@ -1,10 +1,12 @@
 """The table of promises: what each method claims, checked on every family of matrices."""
 
+import importlib
+
 import pytest
 import torch
 
-from mtrl import AGGREGATORS, make_aggregator
-from mtrl.testing import CHECKS, Promises
+from mtrl import AGGREGATORS, GramianAggregator, make_aggregator, solvers
+from mtrl.testing import CHECKS, Promises, _NoWaiting, check_aggregator, matrix
 
 torch.set_num_threads(1)
 
@@ -34,3 +36,66 @@ def test_promise(name, check) -> None:
 
 def test_no_method_is_left_out() -> None:
     assert PROMISES.keys() == AGGREGATORS.keys()
+
+
+@pytest.mark.parametrize("name", ["imtl_g", "aligned_mtl"])
+def test_the_path_of_devices_waits_for_nothing(name, monkeypatch) -> None:
+    """On the CPU these two call LAPACK; elsewhere Jacobi's method, with the same answers."""
+    module = importlib.import_module(f"mtrl.aggregators.{name}")
+    monkeypatch.setattr(_NoWaiting, "WAITING", _NoWaiting.WAITING | {"linalg_eigh", "_linalg_eigh"})
+    jacobian = matrix("conflicting", 5, 12)
+    expected = make_aggregator(name)(jacobian, torch.ones(5))
+    with pytest.raises(AssertionError, match="found _linalg_eigh"):
+        CHECKS["no waiting"](lambda: make_aggregator(name), Promises())
+    monkeypatch.setattr(module, "eigh", solvers.jacobi_eigh)
+    CHECKS["no waiting"](lambda: make_aggregator(name), Promises())
+    torch.testing.assert_close(make_aggregator(name)(jacobian, torch.ones(5)), expected)
+
+
+class Breaks(GramianAggregator):
+    """A method with one fault at a time."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault, self.calls = fault, 0
+
+    def weights(self, gramian, losses):
+        num_tasks, self.calls = len(gramian), self.calls + 1
+        plain = torch.full_like(gramian[0], 1 / num_tasks)
+        if self.fault == "divides by zero":
+            return plain * gramian[0, 0] / gramian[0, 0]
+        if self.fault == "first task only":
+            return torch.eye(num_tasks, dtype=gramian.dtype)[0]
+        if self.fault == "remembers":
+            return plain * self.calls
+        if self.fault == "own scale":
+            return plain / gramian.trace().clamp(min=1e-30)
+        if self.fault == "sums":
+            return plain * num_tasks
+        return plain * (1.0 if gramian[0, 0].item() >= 0 else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("divides by zero", "expected finite numbers"),
+        ("first task only", "tasks renumbered"),
+        ("remembers", "after reset"),
+        ("own scale", "gradients times"),
+        ("sums", "duplicates"),
+        ("reads a number", "nothing that waits for a device; found _local_scalar_dense"),
+    ],
+)
+def test_the_suite_finds_faults(fault, message) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_aggregator(lambda: Breaks(fault))
+
+
+def test_the_suite_finds_conflict() -> None:
+    with pytest.raises(AssertionError, match="expected no negative product"):
+        check_aggregator(lambda: make_aggregator("mean"), Promises(non_conflicting="always"))
+
+
+def test_unknown_family() -> None:
+    with pytest.raises(ValueError, match=r"expected a family of random, .*; found 'easy'"):
+        matrix("easy", 2, 3)
