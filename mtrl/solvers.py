@@ -85,8 +85,9 @@ def bargaining_weights(
 
     Newton's method on the unit gradients (x_i = a_i |g_i|, a ridge of 1e-15), which makes the tasks' scales irrelevant;
     the length of each step is the best of a fixed grid. The residual is the largest |a_i (G a)_i - 1|, below 1e-8 up to
-    T = 50 where there is a solution. There is none where some convex combination of the gradients vanishes: then
-    the residual is large, and the weights are those of the ridge. A zero gradient gets weight 0 and does not count.
+    T = 50 unless the hull of the unit gradients comes within 3e-4 of 0, where rounding allows no more. Where it holds 0
+    there is no solution: then the residual is large, and the weights are those of the ridge. A zero gradient gets
+    weight 0 and does not count.
     """
     norms = gradient_norms(gramian)
     cosines = cosine_matrix(gramian).fill_diagonal_(1.0)  # a zero gradient is left to itself

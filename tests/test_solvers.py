@@ -59,8 +59,8 @@ def test_bargaining_residual(family) -> None:
     for gramian in gramians(family):
         cosines = cosine_matrix(gramian).fill_diagonal_(1.0)
         w, _ = solvers.min_norm_weights(cosines)
-        if w @ cosines @ w < 1e-9:
-            continue  # the hull of the unit gradients holds 0, or nearly: there is no solution, see below
+        if w @ cosines @ w < 1e-7:
+            continue  # the hull of the unit gradients holds 0, or so nearly that a (G a) is rounded to more than 1e-8
         a, residual = solvers.bargaining_weights(gramian)
         assert residual <= 1e-8
         alive = gramian.diagonal() > 0

@@ -19,7 +19,9 @@ class MoCoGrad(Ordered):
     Costs one more row per task in memory, in float32 whatever the gradients are.
 
     :param reduction: "sum" gives the paper's scale.
-    :param strength: the paper's lambda, at least 0, where this is the mean; the authors give no default.
+    :param strength: the paper's lambda, at least 0, where this is the mean. The authors' code gives no default; 0.1
+        was the best of 0.01 to 1 on five conflicting quadratics with little noise (0.014 above the optimum after 200
+        steps of Adam; the mean 0.021), but under ten times the noise every strength ended no better than the mean.
     :param momentum: how much of the momentum stays at each step, in [0, 1); the paper's beta_1.
     :param seed: seed of the visiting orders, one fresh order per task and call.
     """
