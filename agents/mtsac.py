@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -25,7 +25,7 @@ from agents.settings import (
     looks_back,
     named_schedule,
 )
-from agents.task_metrics import TaskMetrics
+from agents.task_metrics import StepPath, TaskMetrics
 
 CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
 
@@ -54,7 +54,7 @@ class MTSAC(SafeSaves):
     :param loss_weighting: "temperature" weights task i's losses with T softmax(-log alpha)_i, "none" equally.
     :param overlap: step the environment during the update (see `agents.rollout`).
     :param log_every: vector steps between two rows of logs.
-    :param diagnostics_every: updates between two measurements of conflict; 0 for none.
+    :param log_conflicts: updates between two measurements of the tasks' conflict (see `mtrl.diagnostics`); 0 for none.
     :raises ValueError: for settings or environments that do not fit; the message says what was expected.
     """
 
@@ -89,7 +89,7 @@ class MTSAC(SafeSaves):
         loss_weighting: Literal["none", "temperature"] = "none",
         overlap: bool = True,
         log_every: int = 100,
-        diagnostics_every: int = 100,
+        log_conflicts: int = 500,
         stats_window_size: int = 20,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -108,7 +108,7 @@ class MTSAC(SafeSaves):
         self.loss_weighting = loss_weighting
         self.overlap = overlap
         self.log_every = log_every
-        self.diagnostics_every = diagnostics_every
+        self.log_conflicts = log_conflicts
         self.learning_rate_name = learning_rate
         super().__init__(
             policy=policy,  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ class MTSAC(SafeSaves):
                     self.guard.check()
 
     def _update(self, batch: ReplayBufferSamples, update_target: bool) -> None:
-        measure = self.diagnostics_every > 0 and self._n_updates % self.diagnostics_every == 0
+        measure = self.log_conflicts > 0 and self._n_updates % self.log_conflicts == 0
 
         # One draw of a and log pi at s serves temperature and actor; it comes before the critic's step.
         noise = torch.randn_like(batch.actions)
@@ -209,17 +209,21 @@ class MTSAC(SafeSaves):
         with mtrl.record(self.critic, self.num_tasks, self.critic.task_parameters()) as critic_tape:
             q_values = self._by_task(self.critic(batch.observations, batch.actions, blocks=True))  # (N, T, B)
         critic_losses = self._critic_losses(q_values, target)
-        self._step("critic", critic_losses * weights, self.critic_aggregator, critic_tape, measure)
-        if looks_back(self.critic_aggregator):
+
+        def critic_again() -> Tensor:
             q_after = self._by_task(self.critic(batch.observations, batch.actions, blocks=True))
-            self.critic_aggregator.after_step((self._critic_losses(q_after, target) * weights).detach())
+            return self._critic_losses(q_after, target) * weights
+
+        self._step("critic", critic_losses * weights, self.critic_aggregator, critic_tape, measure, critic_again)
 
         # The critic's parameters are constants here: mtrl.backward differentiates by the actor's alone.
         actor_losses = self._actor_losses(batch.observations, actions_pi, log_prob, alpha)
-        self._step("actor", actor_losses * weights, self.aggregator, actor_tape, measure)
-        if looks_back(self.aggregator):
+
+        def actor_again() -> Tensor:
             after = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
-            self.aggregator.after_step((self._actor_losses(batch.observations, *after, alpha) * weights).detach())
+            return self._actor_losses(batch.observations, *after, alpha) * weights
+
+        self._step("actor", actor_losses * weights, self.aggregator, actor_tape, measure, actor_again)
 
         if update_target:
             with torch.no_grad():
@@ -262,16 +266,33 @@ class MTSAC(SafeSaves):
         rewards = self._by_task(batch.rewards.squeeze(1)) * self._reward_scale.unsqueeze(1)
         return rewards + self.gamma * (1 - self._by_task(batch.dones.squeeze(1))) * next_value
 
-    def _step(self, name: str, losses: Tensor, aggregator: mtrl.Aggregator, tape: mtrl.Tape, measure: bool) -> None:
-        """Reconcile the tasks' gradients of the actor or the critic, clip, and take its optimizer's step."""
-        found = mtrl.backward(losses, aggregator, tape=tape, diagnostics=measure)
+    def _step(
+        self,
+        name: str,
+        losses: Tensor,
+        aggregator: mtrl.Aggregator,
+        tape: mtrl.Tape,
+        measure: bool,
+        again: Callable[[], Tensor],
+    ) -> None:
+        """Reconcile the tasks' gradients of the actor or the critic, clip, and take its optimizer's step.
+
+        :param again: the losses of the same batch with the parameters of then: after the step.
+        """
         network = getattr(self, name)
+        path = StepPath(losses, network) if measure else None
+        found = mtrl.backward(losses, aggregator, tape=tape, diagnostics=measure)
         if self.max_grad_norm is not None:
             norm = nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
             self.task_metrics.latest[f"{name}_update_norm"] = norm
         network.optimizer.step()
-        for key, value in (found or {}).items():
-            self.task_metrics.latest[f"{name}_{key}"] = value
+        if path or looks_back(aggregator):
+            with torch.no_grad():
+                after = again()
+            aggregator.after_step(after)
+            if path and found:
+                found["curvature"] = path.curvature(after)
+                self.task_metrics.measured |= {f"{name}_{key}": value for key, value in found.items()}
 
     @torch.no_grad()
     def _note(self, critic_losses: Tensor, actor_losses: Tensor, alpha: Tensor, log_prob: Tensor, q: Tensor) -> None:
@@ -336,6 +357,9 @@ class MTSAC(SafeSaves):
         self.logger.record("time/updates", self._n_updates)
         for part, seconds in self.seconds.items():
             self.logger.record(f"time/seconds_{part}", round(seconds, 3))
+        for network, cosines in self.task_metrics.cosines().items():
+            self.logger.record(f"cosines/{network}", cosines, exclude=("stdout", "log", "csv", "json", "tensorboard"))
+        self.task_metrics.measured.clear()  # each measurement is written once
         self.logger.dump(step=self.num_timesteps)
 
 

@@ -19,7 +19,7 @@ from agents.task_metrics import TaskMetrics
 # Constructor arguments that are attributes of the same name and plain JSON.
 SETTINGS = (
     "buffer_size learning_starts batch_size tau gamma gradient_steps ent_coef target_entropy target_update_interval "
-    "max_grad_norm reward_scale loss_weighting overlap log_every diagnostics_every seed"
+    "max_grad_norm reward_scale loss_weighting overlap log_every log_conflicts seed"
 ).split()
 COUNTERS = (
     "num_timesteps _total_timesteps _n_updates _episode_num _current_progress_remaining "
@@ -145,6 +145,7 @@ class SafeSaves(OverlappedSAC):
             "counters": {name: getattr(self, name) for name in COUNTERS},
             "episodes": [list(episodes) for episodes in self.task_metrics.episodes],
             "latest": self.task_metrics.latest,
+            "measured": self.task_metrics.measured,
         }
 
     def _load_state(self, state: dict[str, Any], skip: Sequence[str] = ()) -> None:
@@ -158,7 +159,8 @@ class SafeSaves(OverlappedSAC):
             setattr(self, name, state["counters"][name])
         for kept, saved in zip(self.task_metrics.episodes, state["episodes"], strict=True):
             kept.extend(saved)
-        self.task_metrics.latest = {name: value.to(self.device) for name, value in state["latest"].items()}
+        for group in ("latest", "measured"):
+            setattr(self.task_metrics, group, {name: value.to(self.device) for name, value in state[group].items()})
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

@@ -79,7 +79,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name in ("buffer_size", "batch_size", "train_freq", "gradient_steps", "log_every", "target_update_interval"):
         if not isinstance(settings[name], Integral) or settings[name] < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {settings[name]!r}.")
-    for name in ("learning_starts", "diagnostics_every"):
+    for name in ("learning_starts", "log_conflicts"):
         if settings[name] < 0:
             raise ValueError(f"{name} must not be negative, found {settings[name]}.")
     for name in ("gamma", "tau"):

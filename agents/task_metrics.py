@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from mtrl.diagnostics import taylor_curvature
 
 
 class TaskMetrics:
@@ -19,6 +22,7 @@ class TaskMetrics:
     def __init__(self, task_names: Sequence[str], window: int):
         self.task_names = task_names
         self.latest: dict[str, Tensor] = {}
+        self.measured: dict[str, Tensor] = {}  # of conflict, now and then: there until it is written to a log
         self.episodes: list[deque[tuple[float, ...]]] = [deque(maxlen=window) for _ in task_names]
 
     def add_episodes(self, infos: Sequence[dict[str, Any]], dones: np.ndarray) -> None:
@@ -33,9 +37,14 @@ class TaskMetrics:
         """All numbers: "group/quantity" over the tasks, "group/quantity/task" by name. Waits for the device."""
         return self._of_updates() | self._of_episodes()
 
+    def cosines(self) -> dict[str, np.ndarray]:
+        """The newest (T, T) cosines of the tasks' gradients, "actor" and "critic", unless they are in a log already."""
+        names = {name: f"{name}_cosines" for name in ("actor", "critic")}
+        return {name: self.measured[key].cpu().numpy() for name, key in names.items() if key in self.measured}
+
     def _of_updates(self) -> dict[str, float]:
         found: dict[str, float] = {}
-        for name, value in self.latest.items():
+        for name, value in (self.latest | self.measured).items():
             numbers = value.double().cpu().numpy()
             if numbers.ndim <= 1:  # matrices over pairs of tasks are not for a table
                 found[f"train/{name}"] = float(numbers.mean())
@@ -54,3 +63,26 @@ class TaskMetrics:
 
     def _by_name(self, name: str, numbers: np.ndarray) -> dict[str, float]:
         return {f"{name}/{task}": float(x) for task, x in zip(self.task_names, numbers, strict=True) if np.isfinite(x)}
+
+
+class StepPath:
+    """Where a step began: what the curvature along it needs (Yu et al. 2020, Section 5.3).
+
+    :param losses: of each task, (T,), with their graph.
+    :param network: whose parameters are about to move.
+    """
+
+    def __init__(self, losses: Tensor, network: nn.Module):
+        self._parameters = list(network.parameters())
+        self._start = torch.cat([p.detach().flatten() for p in self._parameters])
+        self._loss = losses.detach().double().sum()
+        gradients = torch.autograd.grad(losses.sum(), self._parameters, retain_graph=True, materialize_grads=True)
+        self._gradient = torch.cat([gradient.flatten() for gradient in gradients])
+
+    def curvature(self, losses: Tensor) -> Tensor:
+        """Of the sum of the losses, by Taylor's formula, from the losses (T,) after the step.
+
+        It is the small difference of large numbers: under bfloat16 it is mostly noise.
+        """
+        step = torch.cat([p.detach().flatten() for p in self._parameters]) - self._start
+        return taylor_curvature(self._loss, losses.double().sum(), self._gradient.double(), step.double())

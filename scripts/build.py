@@ -90,7 +90,7 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
             loss_weighting=config.loss_weighting,
             overlap=config.overlap,
             log_every=config.log_every,
-            diagnostics_every=config.diagnostics_every,
+            log_conflicts=config.log_conflicts,
             policy_kwargs={
                 "actor_width": config.actor_width,
                 "actor_depth": config.actor_depth,

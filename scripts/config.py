@@ -85,8 +85,8 @@ class TrainConfig:
     """How many of the newest checkpoints to keep."""
     log_every: int = 500
     """Steps per task between rows of metrics.csv."""
-    diagnostics_every: int = 500
-    """Updates between measurements of gradient conflict; 0: never. Costs a little more under `mean`."""
+    log_conflicts: int = 500
+    """Updates between measurements of gradient conflict, cosines of all task pairs included; 0: never."""
 
     batch_size: int = 128
     """Rows per task in a batch."""
@@ -201,7 +201,7 @@ def check(config: TrainConfig) -> None:
     """Raises ValueError for numbers that make no sense: expected, found, flag."""
     for name in _AT_LEAST_ONE:
         _expect(config, name, getattr(config, name) >= 1, "at least 1")
-    for name in ("eval_every", "checkpoint_every", "diagnostics_every", "warmup_steps", "max_grad_norm", "seed"):
+    for name in ("eval_every", "checkpoint_every", "log_conflicts", "warmup_steps", "max_grad_norm", "seed"):
         _expect(config, name, getattr(config, name) >= 0, "0 or more")
     for name in ("learning_rate", "adam_eps"):
         _expect(config, name, getattr(config, name) > 0, "more than 0")

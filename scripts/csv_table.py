@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +68,25 @@ class CsvOutputFormat(KVWriter):
 
     def close(self) -> None:
         """Nothing to close: each row opens the file."""
+
+
+class CosinesOutputFormat(KVWriter):
+    """The cosines between the tasks' gradients over time: a row per network and measurement, a column per pair.
+
+    :param tasks: names, in the order of the matrices that are logged under `cosines/NETWORK`.
+    """
+
+    def __init__(self, table: CsvTable, tasks: Sequence[str]) -> None:
+        self.table = table
+        self._pairs = {f"{a}|{b}": (i, j) for i, a in enumerate(tasks) for j, b in enumerate(tasks) if i < j}
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Appends what was measured since the last row, if anything."""
+        matrices = {key.removeprefix("cosines/"): v for key, v in key_values.items() if key.startswith("cosines/")}
+        self.table.append(
+            {"env_steps": step, "network": network, **{pair: f"{m[ij]:.4f}" for pair, ij in self._pairs.items()}}
+            for network, m in matrices.items()
+        )
+
+    def close(self) -> None:
+        """Nothing to close."""

@@ -4,6 +4,7 @@ config.json      every setting               metrics.csv      one row per log po
 protocol.json    how success was measured    evaluations.csv  one row per task and evaluation
 versions.json    software and machine        tensorboard/     the metrics again, as events
 goals.npz        goal vectors per task       checkpoints/     the newest ones
+conflicts.csv    cosine of each pair of tasks' gradients over time, for actor and critic
 result.json      the end of the run, with the table of success
 versions-resumed.json   the same as versions.json, of the newest part of a run that was resumed
 """
@@ -29,7 +30,7 @@ from mtrl import make_aggregator
 from scripts.claim import LOCK
 from scripts.cli import UsageError
 from scripts.config import TrainConfig, check
-from scripts.csv_table import CsvOutputFormat, CsvTable
+from scripts.csv_table import CosinesOutputFormat, CsvOutputFormat, CsvTable
 from scripts.protocol import Protocol, describe
 
 _SOFTWARE = ("mtrl-surgery", "torch", "stable-baselines3", "gymnasium", "metaworld", "mujoco", "numpy")
@@ -47,6 +48,7 @@ class RunFolder:
     def __post_init__(self) -> None:
         self.metrics = CsvTable(self.path / "metrics.csv")
         self.evaluations = CsvTable(self.path / "evaluations.csv")
+        self.conflicts = CsvTable(self.path / "conflicts.csv")
         self.checkpoints = self.path / "checkpoints"
         self._tensorboard: TensorBoardOutputFormat | None = None  # opened by a training run only
 
@@ -109,9 +111,10 @@ class RunFolder:
         return ", ".join(f"{n} {before[n]} -> {now[n]}" for n in _SOFTWARE if n in before and before[n] != now[n])
 
     def logger(self) -> Logger:
-        """Stable-Baselines3's logger onto metrics.csv and TensorBoard."""
+        """Stable-Baselines3's logger onto metrics.csv, conflicts.csv and TensorBoard."""
         self._tensorboard = TensorBoardOutputFormat(str(self.path / "tensorboard"))
-        return Logger(str(self.path), [CsvOutputFormat(self.metrics), self._tensorboard])
+        cosines = CosinesOutputFormat(self.conflicts, self.protocol.tasks)
+        return Logger(str(self.path), [CsvOutputFormat(self.metrics), cosines, self._tensorboard])
 
     def rewind(self, env_steps_per_task: int) -> None:
         """Forgets what was logged after a checkpoint, so that no step is logged twice.
@@ -119,8 +122,9 @@ class RunFolder:
         Raises UsageError if a file holds something else than its numbers.
         """
         total = env_steps_per_task * len(self.protocol.tasks)
-        with intact(self.metrics.path):
-            self.metrics.keep(lambda row: _numbers(row)["env_steps"] <= total)
+        for table, text in ((self.metrics, ()), (self.conflicts, ("network",))):
+            with intact(table.path):
+                table.keep(lambda row, text=text: _numbers(row, *text)["env_steps"] <= total)  # type: ignore[misc]
         with intact(self.evaluations.path):
             self.evaluations.keep(lambda row: _numbers(row, "task")["env_steps_per_task"] <= env_steps_per_task)
 

@@ -14,6 +14,7 @@ import envs
 import envs.toy
 import mtrl
 from agents import MTSAC, EvaluationCallback, NonFiniteError, evaluate, load_checkpoint, save_checkpoint
+from agents.task_metrics import StepPath
 from envs.vec_env import from_gymnasium
 from tests.helpers import SMALL, NoSynchronisation, tensors, toy_agent
 
@@ -39,7 +40,7 @@ def logged(agent, steps_per_task, **learn):
 
 
 def test_every_task_takes_part():
-    agent = toy_agent(envs.toy.make(num_tasks=5, seed=0), diagnostics_every=1)
+    agent = toy_agent(envs.toy.make(num_tasks=5, seed=0), log_conflicts=1)
     start = agent.log_ent_coef.detach().clone()
     rows = logged(agent, 60)
     assert agent.replay_buffer.rows.shape[1] == agent.num_tasks == 5  # from the environment, never from an argument
@@ -275,9 +276,37 @@ def test_damaged_parameters_are_not_saved(tmp_path):
 @pytest.mark.parametrize("form", [{}, {"layer_norm": True, "precision": "bfloat16"}, {"multi_head": True}], ids=str)
 @pytest.mark.parametrize("aggregator", mtrl.AGGREGATORS)
 def test_an_update_never_waits_for_the_device(aggregator, form):
-    settings = {"max_grad_norm": 1.0, "loss_weighting": "temperature", "diagnostics_every": 1}
+    settings = {"max_grad_norm": 1.0, "loss_weighting": "temperature", "log_conflicts": 1}
     agent = toy_agent(aggregator=aggregator, policy_kwargs={**SMALL, **form}, **settings)
     agent.learn(80)
     agent._n_updates = 1  # not one at which the guard looks
     with NoSynchronisation():
         agent.train(3, 8)
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "pcgrad"])
+def test_conflict_is_measured_now_and_then_and_logged_once(aggregator):
+    agent = toy_agent(aggregator=aggregator, log_conflicts=10, log_every=5)
+    found = logged(agent, 60)  # the first update, number 0, follows step 20
+    with_cosines = [row for row in found if "cosines/critic" in row]
+    assert [row["step"] // 2 for row in with_cosines] == [25, 35, 45, 55]
+    assert all(("train/critic_curvature" in row) == ("cosines/critic" in row) for row in found)
+    for row in with_cosines:
+        assert np.allclose(row["cosines/actor"].diagonal(), 1)
+        assert abs(row["cosines/critic"]).max() <= 1
+
+
+def test_curvature_along_a_step():
+    """On a quadratic it is step' H step, with the Hessian of the summed loss."""
+    network = torch.nn.Linear(3, 1, bias=False).double()
+    rows = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).double()
+
+    def losses():
+        return network(rows).square().mean((1, 2))
+
+    path = StepPath(losses(), network)
+    step = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
+    with torch.no_grad():
+        network.weight += step
+    hessian = 2 * (rows.mT @ rows / 5).sum(0)
+    torch.testing.assert_close(path.curvature(losses().detach()), (step @ hessian @ step.T).squeeze())

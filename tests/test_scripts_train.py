@@ -19,9 +19,7 @@ from scripts.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 SHORT = "--steps-per-task 200 --warmup-steps 40 --eval-every 50 --checkpoint-every 50 --log-every 20".split()
-SHORT += (
-    "--final-goals 4 --eval-goals 2 --diagnostics-every 7 --actor-width 16 --critic-width 16 --batch-size 8".split()
-)
+SHORT += "--final-goals 4 --eval-goals 2 --log-conflicts 7 --actor-width 16 --critic-width 16 --batch-size 8".split()
 
 
 def command(name, *flags):
@@ -60,6 +58,7 @@ def assert_same_training(one, other):
         a, b = (read_state(sorted((run / "checkpoints").iterdir())[-1] / name, kind) for run in (one, other))
         assert without_clocks(a) == without_clocks(b)
     assert rows(one / "metrics.csv") == rows(other / "metrics.csv")
+    assert rows(one / "conflicts.csv") == rows(other / "conflicts.csv")
     assert rows(one / "evaluations.csv") == rows(other / "evaluations.csv")
 
 
@@ -88,6 +87,7 @@ def test_a_finished_run_shows_and_keeps_everything(finished):
         "versions.json",
         "goals.npz",
         "metrics.csv",
+        "conflicts.csv",
         "evaluations.csv",
         "result.json",
     }
@@ -100,6 +100,11 @@ def test_a_finished_run_shows_and_keeps_everything(finished):
     metrics = rows(path / "metrics.csv")
     assert [int(row["env_steps"]) for row in metrics] == list(range(80, 801, 80))
     assert all(float(metrics[-1][f"train/critic_loss/point-{i}"]) > 0 for i in range(4))
+    cosines = rows(path / "conflicts.csv")
+    assert {row["network"] for row in cosines} == {"actor", "critic"}
+    pairs = [f"point-{i}|point-{j}" for i in range(4) for j in range(i + 1, 4)]
+    assert list(cosines[0]) == ["env_steps", "network", *pairs]
+    assert all(-1 <= float(row[pair]) <= 1 for row in cosines for pair in pairs)
     assert len(rows(path / "evaluations.csv")) == 4 * 4
 
 

@@ -72,7 +72,7 @@ def make_agent(size: Size, aggregator: str, precision: str) -> MTSAC:
         learning_starts=10**9,
         max_grad_norm=1.0,
         log_every=10**9,
-        diagnostics_every=0,
+        log_conflicts=0,
         policy_kwargs={**networks, "layer_norm": size.layer_norm, "precision": precision},
         seed=0,
         device=size.device,
