@@ -7,7 +7,9 @@ from mtrl.aggregators import (
     LossAggregator,
     Mean,
     PCGrad,
+    aggregator_class,
     make_aggregator,
+    name_of,
 )
 from mtrl.gradients import backward, per_task_gradients
 from mtrl.tape import Tape, record
@@ -20,8 +22,10 @@ __all__ = [
     "Mean",
     "PCGrad",
     "Tape",
+    "aggregator_class",
     "backward",
     "make_aggregator",
+    "name_of",
     "per_task_gradients",
     "record",
 ]

@@ -17,7 +17,7 @@ PROMISES = {
     "pcgrad-magnitude": Promises(permutation=False),
     "pcgrad-fixed": Promises(non_conflicting="two tasks", permutation=False),
     "gradvac": Promises(permutation=False),
-    "mocograd": Promises(),  # renumbering the tasks matters from the second step on
+    "mocograd": Promises(permutation=False),  # its first update is the mean, the others depend on the orders
     "cagrad": Promises(),
     "mgda": Promises(non_conflicting="always"),
     "imtl_g": Promises(),

@@ -1,4 +1,8 @@
-"""All aggregators by name: a new method is one file and one row here."""
+"""All aggregators by name: a new method is one file and one row here.
+
+NaN or infinity in a gradient raises nothing, for that would mean to wait for the device: the update is not finite then,
+whatever the method, and what a method has learned is left as it was. ``mtrl.testing`` has what else they all promise.
+"""
 
 import inspect
 from typing import Any

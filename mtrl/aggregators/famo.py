@@ -51,7 +51,7 @@ class FAMO(LossAggregator):
         if not len(self.logits):
             self.reset(len(losses), 0)
         check_tasks(len(self.logits), len(losses), self)
-        self.before = losses.detach().double()
+        self.before.copy_(losses.detach())
         self._see(self.before)
         weights = self.logits.softmax(0) / self._shifted(self.before)
         return on_scale(weights / weights.sum(), self.reduction)
@@ -65,10 +65,10 @@ class FAMO(LossAggregator):
         z = self.logits.softmax(0)
         slope = z * (fall - z @ fall)
         step = self.rate * (slope + self.decay * self.logits)
-        self.logits = torch.where(step.isfinite().all(), self.logits - step, self.logits)
+        self.logits.copy_(torch.where(step.isfinite().all(), self.logits - step, self.logits))
 
     def _see(self, losses: Tensor) -> None:
-        self.lowest = torch.where(losses.isfinite(), torch.minimum(self.lowest, losses), self.lowest)
+        self.lowest.copy_(torch.where(losses.isfinite(), torch.minimum(self.lowest, losses), self.lowest))
 
     def _shifted(self, losses: Tensor) -> Tensor:
         return (losses - 2 * self.lowest).clamp(min=SMALLEST)

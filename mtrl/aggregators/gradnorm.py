@@ -56,9 +56,10 @@ class GradNorm(GramianAggregator):
         self.learn(shares * gradient_norms(gramian), losses.detach().double())
         return on_scale(shares, self.reduction)
 
+    @torch.no_grad()
     def learn(self, lengths: Float[Tensor, " tasks"], losses: Float[Tensor, " tasks"]) -> None:
         """Step on log w down the gradient of sum_i | lengths_i - average r_i^alpha |, targets held constant."""
-        self.first_losses = torch.where(self.first_losses.isfinite(), self.first_losses, losses)
+        self.first_losses.copy_(torch.where(self.first_losses.isfinite(), self.first_losses, losses))
         rated = (losses > 0) & (self.first_losses > 0) & losses.isfinite()
         self.fallbacks += (~rated).sum()
         ratios = torch.where(rated, losses / self.first_losses, torch.nan)
@@ -66,4 +67,4 @@ class GradNorm(GramianAggregator):
         average = lengths.mean()
         slope = torch.sign(lengths - average * rates**self.alpha) * lengths / average
         step = torch.where(slope.isfinite(), self.rate * slope, 0.0)
-        self.log_weights = (self.log_weights - step).log_softmax(0)
+        self.log_weights.copy_((self.log_weights - step).log_softmax(0))

@@ -48,10 +48,11 @@ class NashMTL(SolverAggregator):
             self.reset(len(gramian), 0)
         check_tasks(len(self.solution), len(gramian), self)
         if self.calls % self.every == 0:
-            self.solution, residual = bargaining_weights(gramian)
+            solution, residual = bargaining_weights(gramian)
+            self.solution.copy_(solution)
             self.count(~(residual <= 1e-6))
         self.calls += 1
-        weights = self.solution
+        weights = self.solution.clone()
         if self.rescale:
             weights = with_length(gramian, weights, length(gramian, torch.full_like(weights, 1 / len(weights))))
         return on_scale(weights, self.reduction)
