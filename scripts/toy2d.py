@@ -111,7 +111,7 @@ def check(config: ToyConfig) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- the objective
-def losses(t1: Float[np.ndarray, "..."], t2: Float[np.ndarray, "..."]) -> Float[np.ndarray, "tasks ..."]:
+def losses(t1: Float[np.ndarray, " *n"], t2: Float[np.ndarray, " *n"]) -> Float[np.ndarray, "tasks ..."]:
     """Both losses at a point, or at many."""
     first, second = 0.5 * t1 + np.tanh(t2), 0.5 * t1 - np.tanh(t2) + 2
     sizes = np.maximum(np.abs(np.stack([first, second])), FLOOR)

@@ -1,0 +1,1 @@
+"""Two overlaid digits, left and right as tasks: `python -m scripts.digits`."""
