@@ -41,7 +41,7 @@ class MTSAC(SafeSaves):
 
     :param policy: "MultiTaskMlpPolicy"; `policy_kwargs` are those of `MultiTaskPolicy`.
     :param env: a vector environment with one column per task.
-    :param aggregator: name in `mtrl.AGGREGATORS` (options in `aggregator_kwargs`) or an `mtrl.Aggregator`.
+    :param aggregator: a name that `mtrl.make_aggregator` knows (options in `aggregator_kwargs`), or an instance.
     :param critic_aggregator: the critic's, if it is to differ from the actor's; else a second instance of the same.
     :param learning_rate: of actor, critic and temperatures; a number or a named schedule ("linear:3e-4").
     :param buffer_size: transitions kept *per task*.
@@ -357,6 +357,9 @@ class MTSAC(SafeSaves):
         self.logger.record("time/updates", self._n_updates)
         for part, seconds in self.seconds.items():
             self.logger.record(f"time/seconds_{part}", round(seconds, 3))
+        for network, aggregator in (("actor", self.aggregator), ("critic", self.critic_aggregator)):
+            if hasattr(aggregator, "fallbacks"):  # of an iterative solver, so far
+                self.logger.record(f"train/{network}_fallbacks", int(aggregator.fallbacks))
         for network, cosines in self.task_metrics.cosines().items():
             self.logger.record(f"cosines/{network}", cosines, exclude=("stdout", "log", "csv", "json", "tensorboard"))
         self.task_metrics.measured.clear()  # each measurement is written once

@@ -44,8 +44,8 @@ def build_aggregator(given: str | mtrl.Aggregator, options: Mapping[str, Any] | 
             f"mtrl.Aggregator, which has its options already; found {given!r} with options {options}."
         )
     options = dict(options or {})
-    known = inspect.signature(mtrl.AGGREGATORS[given]).parameters if given in mtrl.AGGREGATORS else {}
-    if known and (unknown := set(options) - set(known)):
+    known = inspect.signature(mtrl.aggregator_class(given)).parameters
+    if unknown := set(options) - set(known):
         raise ValueError(f"aggregator {given!r} has no option {', '.join(unknown)}; its options: {', '.join(known)}.")
     if "seed" in known:
         options.setdefault("seed", seed)
@@ -55,15 +55,9 @@ def build_aggregator(given: str | mtrl.Aggregator, options: Mapping[str, Any] | 
 def describe_aggregator(aggregator: mtrl.Aggregator) -> tuple[str, dict[str, Any]]:
     """Name and options from which `build_aggregator` makes the same method.
 
-    :raises ValueError: if the method is not in `mtrl.AGGREGATORS`, so that a file could not name it.
+    :raises ValueError: if no name leads to the method, so that a file could not name it.
     """
-    names = [name for name, cls in mtrl.AGGREGATORS.items() if cls is type(aggregator)]
-    if not names:
-        raise ValueError(
-            f"{type(aggregator).__name__} is not in mtrl.AGGREGATORS, so a saved agent could not name it. "
-            f"Register it: mtrl.AGGREGATORS['my-method'] = {type(aggregator).__name__}."
-        )
-    return names[0], aggregator.hyperparameters()
+    return mtrl.name_of(aggregator), aggregator.hyperparameters()
 
 
 def looks_back(aggregator: mtrl.Aggregator) -> bool:

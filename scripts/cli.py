@@ -23,7 +23,7 @@ from rich.table import Table
 
 from agents import NonFiniteError
 from envs import WorkerError
-from mtrl import AGGREGATORS
+from mtrl import AGGREGATORS, Aggregator, aggregator_class
 from scripts.config import PRESETS, TrainConfig, check, shorten
 
 PROGRAM = "python -m scripts.train"
@@ -36,10 +36,10 @@ class UsageError(Exception):
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Inside, a ValueError or a missing file is about what the user asked for, not about our code."""
+    """Inside, a ValueError or a missing file or package is about what the user asked for, not about our code."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ImportError) as error:
         raise UsageError(str(error)) from error
 
 
@@ -68,6 +68,17 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=2)
     hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(names)}."
     raise UsageError(f"unknown {kind} {name!r}: {hint}")
+
+
+def aggregator_kind(name: str) -> type[Aggregator]:
+    """The class of an aggregator: a name of ours, `torchjd:NAME` or `path/to/file.py:NAME`.
+
+    Raises UsageError if there is none, or if TorchJD is not installed.
+    """
+    if ":" not in name:
+        return AGGREGATORS[choose("aggregator", name, AGGREGATORS)]
+    with usage_errors():
+        return aggregator_class(name)
 
 
 def check_output(flag: str, path: Path) -> None:
@@ -136,7 +147,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
 def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     summary, defaults = PRESETS[preset]
     networks = {flag: name for flag in ("aggregator", "critic_aggregator") if (name := _peek(flag, flags, defaults))}
-    kinds = {flag: AGGREGATORS[choose("aggregator", name, AGGREGATORS)] for flag, name in networks.items()}
+    kinds = {flag: aggregator_kind(name) for flag, name in networks.items()}
     settings: Any = Annotated[TrainConfig, tyro.conf.arg(name="")]  # its flags have no prefix
     groups = [(flag, Annotated[kind, tyro.conf.arg(name=flag.replace("_", "-"))]) for flag, kind in kinds.items()]
     command = make_dataclass("Command", [("config", settings, replace(defaults, preset=preset)), *groups], kw_only=True)
@@ -192,6 +203,7 @@ def print_overview() -> None:
         for name, summary in rows.items():
             table.add_row(f"  [cyan]{name}[/]", summary)
         console.print(f"[bold]{title}[/]", table, "", sep="\n")
+    console.print("Also torchjd:NAME for TorchJD's aggregators, and path/to/file.py:NAME for one of your own.\n")
 
 
 def first_line(kind: type) -> str:

@@ -22,8 +22,11 @@ from mtrl import AGGREGATORS
 from scripts import cli
 from scripts.run_folder import RunFolder
 
-# Okabe and Ito's palette, told apart by all; an aggregator keeps its colour in every picture.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette, told apart by all, then Tol's muted one; an aggregator keeps its colour in every picture.
+COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+    *("#332288", "#882255", "#117733", "#999933", "#AA4499", "#661100", "#888888"),
+)
 STYLES = ("-", "--", ":", "-.")
 ENDINGS = (".png", ".pdf", ".svg")
 
@@ -101,11 +104,12 @@ def draw(runs: Sequence[RunFolder]) -> Figure:
 def looks(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
     """A colour per aggregator, in the order of AGGREGATORS, and, among runs of one aggregator, a line style each."""
     names = [run.config.aggregator for run in runs]
-    order = list(AGGREGATORS)
-    return [
-        (COLORS[order.index(name) % len(COLORS)], STYLES[names[:i].count(name) % len(STYLES)])
-        for i, name in enumerate(names)
-    ]
+    return [(color_of(name), STYLES[names[:i].count(name) % len(STYLES)]) for i, name in enumerate(names)]
+
+
+def color_of(aggregator: str) -> str:
+    """The aggregator's colour in every picture; grey for one that is not ours."""
+    return dict(zip(AGGREGATORS, COLORS, strict=False)).get(aggregator, "0.5")
 
 
 def _axes(axes: Axes) -> None:

@@ -10,6 +10,8 @@ from agents import NonFiniteError
 from envs import WorkerError
 from mtrl import AGGREGATORS
 from scripts import cli, evaluate, plot, train
+from scripts.build import run_path
+from scripts.cli import UsageError, parse_train
 from scripts.config import PRESETS, TrainConfig, check
 
 COMMANDS = {"train": train.main, "evaluate": evaluate.main, "plot": plot.main}
@@ -38,7 +40,7 @@ BAD = {
     "no preset": ("train", "", "expected a preset first"),
     "a flag before the preset": ("train", "--seed 1 toy", "python -m scripts.train PRESET --seed 1 toy"),
     "unknown preset": ("train", "mt10-quik", "did you mean mt10-quick"),
-    "unknown aggregator": ("train", "toy --aggregator pcgrat", "did you mean pcgrad?"),
+    "unknown aggregator": ("train", "toy --aggregator pcgrat", "did you mean pcgrad"),
     "unknown critic aggregator": ("train", "toy --critic-aggregator meen", "did you mean mean?"),
     "option of another aggregator": ("train", "toy --aggregator mean --aggregator.seed 1", "--aggregator.seed"),
     "aggregator without its name": ("train", "toy --aggregator", "--aggregator"),
@@ -236,3 +238,37 @@ def test_help_of_a_preset_documents_every_flag(capsys):
     printed = capsys.readouterr().out
     assert end.value.code == 0
     assert all(flag in printed for flag in ("--steps-per-task", "--run-dir", "--aggregator.reduction", "default: 2000"))
+
+
+OWN_METHOD = """
+from mtrl import Mean
+
+class Mine(Mean):
+    \"\"\"Half the mean.
+
+    :param strength: of it.
+    \"\"\"
+
+    def __init__(self, reduction="mean", strength: float = 0.5) -> None:
+        super().__init__(reduction)
+        self.strength = strength
+"""
+
+
+def test_a_method_of_ones_own_by_its_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(OWN_METHOD)
+    config = parse_train(["toy", "--aggregator", f"{path}:Mine", "--aggregator.strength", "0.25"])
+    assert config.aggregator_options == {"reduction": "mean", "strength": 0.25}
+    assert run_path(config).name == "toy-mine-py-Mine-seed0"
+    with pytest.raises(UsageError, match="Other"):
+        parse_train(["toy", "--aggregator", f"{path}:Other"])
+    with pytest.raises(UsageError, match=r"nowhere\.py"):
+        parse_train(["toy", "--aggregator", "nowhere.py:Mine"])
+
+
+def test_a_method_of_torchjd_by_its_name():
+    pytest.importorskip("torchjd")
+    assert parse_train(["toy", "--aggregator", "torchjd:UPGrad"]).aggregator == "torchjd:UPGrad"
+    with pytest.raises(UsageError, match="NoSuch"):
+        parse_train(["toy", "--aggregator", "torchjd:NoSuch"])

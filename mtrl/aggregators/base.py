@@ -9,7 +9,6 @@ import inspect
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, get_args
 
-import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 

@@ -27,8 +27,7 @@ from rich.table import Table
 from agents import keep_freed_memory
 from agents.policies import Precision
 from envs.suites import task_names
-from mtrl import AGGREGATORS
-from scripts import cli
+from scripts import cli, methods
 from scripts.bench import environments, training, updates
 from scripts.bench.figures import Figure
 from scripts.build import require_device
@@ -75,17 +74,17 @@ def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]
         name: getattr(config, name) for name in ("batch_size", "width", "depth", "layer_norm", "threads", "device")
     }
     sizes = [updates.Size(num_tasks=number, **shape) for number in sorted({len(task_names(config.suite)), 50})]
-    methods, precisions, suite, rounds = config.aggregators, config.precisions, config.suite, config.rounds
+    names, precisions, suite, rounds = config.aggregators, config.precisions, config.suite, config.rounds
     return {
         "env": [
             lambda: environments.steps(suite, rounds),
             lambda: environments.resets(suite),
             lambda: environments.vector_steps(suite, rounds),
         ],
-        "update": [partial(updates.updates, size, methods, precisions, rounds) for size in sizes],
-        "aggregate": [partial(updates.aggregations, size, methods, rounds) for size in sizes],
+        "update": [partial(updates.updates, size, names, precisions, rounds) for size in sizes],
+        "aggregate": [partial(updates.aggregations, size, names, rounds) for size in sizes],
         "train": [lambda: training.training(suite, precisions, config.threads, config.device, 10 * rounds)],
-        "memory": [partial(updates.memory, size, methods, "float32") for size in sizes],
+        "memory": [partial(updates.memory, size, names, "float32") for size in sizes],
     }
 
 
@@ -117,13 +116,13 @@ def check(config: BenchConfig) -> None:
             raise cli.UsageError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}.")
     for kind, names, known in (
         ("part", config.parts, PARTS),
-        ("aggregator", config.aggregators, AGGREGATORS),
         ("precision", config.precisions, Precision.__args__),  # type: ignore[attr-defined]
     ):
         if not names:
             raise cli.UsageError(f"--{kind}s: expected at least one of {', '.join(known)}; found none.")
         for name in names:
             cli.choose(kind, name, known)
+    methods.check_aggregators(config.aggregators)
     require_device(config.device)
     if config.json:
         cli.check_output("--json", config.json)
