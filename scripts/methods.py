@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mtrl import AGGREGATORS, Aggregator
@@ -12,12 +12,17 @@ from scripts import cli
 
 def check_aggregators(names: Sequence[str]) -> None:
     """Raises UsageError unless every name is an aggregator's, and no name comes twice."""
-    if not names:
-        raise cli.UsageError(f"--aggregators: expected at least one of {', '.join(AGGREGATORS)}; found none.")
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise cli.UsageError(f"--aggregators: expected every aggregator once; found {', '.join(twice)} more than once.")
+    check_list("--aggregators", names, AGGREGATORS)
     for name in names:
         cli.aggregator_kind(name)
+
+
+def check_list(flag: str, names: Sequence[str], known: Iterable[str]) -> None:
+    """Raises UsageError for an empty list and for a name that comes twice."""
+    if not names:
+        raise cli.UsageError(f"{flag}: expected at least one of {', '.join(known)}; found none.")
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise cli.UsageError(f"{flag}: expected every name once; found {', '.join(twice)} more than once.")
 
 
 def build(name: str, **options: Any) -> Aggregator:

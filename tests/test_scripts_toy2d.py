@@ -119,7 +119,7 @@ def test_the_median_is_of_the_last_hundredth():
     [
         ("--aggregators mean,pcgard", "unknown aggregator 'pcgard': did you mean pcgrad"),
         ("--aggregators ,", "--aggregators: expected at least one"),
-        ("--aggregators mean,mean", "expected every aggregator once; found mean"),
+        ("--aggregators mean,mean", "expected every name once; found mean more than once"),
         ("--aggregators no_file.py:Mine", "expected a Python file at 'no_file.py'"),
         ("--steps 0", "--steps: expected at least 1, found 0"),
         ("--learning-rate nan", "--learning-rate: expected a finite number above 0"),

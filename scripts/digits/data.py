@@ -47,11 +47,13 @@ def make_pairs(images: Images, labels: Labels, seed: int, epochs: int, batch_siz
     """Batches and test pairs of a seed. Images are split first, so that no test pair holds an image of training.
 
     An epoch shows each training image once on the left and once on the right, in pairs drawn anew; what does not fill
-    a batch is left out.
+    a batch is left out. Raises UsageError if there are not enough for one batch.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(images))
     held_out, known = np.split(order, [round(TEST_SHARE * len(images))])
+    if batch_size > len(known):
+        raise UsageError(f"--batch-size: expected at most {len(known)}, the images of training; found {batch_size}.")
     whole = len(known) // batch_size * batch_size
     epoch_pairs = [np.stack([random.permutation(known)[:whole] for _ in TASKS], axis=1) for _ in range(epochs)]
     batches = np.concatenate(epoch_pairs).reshape(-1, batch_size, 2)

@@ -115,7 +115,9 @@ def cells(line: Line) -> list[str]:
 def _text(value: Estimate, digits: int) -> str:
     if math.isnan(value.mean):
         return "-"
-    return f"{value.mean:.{digits}f}" + ("" if math.isnan(value.half) else f"±{value.half:.{digits}f}")
+    return f"{round(value.mean, digits) + 0.0:.{digits}f}" + (
+        "" if math.isnan(value.half) else f"±{value.half:.{digits}f}"
+    )
 
 
 def tables(lines: Sequence[Line]) -> list[Table]:
