@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     lines = results.summarise(runs)
     console.print(*results.tables(lines), results.EXPLAINED, sep="\n")
     if config.output:
-        results.write(config.output, runs, lines, facts(config, time.perf_counter() - start))
+        results.write(config.output, runs, lines, facts(config, len(pairs.batches), time.perf_counter() - start))
         console.print(f"wrote {config.output}")
     return 0
 
@@ -131,14 +131,15 @@ def limited(pairs: Pairs) -> Pairs:
     return pairs._replace(batches=pairs.batches[:limit], labels=pairs.labels[:limit])
 
 
-def facts(config: DigitsConfig, seconds: float) -> dict[str, str]:
+def facts(config: DigitsConfig, updates: int, seconds: float) -> dict[str, str]:
     """What the numbers depend on."""
     names = [field.name for field in fields(config) if getattr(config, field.name) != field.default]
     flags = [word for name in names if name != "output" for word in (cli_flag(name), _spelled(config, name))]
     return {
         "command": f"`{shlex.join([*PROGRAM.split(), *flags])}`, {seconds / 60:.1f} minutes, one thread",
         "seeds": ", ".join(map(str, range(config.seeds))),
-        "training": f"{config.epochs} epochs, batches of {config.batch_size}, Adam at {config.learning_rate:g}",
+        "training": f"{updates} updates ({config.epochs} epochs), batches of {config.batch_size}, Adam at "
+        f"{config.learning_rate:g}",
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "scikit-learn", "numpy"))
         + f", Python {platform.python_version()}",
     }
