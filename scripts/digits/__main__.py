@@ -1,8 +1,8 @@
 """Two overlaid digits, left and right as tasks: which aggregator and which architecture names them best?
 
-    python -m scripts.digits                                           everything; some six minutes on a core of one's own
-    python -m scripts.digits --output results/digits                   the same, kept as CSV and Markdown
-    python -m scripts.digits --architectures hard-sharing --aggregators mean,pcgrad --seeds 2 --epochs 5      seconds
+    python -m scripts.digits                                everything; some six minutes on a core of its own
+    python -m scripts.digits --output results/digits        the same, kept as CSV and Markdown
+    python -m scripts.digits --architectures hard-sharing --aggregators mean,pcgrad --seeds 2 --epochs 5     seconds
 
 MultiMNIST in small, made of the digits inside scikit-learn (extra [digits]; no download). For each seed all aggregators
 get the same images, pairs, first weights and batches, so differences are taken seed by seed. Each task is also
