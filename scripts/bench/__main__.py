@@ -1,8 +1,8 @@
 """How fast everything is, in one table.
 
-python -m scripts.bench                                  all of it, for MT10; a few minutes
-python -m scripts.bench --parts env --suite MT50         the environments alone
-python -m scripts.bench --parts update --aggregators mean,pcgrad --width 1024
+    python -m scripts.bench                                  all of it, for MT10; a few minutes
+    python -m scripts.bench --parts env --suite MT50         the environments alone
+    python -m scripts.bench --parts update --aggregators mean,pcgrad --width 1024
 
 Ways that are compared take turns in one process, so that a machine that is busy for a while slows all of them; quote
 the ratios.
@@ -57,7 +57,7 @@ class BenchConfig:
     depth: int = 3
     """Hidden layers."""
     layer_norm: bool = False
-    """LayerNorm before each ReLU."""
+    """LayerNorm before each ReLU, in update and train (the preset mt10-quick has it)."""
     threads: int = torch.get_num_threads()
     """Threads of torch."""
     rounds: int = 15
@@ -83,7 +83,9 @@ def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]
         ],
         "update": [partial(updates.updates, size, names, precisions, rounds) for size in sizes],
         "aggregate": [partial(updates.aggregations, size, names, rounds) for size in sizes],
-        "train": [lambda: training.training(suite, precisions, config.threads, config.device, 10 * rounds)],
+        "train": [
+            lambda: training.training(suite, precisions, config.layer_norm, config.threads, config.device, 10 * rounds)
+        ],
         "memory": [partial(updates.memory, size, names, "float32") for size in sizes],
     }
 

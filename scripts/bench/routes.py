@@ -1,6 +1,6 @@
 """Ways to the gradients of T tasks from one batch in task blocks, side by side; why `mtrl.record` works as it does.
 
-python -m scripts.bench.routes
+    python -m scripts.bench.routes
 
 A critic-sized network, forward and backward, ending with the T gradients of every parameter. All ways give the same
 numbers (checked first); the ordinary backward pass, which gives their sum alone, is the yardstick.

@@ -14,10 +14,12 @@ from scripts.config import PRESETS, TrainConfig
 WARMUP = 60  # vector steps without an update, then as many with
 
 
-def training(suite: str, precisions: tuple[Any, ...], threads: int, device: Any, steps: int) -> list[Figure]:
-    """The preset mt10-quick (3 x 256, LayerNorm, 64 rows per task) with PCGrad: by precision, then without overlap."""
+def training(
+    suite: str, precisions: tuple[Any, ...], layer_norm: bool, threads: int, device: Any, steps: int
+) -> list[Figure]:
+    """PCGrad with the sizes of mt10-quick (3 x 256, 64 rows per task): by precision, then without overlap."""
     figures, base = [], replace(PRESETS["mt10-quick"][1], suite=suite, threads=threads, device=device, goals=2)
-    base = replace(base, warmup_steps=WARMUP, log_every=steps, aggregator="pcgrad")
+    base = replace(base, warmup_steps=WARMUP, log_every=steps, aggregator="pcgrad", layer_norm=layer_norm)
     for precision in precisions:
         rate, split = _run(replace(base, precision=precision), steps)
         figures.append(Figure(f"training, PCGrad, {precision}", rate, "vector steps/s"))
