@@ -20,6 +20,9 @@ class TaskReplayBuffer(BaseBuffer):
     The task's one-hot (the last T columns of an observation) is known from the column and not stored. Truncated
     episodes are stored as not terminated: the target bootstraps through a time limit.
 
+    How many times are filled stands in a tensor on the device, too, and `sample` looks at that one: a sample in a
+    captured graph follows the buffer as it grows.
+
     :param buffer_size: transitions kept per task.
     :param n_envs: T, the number of tasks: column i of the environment is task i.
     :param seed: seed of the buffer's own generator; its state is part of `state_dict`.
@@ -46,6 +49,7 @@ class TaskReplayBuffer(BaseBuffer):
         # empty, not zeros: memory is taken as it fills
         self.rows = torch.empty(buffer_size, n_envs, sum(self.widths), dtype=dtype, device=self.device)
         self.one_hot = torch.eye(n_envs, dtype=dtype, device=self.device)
+        self.filled = torch.zeros((), dtype=torch.float64, device=self.device)  # size(), for the device
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
     @staticmethod
@@ -77,17 +81,27 @@ class TaskReplayBuffer(BaseBuffer):
         row = torch.cat([torch.as_tensor(part).to(self.rows.dtype) for part in parts], dim=1)
         self.rows[self.pos].copy_(row, non_blocking=True)
         self.pos += 1
+        if not self.full:
+            self.filled.fill_(self.pos)
         if self.pos == self.buffer_size:
             self.full, self.pos = True, 0
+
+    def reset(self) -> None:
+        """Forget all transitions; the generator goes on."""
+        super().reset()
+        self.filled.zero_()
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """T blocks of `batch_size` rows; each task draws its own times, uniformly with replacement.
 
+        A time is floor(u n), u uniform on the 2^53 multiples of 2^-53 in [0, 1): no time's probability is off by more
+        than 2^-52, and u n never rounds up to n.
+
         :return: observations (T B, D) with one-hots, actions (T B, A), next observations, dones and rewards (T B, 1).
         """
-        times = torch.randint(
-            self.size(), (self.num_tasks, batch_size), generator=self.generator, device=self.rows.device
-        )
+        shape, device = (self.num_tasks, batch_size), self.rows.device
+        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=device)
+        times = (uniform * self.filled).long()
         flat = times * self.num_tasks + torch.arange(self.num_tasks, device=times.device).unsqueeze(1)
         return self._samples(self.rows.flatten(0, 1).index_select(0, flat.flatten()))
 
@@ -98,7 +112,7 @@ class TaskReplayBuffer(BaseBuffer):
 
     def _samples(self, rows: Tensor) -> ReplayBufferSamples:
         obs, action, reward, terminated, next_obs = rows.split(self.widths, dim=1)
-        task = self.one_hot.repeat_interleave(len(rows) // self.num_tasks, dim=0)
+        task = self.one_hot.unsqueeze(1).expand(-1, len(rows) // self.num_tasks, -1).flatten(0, 1)
         return ReplayBufferSamples(
             torch.cat([obs, task], 1), action, torch.cat([next_obs, task], 1), terminated, reward
         )
@@ -133,5 +147,6 @@ class TaskReplayBuffer(BaseBuffer):
             rows = oldest_first[-self.buffer_size :]
             self.pos, self.full = len(rows) % self.buffer_size, len(rows) == self.buffer_size
         self.rows[: len(rows)] = rows.to(self.rows)
+        self.filled.fill_(self.size())
         if state["generator"].shape == self.generator.get_state().shape:
             self.generator.set_state(state["generator"].cpu())

@@ -51,6 +51,34 @@ def test_only_the_filled_part_is_drawn():
     assert set((buffer.sample(100).rewards // 10).int().flatten().tolist()) == {0, 1}
 
 
+@pytest.mark.parametrize("filled", [3, SIZE, 2 * SIZE])
+def test_every_filled_time_is_equally_likely_and_no_other_is_drawn(filled):
+    buffer, times = make_buffer(), range(max(0, filled - SIZE), filled)
+    for time in range(filled):
+        add(buffer, time)
+    drawn = (buffer.sample(100_000).rewards // 10).long().view(T, -1)
+    counts = torch.stack([torch.bincount(row, minlength=filled) for row in drawn]).double()[:, times.start :]
+    assert counts.sum() == drawn.numel()  # the oldest and the newest are among them, what was overwritten is not
+    expected = 100_000 / len(times)
+    assert ((counts - expected).square() / expected).sum(1).max() < 19  # chi-square: 4 degrees, one in a thousand
+
+
+def test_the_largest_draw_is_the_newest_time():
+    """u n, rounded in float64, stays below n for the largest u that a generator gives, whatever n."""
+    sizes = torch.cat([torch.arange(1, 2_000_001), 2 ** torch.arange(21, 40)]).double()
+    assert torch.equal(((1 - 2.0**-53) * sizes).long(), sizes.long() - 1)
+
+
+def test_an_emptied_buffer_begins_anew():
+    buffer = make_buffer()
+    for time in range(SIZE + 1):
+        add(buffer, time)
+    buffer.reset()
+    add(buffer, 30)
+    add(buffer, 31)
+    assert set((buffer.sample(100).rewards // 10).int().flatten().tolist()) == {30, 31}
+
+
 def test_each_task_draws_its_own_times():
     buffer = make_buffer()
     for time in range(SIZE):
