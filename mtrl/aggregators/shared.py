@@ -1,6 +1,7 @@
 """What several methods share: visiting orders, lengths from the Gramian, counted fallbacks, checked options."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +15,9 @@ ROUNDING = 1e-13  # of a squared length, relative to that of its terms laid end 
 class Ordered(Aggregator):
     """A method in which each task visits the others one by one, in an order drawn afresh for that task and call.
 
-    The generator is the method's own, begins again at ``reset``, and is saved with the state.
+    The generator is the method's own, begins again at ``reset``, and is saved with the state. It moves with the
+    aggregator (``.to``) and draws where it is, so that a captured CUDA graph can draw. Generators of
+    different devices do not translate: after a move, or with a state of another kind of device, the orders begin anew.
     """
 
     def __init__(self, reduction: Reduction = "mean", seed: int = 0) -> None:
@@ -27,8 +30,9 @@ class Ordered(Aggregator):
         self.generator.manual_seed(self.seed)
 
     def draw_orders(self, num_tasks: int) -> Int[Tensor, "tasks visits"]:
-        """For each task an own random order of the T - 1 others, drawn on the CPU: the same on every device."""
-        keys = torch.rand(num_tasks, num_tasks, generator=self.generator, dtype=torch.float64)
+        """For each task an own random order of the T - 1 others, on the device of the generator."""
+        device = self.generator.device
+        keys = torch.rand(num_tasks, num_tasks, generator=self.generator, dtype=torch.float64, device=device)
         return keys.fill_diagonal_(2.0).argsort(dim=1)[:, :-1]  # the task itself comes last and is left out
 
     def get_extra_state(self) -> Tensor:
@@ -36,8 +40,16 @@ class Ordered(Aggregator):
         return self.generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Continue the orders where the saved run stopped."""
-        self.generator.set_state(state.cpu())
+        """Continue the orders where the saved run stopped, if it drew on the same kind of device."""
+        if state.shape == self.generator.get_state().shape:
+            self.generator.set_state(state.cpu())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Ordered":
+        # what torch's modules do to their tensors in `to`, `cuda`, `double` ...: see where it sends one of ours
+        device = fn(torch.empty(0, device=self.generator.device)).device
+        if device != self.generator.device:
+            self.generator = torch.Generator(device).manual_seed(self.seed)
+        return super()._apply(fn, recurse)
 
 
 class SolverAggregator(GramianAggregator):
