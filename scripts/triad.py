@@ -1,7 +1,7 @@
 """The tragic triad at the start of training: conflict, unequal lengths and curvature of two tasks' gradients.
 
-    python -m scripts.triad                                  reach and button-press-topdown, 100 updates: a minute or two
-    python -m scripts.triad --preset toy --tasks point-0,point-1 --updates 50        seconds
+    python -m scripts.triad                        reach and button-press-topdown, 100 updates: a minute or two
+    python -m scripts.triad --preset toy --tasks point-0,point-1 --updates 50   seconds
 
 Repeats the measurement of Section 5.3 of Yu et al. 2020 (arXiv 2001.06782): surgery helps where gradients conflict
 (negative cosine), differ in length and meet curvature. Theorem 2 asks that (a) the cosine is at most -(magnitude
