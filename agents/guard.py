@@ -34,9 +34,14 @@ class FiniteGuard:
         self.task_names = task_names
         self._first_bad = torch.full((len(QUANTITIES), len(task_names)), -1, device=device)
 
-    def watch(self, values: Float[Tensor, "quantities tasks"], update: int) -> None:
-        """Take note of this update's `QUANTITIES`; never waits for the device."""
-        self._first_bad.masked_fill_(~values.isfinite() & (self._first_bad < 0), update)
+    def watch(self, values: Float[Tensor, "quantities tasks"], update: int | Tensor) -> None:
+        """Take note of this update's `QUANTITIES`; never waits for the device.
+
+        :param update: its number; in a captured graph, which would keep a number for ever, a tensor that counts.
+        """
+        # where, not masked_fill_: with a tensor as its value, that one waits for a CUDA device
+        new = ~values.isfinite() & (self._first_bad < 0)
+        self._first_bad.copy_(torch.where(new, update, self._first_bad))
 
     def check(self) -> None:
         """Read the flags.

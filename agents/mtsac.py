@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples
-from torch import Tensor, nn
+from stable_baselines3.common.type_aliases import GymEnv
 
 import mtrl
+from agents.captured import CapturedUpdates
 from agents.guard import FiniteGuard
-from agents.persistence import SafeSaves
-from agents.policies import MultiTaskActor, MultiTaskCritic, MultiTaskPolicy
+from agents.policies import MultiTaskPolicy
 from agents.replay import TaskReplayBuffer
 from agents.settings import (
     build_aggregator,
     check_env,
     check_one_hot,
     check_settings,
-    looks_back,
     named_schedule,
 )
-from agents.task_metrics import StepPath, TaskMetrics
+from agents.task_metrics import TaskMetrics
+from agents.update import TaskUpdates
 
 CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
 
 
-class MTSAC(SafeSaves):
+class MTSAC(TaskUpdates):
     """One soft actor-critic for T tasks, with the tasks' gradients reconciled by an aggregator before each step.
 
     Column i of the environment is task i, and the last T columns of an observation are the task's one-hot. Each update
@@ -52,6 +50,8 @@ class MTSAC(SafeSaves):
     :param max_grad_norm: clip the global norm of actor's and critic's update at this, after surgery; None: no clipping.
     :param reward_scale: one number, or one per task, that rewards are multiplied by in the update (raw in the buffer).
     :param loss_weighting: "temperature" weights task i's losses with T softmax(-log alpha)_i, "none" equally.
+    :param capture: on a CUDA device, replay an update as one captured graph (see `agents.captured`); a number: so many
+        updates together, where `gradient_steps` has as many. Like `device` it is not saved: say it again at `load`.
     :param overlap: step the environment during the update (see `agents.rollout`).
     :param log_every: vector steps between two rows of logs.
     :param log_conflicts: updates between two measurements of the tasks' conflict (see `mtrl.diagnostics`); 0 for none.
@@ -60,10 +60,6 @@ class MTSAC(SafeSaves):
 
     policy_aliases: ClassVar[dict[str, Any]] = {"MultiTaskMlpPolicy": MultiTaskPolicy, "MlpPolicy": MultiTaskPolicy}
     policy: MultiTaskPolicy  # type: ignore[assignment]
-    actor: MultiTaskActor  # type: ignore[assignment]
-    critic: MultiTaskCritic  # type: ignore[assignment]
-    critic_target: MultiTaskCritic  # type: ignore[assignment]
-    replay_buffer: TaskReplayBuffer  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -87,6 +83,7 @@ class MTSAC(SafeSaves):
         max_grad_norm: float | None = None,
         reward_scale: float | Sequence[float] = 1.0,
         loss_weighting: Literal["none", "temperature"] = "none",
+        capture: bool | int = False,
         overlap: bool = True,
         log_every: int = 100,
         log_conflicts: int = 500,
@@ -106,6 +103,7 @@ class MTSAC(SafeSaves):
         self.max_grad_norm = max_grad_norm
         self.reward_scale = reward_scale
         self.loss_weighting = loss_weighting
+        self.capture = capture
         self.overlap = overlap
         self.log_every = log_every
         self.log_conflicts = log_conflicts
@@ -140,11 +138,6 @@ class MTSAC(SafeSaves):
         if _init_setup_model:
             self._setup_model()
 
-    @property
-    def num_tasks(self) -> int:
-        """T: the number of columns of the environment."""
-        return self.n_envs
-
     def _setup_model(self) -> None:
         if self.env is not None:
             check_env(self.env)
@@ -166,6 +159,8 @@ class MTSAC(SafeSaves):
         self._reward_scale = scale.expand(tasks)
         self.task_metrics = TaskMetrics(self.task_names, self._stats_window_size)
         self.guard = FiniteGuard(self.task_names, self.device)
+        self._update_number = torch.zeros((), dtype=torch.int64, device=device)
+        self._captured = CapturedUpdates(self, int(self.capture)) if self.capture else None
 
     def _setup_temperatures(self) -> None:
         """One temperature per task; Stable-Baselines3's set-up has checked `ent_coef` and made a single one."""
@@ -185,126 +180,31 @@ class MTSAC(SafeSaves):
         """
         with self.timed("learn"):
             self.policy.set_training_mode(True)
-            optimizers = [self.actor.optimizer, self.critic.optimizer]
-            if self.ent_coef_optimizer is not None:
-                optimizers.append(self.ent_coef_optimizer)
-            self._update_learning_rate(optimizers)
-            for step in range(gradient_steps):
-                self._update(self.replay_buffer.sample(batch_size), step % self.target_update_interval == 0)
-                self._n_updates += 1
-                if self._n_updates % CHECK_EVERY == 0:
+            self._update_learning_rate(self._optimizers())
+            self._update_number.fill_(self._n_updates)
+            step = 0
+            while step < gradient_steps:
+                count, measure = self._next_updates(gradient_steps - step)
+                targets = tuple(i % self.target_update_interval == 0 for i in range(step, step + count))
+                if measure or self._captured is None:
+                    self._draw_and_update(batch_size, targets, measure)
+                else:
+                    self._captured(batch_size, targets)
+                step += count
+                self._n_updates += count
+                if self._n_updates % CHECK_EVERY < count:
                     self.guard.check()
 
-    def _update(self, batch: ReplayBufferSamples, update_target: bool) -> None:
-        measure = self.log_conflicts > 0 and self._n_updates % self.log_conflicts == 0
+    def _next_updates(self, left: int) -> tuple[int, bool]:
+        """How many updates to make at once, and whether to measure conflict, which is one eager update."""
+        until_measured = -self._n_updates % self.log_conflicts if self.log_conflicts else left
+        together = self._captured.together if self._captured is not None else 1
+        return (together if 1 < together <= min(left, until_measured) else 1), until_measured == 0
 
-        # One draw of a and log pi at s serves temperature and actor; it comes before the critic's step.
-        noise = torch.randn_like(batch.actions)
-        with mtrl.record(self.actor, self.num_tasks, self.actor.task_parameters()) as actor_tape:
-            actions_pi, log_prob = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
-        alpha = self._step_temperatures(self._by_task(log_prob))
-        weights = self._loss_weights(alpha)
-
-        target = self._target(batch, alpha)
-        with mtrl.record(self.critic, self.num_tasks, self.critic.task_parameters()) as critic_tape:
-            q_values = self._by_task(self.critic(batch.observations, batch.actions, blocks=True))  # (N, T, B)
-        critic_losses = self._critic_losses(q_values, target)
-
-        def critic_again() -> Tensor:
-            q_after = self._by_task(self.critic(batch.observations, batch.actions, blocks=True))
-            return self._critic_losses(q_after, target) * weights
-
-        self._step("critic", critic_losses * weights, self.critic_aggregator, critic_tape, measure, critic_again)
-
-        # The critic's parameters are constants here: mtrl.backward differentiates by the actor's alone.
-        actor_losses = self._actor_losses(batch.observations, actions_pi, log_prob, alpha)
-
-        def actor_again() -> Tensor:
-            after = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
-            return self._actor_losses(batch.observations, *after, alpha) * weights
-
-        self._step("actor", actor_losses * weights, self.aggregator, actor_tape, measure, actor_again)
-
-        if update_target:
-            with torch.no_grad():
-                torch._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
-        self._note(critic_losses, actor_losses, alpha, self._by_task(log_prob), q_values)
-
-    def _critic_losses(self, q_values: Float[Tensor, "critics tasks rows"], target: Tensor) -> Float[Tensor, " tasks"]:
-        return 0.5 * (q_values - target).square().mean(-1).sum(0)
-
-    def _actor_losses(
-        self, observations: Tensor, actions: Tensor, log_prob: Tensor, alpha: Tensor
-    ) -> Float[Tensor, " tasks"]:
-        q_pi = self._by_task(self.critic(observations, actions, blocks=True)).amin(0)
-        return (alpha.unsqueeze(1) * self._by_task(log_prob) - q_pi).mean(-1)
-
-    def _by_task(self, rows: Tensor) -> Tensor:
-        """(..., T B) -> (..., T, B)."""
-        return rows.unflatten(-1, (self.num_tasks, -1))
-
-    def _step_temperatures(self, log_prob: Float[Tensor, "tasks rows"]) -> Float[Tensor, " tasks"]:
-        """The temperatures before their update, which is made here: each task's own loss, summed over tasks."""
-        if self.log_ent_coef is None or self.ent_coef_optimizer is None:
-            return self.ent_coef_tensor
-        alpha = self.log_ent_coef.detach().exp()
-        # gradient of -log_alpha_i (mean_B log pi + target entropy): no autograd needed for a linear loss
-        assert isinstance(self.target_entropy, float)
-        self.log_ent_coef.grad = -(log_prob.detach() + self.target_entropy).mean(-1)
-        self.ent_coef_optimizer.step()
-        return alpha
-
-    def _loss_weights(self, alpha: Tensor) -> Tensor | float:
-        return self.num_tasks * torch.softmax(-alpha.log(), 0) if self.loss_weighting == "temperature" else 1.0
-
-    @torch.no_grad()
-    def _target(self, batch: ReplayBufferSamples, alpha: Tensor) -> Float[Tensor, "tasks rows"]:
-        """y = r + gamma (1 - terminated) (min_n Q_target(s', a') - alpha_i log pi(a' | s')), a' ~ pi(. | s')."""
-        next_actions, next_log_prob = self.actor.action_log_prob(batch.next_observations, blocks=True)
-        next_q = self.critic_target(batch.next_observations, next_actions, blocks=True).amin(0)
-        next_value = self._by_task(next_q) - alpha.unsqueeze(1) * self._by_task(next_log_prob)
-        rewards = self._by_task(batch.rewards.squeeze(1)) * self._reward_scale.unsqueeze(1)
-        return rewards + self.gamma * (1 - self._by_task(batch.dones.squeeze(1))) * next_value
-
-    def _step(
-        self,
-        name: str,
-        losses: Tensor,
-        aggregator: mtrl.Aggregator,
-        tape: mtrl.Tape,
-        measure: bool,
-        again: Callable[[], Tensor],
-    ) -> None:
-        """Reconcile the tasks' gradients of the actor or the critic, clip, and take its optimizer's step.
-
-        :param again: the losses of the same batch with the parameters of then: after the step.
-        """
-        network = getattr(self, name)
-        path = StepPath(losses, network) if measure else None
-        found = mtrl.backward(losses, aggregator, tape=tape, diagnostics=measure)
-        if self.max_grad_norm is not None:
-            norm = nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
-            self.task_metrics.latest[f"{name}_update_norm"] = norm
-        network.optimizer.step()
-        if path or looks_back(aggregator):
-            with torch.no_grad():
-                after = again()
-            aggregator.after_step(after)
-            if path and found:
-                found["curvature"] = path.curvature(after)
-                self.task_metrics.measured |= {f"{name}_{key}": value for key, value in found.items()}
-
-    @torch.no_grad()
-    def _note(self, critic_losses: Tensor, actor_losses: Tensor, alpha: Tensor, log_prob: Tensor, q: Tensor) -> None:
-        """Keep what the logs show, on the device, and flag the first non-finite value of each task."""
-        self.guard.watch(torch.stack([critic_losses, actor_losses, alpha]), self._n_updates)
-        self.task_metrics.latest.update(
-            critic_loss=critic_losses.detach(),
-            actor_loss=actor_losses.detach(),
-            ent_coef=alpha,
-            entropy=-log_prob.detach().mean(-1),
-            q_value=q.detach().mean((0, 2)),
-        )
+    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
+        super()._update_learning_rate(optimizers)
+        if self._captured is not None:
+            self._captured.hold_learning_rate()
 
     # ---------------------------------------------------------------------------------------- environment and logs
 

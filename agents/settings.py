@@ -76,6 +76,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name in ("learning_starts", "log_conflicts"):
         if settings[name] < 0:
             raise ValueError(f"{name} must not be negative, found {settings[name]}.")
+    if not isinstance(settings["capture"], Integral) or settings["capture"] < 0:
+        raise ValueError(f"capture is True, False or a number of updates, found {settings['capture']!r}.")
     for name in ("gamma", "tau"):
         if not 0 <= settings[name] <= 1:
             raise ValueError(f"{name} must lie in [0, 1], found {settings[name]}.")

@@ -25,6 +25,14 @@ class TaskMetrics:
         self.measured: dict[str, Tensor] = {}  # of conflict, now and then: there until it is written to a log
         self.episodes: list[deque[tuple[float, ...]]] = [deque(maxlen=window) for _ in task_names]
 
+    def note(self, **values: Tensor) -> None:
+        """Take note of numbers of this update, in tensors that stay the same: a captured graph writes into them."""
+        new = {name: value.detach().clone() for name, value in values.items() if name not in self.latest}
+        known = [name for name in values if name not in new]
+        if known:
+            torch._foreach_copy_([self.latest[name] for name in known], [values[name].detach() for name in known])
+        self.latest |= new
+
     def add_episodes(self, infos: Sequence[dict[str, Any]], dones: np.ndarray) -> None:
         """Take note of the tasks whose episode ended with this step."""
         for task in np.flatnonzero(dones).tolist():

@@ -1,0 +1,237 @@
+"""A captured update is the eager update: on the CPU with graphs acted out, on CUDA with its own."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import envs.toy
+import mtrl
+from agents import load_checkpoint, save_checkpoint
+from agents.captured import WARM_UP, CapturedUpdates
+from tests.helpers import SMALL, tensors, toy_agent
+from tests.traced_graphs import TracedGraphs
+
+# The first update follows step 20 per task and the buffer wraps at step 35; two target patterns; measurements.
+SETTINGS = {
+    "buffer_size": 35,
+    "gradient_steps": 2,
+    "target_update_interval": 2,
+    "learning_rate": "linear:1e-3",
+    "max_grad_norm": 1.0,
+    "log_conflicts": 17,
+}
+STEPS = 45
+CAPTURABLE = [name for name in mtrl.AGGREGATORS if name != "nash_mtl"]
+
+
+def capture(agent, together=1):
+    """The same agent, whose updates are replayed from now on."""
+    host = [
+        (agent, "_n_updates", "num_timesteps", "_total_timesteps", "_current_progress_remaining", "log_conflicts"),
+        (agent.replay_buffer, "pos", "full"),
+    ]
+    agent._captured = CapturedUpdates(agent, together, TracedGraphs(*host))
+    return agent
+
+
+def state_of(agent):
+    state = agent._state()
+    for name in [name for name in state["modules"] if name.endswith("optimizer")]:
+        for group in state["modules"][name]["param_groups"]:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float64)  # the number, however it is held
+    return [state, agent.replay_buffer.state_dict(), agent.rng_state()]
+
+
+def assert_bit_equal(first, second):
+    pairs = list(zip(tensors(first), tensors(second), strict=True))
+    assert len(pairs) > 50
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def eagerly(steps=STEPS, **settings):
+    """The state after an eager run; one agent is made and run after the other, as they share torch's generator."""
+    agent = toy_agent(**{**SETTINGS, **settings})
+    agent.learn(2 * steps)
+    assert agent.replay_buffer.full == (steps >= 35)
+    return state_of(agent)
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "form"),
+    [
+        *((name, {}) for name in CAPTURABLE),
+        ("pcgrad", {"layer_norm": True, "precision": "bfloat16"}),
+        ("pcgrad", {"multi_head": True}),
+        ("mean", {"multi_head": True}),
+    ],
+    ids=str,
+)
+def test_replayed_updates_equal_eager_ones(aggregator, form):
+    """Through a growing buffer, its wrap, a falling learning rate, two target patterns, and measurements between."""
+    settings = {"aggregator": aggregator, "policy_kwargs": {**SMALL, **form}}
+    eager = eagerly(**settings)
+    agent = capture(toy_agent(**SETTINGS, **settings))
+    agent.learn(2 * STEPS)
+    assert agent._n_updates == 50
+    graphs = agent._captured.graphs
+    assert (graphs.warm_ups, graphs.captures) == (WARM_UP, 2)
+    assert graphs.replays == 50 - graphs.warm_ups - len(range(0, 50, 17))
+    assert_bit_equal(eager, state_of(agent))
+
+
+@pytest.mark.parametrize("together", [2, 3])
+def test_several_updates_in_one_graph(together):
+    settings = {"gradient_steps": 5, "train_freq": 2}
+    eager = eagerly(**settings)
+    agent = capture(toy_agent(**{**SETTINGS, **settings}), together)
+    agent.learn(2 * STEPS)
+    assert {len(targets) for _, targets in agent._captured._replays} == {1, together}
+    assert_bit_equal(eager, state_of(agent))
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "pcgrad", "famo"])
+def test_resuming_after_captured_updates_is_exact(tmp_path, aggregator):
+    settings = {"aggregator": aggregator, "learning_rate": 1e-3}
+    eager = eagerly(**settings)
+    env = envs.toy.make(num_tasks=2, seed=0)
+    agent = capture(toy_agent(env, **{**SETTINGS, **settings}))
+    agent.learn(2 * 37)
+    path = save_checkpoint(tmp_path, agent, env)
+    env = envs.toy.make(num_tasks=2, seed=0)
+    resumed = capture(load_checkpoint(path, env, device="cpu"))
+    resumed.learn(2 * (STEPS - 37), reset_num_timesteps=False)
+    assert resumed._captured.graphs.replays > 10
+    assert_bit_equal(eager, state_of(resumed))
+
+
+def test_a_state_exchanged_under_the_graphs_is_noticed():
+    states = []
+    for captured in (False, True):
+        agent = toy_agent(**{**SETTINGS, "learning_rate": 1e-3})
+        agent = capture(agent) if captured else agent
+        agent.learn(2 * 30)
+        kept = copy.deepcopy(agent.get_parameters())
+        agent.learn(2 * 10, reset_num_timesteps=False)
+        agent.set_parameters(kept)  # new moments in the optimizers
+        agent.learn(2 * 20, reset_num_timesteps=False)
+        states.append(state_of(agent))
+    assert agent._captured.graphs.captures == 4
+    assert_bit_equal(*states)
+
+
+class Waits(mtrl.PCGrad):
+    """Asks the device for a number."""
+
+    def weights(self, gramian, losses):
+        return super().weights(gramian, losses) * float(gramian.isfinite().all().item())
+
+
+class RefusingGraphs(TracedGraphs):
+    def capture(self, update, generators):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "graphs", "message"),
+    [
+        (Waits(), TracedGraphs(), r"actor: Waits, critic: Waits.*waits for the device \(_local_scalar_dense\)"),
+        ("nash_mtl", TracedGraphs(), "NashMTL keeps state on the host"),
+        ("mean", RefusingGraphs(), "actor: Mean.*not permitted when stream is capturing"),
+    ],
+    ids=["waits", "host state", "capture fails"],
+)
+def test_what_cannot_be_captured_runs_eagerly_with_one_warning(aggregator, graphs, message):
+    eager = eagerly(30, aggregator=aggregator)
+    agent = toy_agent(aggregator=aggregator, **SETTINGS)
+    agent._captured = CapturedUpdates(agent, graphs=graphs)
+    with pytest.warns(RuntimeWarning, match=message) as caught:
+        agent.learn(2 * 30)
+    assert len([w for w in caught if w.category is RuntimeWarning]) == 1
+    assert graphs.replays == 0
+    assert_bit_equal(eager, state_of(agent))
+
+
+def test_capture_needs_a_cuda_device():
+    with pytest.raises(ValueError, match="capture needs a CUDA device, the agent is on cpu"):
+        toy_agent(capture=True)
+    with pytest.raises(ValueError, match="capture is True, False or a number of updates, found -1"):
+        toy_agent(capture=-1)
+
+
+def test_orders_begin_anew_with_a_state_of_another_kind_of_device_and_only_then():
+    method = mtrl.PCGrad(seed=3)
+    first, second = method.draw_orders(5), method.draw_orders(5)
+    method.reset(5, 1)
+    method.load_state_dict({"_extra_state": torch.zeros(16, dtype=torch.uint8)})  # as long as a CUDA generator's
+    assert torch.equal(method.draw_orders(5), first)
+    assert torch.equal(method.to("cpu").double().draw_orders(5), second)
+
+
+def cuda(test):
+    return pytest.mark.cuda(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")(test))
+
+
+@cuda
+@pytest.mark.parametrize("aggregator", CAPTURABLE)
+def test_captured_equals_eager_on_cuda(aggregator):
+    agents, generators = [], []
+    for eager in (True, False):
+        agent = toy_agent(aggregator=aggregator, device="cuda", capture=True, **SETTINGS)
+        agent._captured.refused = eager  # and yet its learning rate is a tensor in float32
+        agent.learn(2 * STEPS)
+        agents.append(agent)
+        generators.append(tensors([agent.replay_buffer.generator.get_state(), agent.rng_state()]))
+    assert not agent._captured.refused
+    assert len(agent._captured._replays) == 2
+    assert all(np.array_equal(a, b) for a, b in zip(*generators, strict=True))
+    for ours, theirs in zip(agents[1].policy.parameters(), agents[0].policy.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@cuda
+def test_a_captured_graph_draws_new_orders_and_follows_a_growing_buffer():
+    agent = toy_agent(device="cuda", capture=True, learning_starts=10**6)
+    agent.learn(2 * 5)
+    buffer, method = agent.replay_buffer, agent.aggregator
+    graph = torch.cuda.CUDAGraph()
+    for generator in (buffer.generator, method.generator):
+        graph.register_generator_state(generator)
+    method.draw_orders(10), buffer.sample(200)
+    with torch.cuda.graph(graph):
+        orders, batch = method.draw_orders(10), buffer.sample(200)
+    graph.replay()
+    first = orders.clone()
+    assert len(batch.rewards.unique()) <= 2 * 5
+    agent.learn(2 * 50, reset_num_timesteps=False)
+    graph.replay()
+    assert not torch.equal(first, orders)
+    assert len(batch.rewards.unique()) > 2 * 20
+
+
+@cuda
+def test_a_capture_that_breaks_off_leaves_the_device_usable():
+    class Synchronises(mtrl.PCGrad):
+        def weights(self, gramian, losses):
+            torch.cuda.synchronize()
+            return super().weights(gramian, losses)
+
+    agent = toy_agent(aggregator=Synchronises(), device="cuda", capture=True)
+    with pytest.warns(RuntimeWarning, match="Synchronises"):
+        agent.learn(2 * 60)
+    assert agent._captured.refused
+    assert all(parameter.isfinite().all() for parameter in agent.policy.parameters())
+
+
+@cuda
+def test_a_state_of_another_kind_of_device_begins_the_orders_anew():
+    moved = mtrl.PCGrad(seed=3).to("cuda")
+    first = moved.draw_orders(5)
+    assert first.device.type == "cuda"
+    moved.reset(5, 1)
+    moved.load_state_dict(mtrl.PCGrad(seed=4).state_dict())
+    assert torch.equal(moved.draw_orders(5), first)
+    again = mtrl.PCGrad(seed=9).to("cuda")
+    again.load_state_dict(moved.state_dict())
+    assert torch.equal(again.draw_orders(5), moved.draw_orders(5))

@@ -1,0 +1,86 @@
+"""CUDA graphs acted on the CPU: the operations of one run are recorded, then repeated on the same memory.
+
+As on the device, a capture leaves no trace in any tensor or generator, and a replay runs no Python of the agent's:
+whatever the update read from Python during the capture stays as it was then.
+"""
+
+from unittest import mock
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from tests.helpers import NoSynchronisation
+
+
+class TracedGraphs:
+    """Takes the place of `agents.captured.CudaGraphs`.
+
+    :param host: objects, each with names of attributes that an update may not read: gone during a capture.
+    """
+
+    def __init__(self, *host):
+        self.host = host
+        self.warm_ups, self.captures, self.replays = 0, 0, 0
+
+    def warm_up(self, update):
+        self.warm_ups += 1
+        update()
+
+    def capture(self, update, generators):
+        self.captures += 1
+        tape = _Tape([torch.default_generator, *generators])
+        hidden = [(vars(owner), name, vars(owner).pop(name)) for owner, *names in self.host for name in names]
+        no_generator = mock.patch("torch.Generator", side_effect=AssertionError("a generator made in a capture"))
+        try:
+            with no_generator, NoSynchronisation(), tape:
+                update()
+        finally:
+            tape.undo()
+            for attributes, name, value in hidden:
+                attributes[name] = value
+
+        def replay():
+            self.replays += 1
+            tape.replay()
+
+        return replay
+
+
+class _Tape(TorchDispatchMode):
+    def __init__(self, generators):
+        super().__init__()
+        self.generators = [(generator, generator.get_state()) for generator in generators]
+        self.operations, self.overwritten = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if kwargs.get("generator") is not None:  # in a new wrapper: told by its state
+            states = [known.get_state().numpy().tobytes() for known, _ in self.generators]
+            assert kwargs["generator"].get_state().numpy().tobytes() in states, f"{func}: generator not registered"
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                self.overwritten += [(tensor.detach(), tensor.clone()) for tensor in tree_leaves(value)]
+        before = tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))  # memory and shape as they are now
+        answer = func(*args, **kwargs)
+        returns = func._schema.returns
+        is_view = returns and all(each.alias_info is not None and not each.alias_info.is_write for each in returns)
+        if not is_view and torch.Tag.inplace_view not in func.tags:
+            self.operations.append((func, *before, tree_map_only(torch.Tensor, torch.Tensor.detach, answer)))
+        return answer
+
+    @torch.no_grad()
+    def undo(self):
+        for tensor, value in reversed(self.overwritten):
+            tensor.copy_(value)
+        for generator, state in self.generators:
+            generator.set_state(state)
+        self.overwritten = []
+
+    @torch.no_grad()
+    def replay(self):
+        for func, args, kwargs, answer in self.operations:
+            again = func(*args, **kwargs)
+            for kept, new in zip(tree_leaves(answer), tree_leaves(again), strict=True):
+                if isinstance(new, torch.Tensor) and new.data_ptr() != kept.data_ptr():
+                    kept.copy_(new)
