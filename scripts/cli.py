@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import os
 import re
 import sys
@@ -149,7 +150,11 @@ def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     networks = {flag: name for flag in ("aggregator", "critic_aggregator") if (name := _peek(flag, flags, defaults))}
     kinds = {flag: aggregator_kind(name) for flag, name in networks.items()}
     settings: Any = Annotated[TrainConfig, tyro.conf.arg(name="")]  # its flags have no prefix
-    groups = [(flag, Annotated[kind, tyro.conf.arg(name=flag.replace("_", "-"))]) for flag, kind in kinds.items()]
+    groups = [
+        (flag, Annotated[kind, tyro.conf.arg(name=flag.replace("_", "-"))])
+        for flag, kind in kinds.items()
+        if inspect.signature(kind).parameters  # tyro refuses a class without options
+    ]
     command = make_dataclass("Command", [("config", settings, replace(defaults, preset=preset)), *groups], kw_only=True)
     parsed: Any = tyro.cli(command, prog=f"{PROGRAM} {preset}", args=flags, description=f"Train: {summary}.")
     options = {f"{flag}_options": _options(flag, parsed, flags) for flag in kinds}
@@ -173,7 +178,7 @@ def step_limit() -> int | None:
 
 def _options(flag: str, parsed: Any, flags: Sequence[str]) -> dict[str, Any]:
     """The aggregator's constructor arguments; one that draws follows --seed unless it is given a seed of its own."""
-    options: dict[str, Any] = getattr(parsed, flag).hyperparameters()
+    options: dict[str, Any] = getattr(parsed, flag).hyperparameters() if hasattr(parsed, flag) else {}
     if "seed" in options and not any(word.replace("_", "-").startswith(f"--{flag}.seed") for word in flags):
         options["seed"] = parsed.config.seed
     return options

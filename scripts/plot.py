@@ -102,9 +102,9 @@ def draw(runs: Sequence[RunFolder]) -> Figure:
 
 
 def looks(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
-    """A colour per aggregator, in the order of AGGREGATORS, and, among runs of one aggregator, a line style each."""
-    names = [run.config.aggregator for run in runs]
-    return [(color_of(name), STYLES[names[:i].count(name) % len(STYLES)]) for i, name in enumerate(names)]
+    """A colour per aggregator, in the order of AGGREGATORS, and, among runs of one colour, a line style each."""
+    colors = [color_of(run.config.aggregator) for run in runs]
+    return [(color, STYLES[colors[:i].count(color) % len(STYLES)]) for i, color in enumerate(colors)]
 
 
 def color_of(aggregator: str) -> str:

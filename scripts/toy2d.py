@@ -1,7 +1,7 @@
 """Figure 1 of the PCGrad paper: two losses of two parameters, and where each aggregator leads Adam.
 
     python -m scripts.toy2d                                            mean and pcgrad, 500,000 updates: seconds
-    python -m scripts.toy2d --aggregators mean,imtl_g,gradvac --output toy2d.pdf
+    python -m scripts.toy2d --aggregators mean,imtl_g,gradvac --out toy2d.pdf
     python -m scripts.toy2d --aggregators mean,cagrad --steps 20000    a dear method, or a small machine
 
 Both losses are deep, curved valleys: where they meet is the optimum, and along each of them the other one pulls across
@@ -70,7 +70,7 @@ class ToyConfig:
     """Of the aggregators that draw."""
     shortcuts: bool = True
     """Closed forms of mean and pcgrad; without them, these too run as their classes."""
-    output: Path = Path("toy2d.png")
+    out: Path = Path("toy2d.png")
     """The picture: a .png, .pdf or .svg."""
 
 
@@ -93,8 +93,8 @@ def main(argv: Sequence[str]) -> int:
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         paths = {name: _walk_with_bar(name, config, steps, bar) for name in config.aggregators}
     console.print(table(paths, steps))
-    draw(paths, steps).savefig(config.output, dpi=150)
-    console.print(f"wrote {config.output}")
+    draw(paths, steps).savefig(config.out, dpi=150)
+    console.print(f"wrote {config.out}")
     return 0
 
 
@@ -105,9 +105,9 @@ def check(config: ToyConfig) -> None:
     if not 0 < config.learning_rate < math.inf:
         raise cli.UsageError(f"--learning-rate: expected a finite number above 0, found {config.learning_rate}.")
     methods.check_aggregators(config.aggregators)
-    cli.check_output("--output", config.output)
-    if config.output.suffix not in ENDINGS:
-        raise cli.UsageError(f"--output: expected a file that ends in {', '.join(ENDINGS)}; found {config.output}.")
+    cli.check_output("--out", config.out)
+    if config.out.suffix not in ENDINGS:
+        raise cli.UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {config.out}.")
 
 
 # -------------------------------------------------------------------------------------------------------- the objective

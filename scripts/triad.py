@@ -1,7 +1,7 @@
 """The tragic triad at the start of training: conflict, unequal lengths and curvature of two tasks' gradients.
 
     python -m scripts.triad                        reach and button-press-topdown, 100 updates: a minute or two
-    python -m scripts.triad --preset toy --tasks point-0,point-1 --updates 50   seconds
+    python -m scripts.triad --preset toy --updates 50   seconds
 
 Repeats the measurement of Section 5.3 of Yu et al. 2020 (arXiv 2001.06782): surgery helps where gradients conflict
 (negative cosine), differ in length and meet curvature. Theorem 2 asks that (a) the cosine is at most -(magnitude
@@ -36,15 +36,15 @@ from scripts.config import PRESETS, Names, TrainConfig
 from scripts.plot import COLORS, picture_path
 
 NETWORKS = ("critic", "actor")
-QUANTITIES = ("cosine", "similarity", "xi", "curvature")
+PAPER, TOY = ("reach-v3", "button-press-topdown-v3"), ("point-0", "point-1")
 
 
 @dataclass(frozen=True)
 class TriadConfig:
     """Conflict, lengths and curvature of two tasks' gradients over the first updates, as a picture, CSV and table."""
 
-    tasks: Names = ("reach-v3", "button-press-topdown-v3")
-    """Two task names."""
+    tasks: Names = ()
+    """Two task names; by default reach-v3 and button-press-topdown-v3, of the toy suite the first two."""
     preset: str = "mt10"
     """Whose networks, rows per task and rewards: a preset of scripts.train."""
     aggregator: str = "mean"
@@ -98,7 +98,8 @@ def main(argv: Sequence[str]) -> int:
     with console.status(f"{request.warmup_steps} steps of warm-up, {request.updates} updates"):
         recorder = measure(config, request.updates)
     series = {name: recorder.series(name) for name in NETWORKS}
-    draw(series, request).savefig(out, dpi=150)
+    title = f"{' and '.join(config.tasks)}: the first {request.updates} updates under {config.aggregator}"
+    draw(series, title).savefig(out, dpi=150)
     write_csv(out.with_suffix(".csv"), series)
     console.print(table(recorder))
     console.print(f"wrote {out} and {out.with_suffix('.csv')}", soft_wrap=True)
@@ -107,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
 
 def check(request: TriadConfig) -> TrainConfig:
     """The run's config. Raises UsageError for what cannot be measured."""
-    if len(request.tasks) != 2:
+    if request.tasks and len(request.tasks) != 2:
         raise cli.UsageError(f"--tasks: expected two task names, found {len(request.tasks)}.")
     for name, least in (("updates", 1), ("warmup_steps", 1), ("seed", 0)):
         if getattr(request, name) < least:
@@ -115,8 +116,10 @@ def check(request: TriadConfig) -> TrainConfig:
             raise cli.UsageError(f"--{flag}: expected at least {least}, found {getattr(request, name)}.")
     methods.check_aggregators([request.aggregator])
     preset = PRESETS[cli.choose("preset", request.preset, PRESETS)][1]
-    suite = "toy" if preset.suite == "toy" else "custom"
-    config = replace(preset, suite=suite, tasks=request.tasks, aggregator=request.aggregator, seed=request.seed)
+    suite, tasks = ("toy", TOY) if preset.suite == "toy" else ("custom", PAPER)
+    config = replace(
+        preset, suite=suite, tasks=request.tasks or tasks, aggregator=request.aggregator, seed=request.seed
+    )
     config = replace(config, warmup_steps=request.warmup_steps, train_freq=1, gradient_steps=1, workers=0)
     return resolve(replace(config, log_conflicts=1, log_every=1))
 
@@ -149,7 +152,7 @@ def write_csv(path: Path, series: dict[str, dict[str, np.ndarray]]) -> None:
         writer.writerows([i, *(f"{x:.6g}" for x in row)] for i, row in enumerate(zip(*columns.values(), strict=True)))
 
 
-def draw(series: dict[str, dict[str, np.ndarray]], request: TriadConfig) -> Figure:
+def draw(series: dict[str, dict[str, np.ndarray]], title: str) -> Figure:
     """A column per network; conflict, lengths, xi and curvature from top to bottom."""
     matplotlib.use("Agg")
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
@@ -165,7 +168,7 @@ def draw(series: dict[str, dict[str, np.ndarray]], request: TriadConfig) -> Figu
         column[2].axhline(0, color="0.4", linewidth=0.8)
         column[2].ticklabel_format(axis="y", scilimits=(-2, 3))
         column[2].set_xlabel("update")
-    figure.suptitle(f"{' and '.join(request.tasks)}: the first {request.updates} updates under {request.aggregator}")
+    figure.suptitle(title)
     return figure
 
 

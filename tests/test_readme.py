@@ -46,6 +46,13 @@ def test_every_block_runs(mirror):
     assert (mirror / "runs/mt10-quick-pcgrad-seed0/result.json").exists()
 
 
+def test_the_blocks_of_the_other_pages_run(mirror):
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for text in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE):
+            done = subprocess.run([sys.executable, "-c", text], cwd=mirror, capture_output=True, text=True)
+            assert done.returncode == 0, f"{page.name}:\n{text}\n{done.stderr[-2000:]}"
+
+
 def test_linked_files_exist():
     prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     links = re.findall(r"\]\(((?!http)[^)]+)\)", prose)

@@ -261,6 +261,8 @@ def test_a_method_of_ones_own_by_its_file(tmp_path):
     config = parse_train(["toy", "--aggregator", f"{path}:Mine", "--aggregator.strength", "0.25"])
     assert config.aggregator_options == {"reduction": "mean", "strength": 0.25}
     assert run_path(config).name == "toy-mine-py-Mine-seed0"
+    path.write_text(OWN_METHOD + "\n\nclass Plain(Mean):\n    def __init__(self):\n        super().__init__()\n")
+    assert parse_train(["toy", "--aggregator", f"{path}:Plain"]).aggregator_options == {}
     with pytest.raises(UsageError, match="Other"):
         parse_train(["toy", "--aggregator", f"{path}:Other"])
     with pytest.raises(UsageError, match=r"nowhere\.py"):

@@ -208,7 +208,7 @@ def test_gains_are_taken_seed_by_seed():
 def test_the_command_prints_and_writes(images, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("STEPS", "2")
     out = tmp_path / "new" / "digits"
-    flags = f"--architectures mmoe,attention --aggregators mean,famo --seeds 2 --epochs 1 --output {out}"
+    flags = f"--architectures mmoe,attention --aggregators mean,famo --seeds 2 --epochs 1 --out {out}"
     for _ in range(2):  # the second time replaces the first
         assert main(flags.split()) == 0
     shown = capsys.readouterr().out
@@ -252,8 +252,8 @@ def test_without_scikit_learn_one_line_says_how_to_install_it(monkeypatch):
         ("--seeds 0", "--seeds: expected at least 1, found 0"),
         ("--batch-size 0", "--batch-size: expected at least 1, found 0"),
         ("--learning-rate inf", "--learning-rate: expected a finite number above 0, found inf"),
-        ("--output pyproject.toml", "--output: expected a folder"),
-        ("--output /proc/digits", "--output: expected a folder, or a place for one"),
+        ("--out pyproject.toml", "--out: expected a folder"),
+        ("--out /proc/digits", "--out: expected a folder, or a place for one"),
     ],
 )
 def test_bad_input(flags, message, monkeypatch):

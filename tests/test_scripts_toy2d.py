@@ -104,7 +104,7 @@ def test_an_aggregator_sees_the_losses_at_and_after_each_step(monkeypatch):
 @pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])
 def test_picture_and_table(tmp_path, capsys, ending, magic):
     path = tmp_path / f"toy.{ending}"
-    assert main(["--aggregators", "mean,famo", "--steps", "40", "--no-shortcuts", "--output", str(path)]) == 0
+    assert main(["--aggregators", "mean,famo", "--steps", "40", "--no-shortcuts", "--out", str(path)]) == 0
     assert path.read_bytes().startswith(magic)
     shown = capsys.readouterr().out
     assert "Losses after 40 updates" in shown
@@ -114,7 +114,7 @@ def test_picture_and_table(tmp_path, capsys, ending, magic):
 
 def test_steps_of_the_environment_limit_the_walk(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("STEPS", "7")
-    main(["--output", str(tmp_path / "x.png")])
+    main(["--out", str(tmp_path / "x.png")])
     assert "after 7 updates" in capsys.readouterr().out
 
 
@@ -137,8 +137,8 @@ def test_the_median_is_of_the_last_hundredth():
         ("--aggregators no_file.py:Mine", "expected a Python file at 'no_file.py'"),
         ("--steps 0", "--steps: expected at least 1, found 0"),
         ("--learning-rate nan", "--learning-rate: expected a finite number above 0"),
-        ("--output /no/such/folder/x.png", "--output: .* there is no folder /no/such/folder"),
-        ("--output toy.jpeg", "--output: expected a file that ends in .png"),
+        ("--out /no/such/folder/x.png", "--out: .* there is no folder /no/such/folder"),
+        ("--out toy.jpeg", "--out: expected a file that ends in .png"),
     ],
 )
 def test_bad_input(flags, message):

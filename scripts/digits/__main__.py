@@ -1,7 +1,7 @@
 """Two overlaid digits, left and right as tasks: which aggregator and which architecture names them best?
 
-    python -m scripts.digits                                everything; some six minutes on a core of its own
-    python -m scripts.digits --output results/digits        the same, kept as CSV and Markdown
+    python -m scripts.digits                                everything; six minutes of processor time
+    python -m scripts.digits --out results/digits        the same, kept as CSV and Markdown
     python -m scripts.digits --architectures hard-sharing --aggregators mean,pcgrad --seeds 2 --epochs 5     seconds
 
 MultiMNIST in small, made of the digits inside scikit-learn (extra [digits]; no download). For each seed all aggregators
@@ -55,7 +55,7 @@ class DigitsConfig:
     """Pairs in a batch."""
     learning_rate: float = 5e-3
     """Of Adam, for all."""
-    output: Path | None = None
+    out: Path | None = None
     """Folder for runs.csv, summary.csv and README.md; made if it is not there, old results in it are replaced."""
 
 
@@ -79,11 +79,11 @@ def main(argv: Sequence[str]) -> int:
                 bar.update(row, advance=1, description=f"seed {run.seed}, {run.architecture}, {run.aggregator}")
     lines = results.summarise(runs)
     console.print(*results.tables(lines), results.EXPLAINED, sep="\n")
-    if config.output:
+    if config.out:
         results.write(
-            config.output, runs, lines, facts(config, len(pairs.batches), minutes=(time.perf_counter() - start) / 60)
+            config.out, runs, lines, facts(config, len(pairs.batches), minutes=(time.perf_counter() - start) / 60)
         )
-        console.print(f"wrote {config.output}")
+        console.print(f"wrote {config.out}")
     return 0
 
 
@@ -136,7 +136,7 @@ def limited(pairs: Pairs) -> Pairs:
 def facts(config: DigitsConfig, updates: int, minutes: float) -> dict[str, str]:
     """What the numbers depend on."""
     names = [field.name for field in fields(config) if getattr(config, field.name) != field.default]
-    flags = [word for name in names if name != "output" for word in (cli_flag(name), _spelled(config, name))]
+    flags = [word for name in names if name != "out" for word in (cli_flag(name), _spelled(config, name))]
     return {
         "command": f"`{shlex.join([*PROGRAM.split(), *flags])}`, one thread",
         "time": f"{minutes:.1f} minutes, {time.process_time() / 60:.1f} of them on the processor",
@@ -169,12 +169,12 @@ def check(config: DigitsConfig) -> None:
     for name in config.architectures:
         cli.choose("architecture", name, ARCHITECTURES)
     methods.check_aggregators(config.aggregators)
-    if config.output:
+    if config.out:
         try:
-            config.output.mkdir(parents=True, exist_ok=True)
+            config.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cli.UsageError(f"--output: expected a folder, or a place for one; found {error}.") from error
-        cli.check_output("--output", config.output / "runs.csv")
+            raise cli.UsageError(f"--out: expected a folder, or a place for one; found {error}.") from error
+        cli.check_output("--out", config.out / "runs.csv")
 
 
 if __name__ == "__main__":
