@@ -60,7 +60,7 @@ def load_checkpoint(path: str | Path, env: VecEnv, device: str = "auto", **chang
     """The agent of a checkpoint with its buffer, `env` put back into the saved state: go on with
     `agent.learn(remaining, reset_num_timesteps=False)`, and the run is the one that never stopped.
 
-    :param changes: constructor arguments to change.
+    :param changes: constructor arguments to change; `run_code` as in `MTSAC.load`.
     :raises StateFileError: if a file is damaged or foreign, or the environment has other tasks.
     """
     path = Path(path)

@@ -62,6 +62,7 @@ class SafeSaves(OverlappedSAC):
         env: GymEnv | None = None,
         device: torch.device | str = "auto",
         trust: bool = False,
+        run_code: bool = False,
         force_reset: bool = True,
         **changes: Any,
     ) -> Agent:
@@ -69,10 +70,13 @@ class SafeSaves(OverlappedSAC):
 
         :param trust: also open Stable-Baselines3's format. It holds pickles, which can run any code: only for files
             whose origin you trust.
+        :param run_code: allow the aggregator to be a class in a Python file, which is run. Else give another one:
+            `aggregator="mean", critic_aggregator="mean"` for acting.
         :param force_reset: begin with a reset of `env` at the next `learn`.
         :param changes: constructor arguments to change, such as `learning_rate=1e-4`.
         :raises FileNotFoundError: if there is no such file.
         :raises StateFileError: if the file is damaged, foreign or a pickle.
+        :raises ValueError: if an aggregator is a class in a file, and `run_code` is not set.
         """
         path = _with_zip(path)
         if trust:
@@ -83,6 +87,13 @@ class SafeSaves(OverlappedSAC):
         for name in ("aggregator", "critic_aggregator"):
             if name in changes:
                 settings.pop(f"{name}_kwargs")  # options of the saved method are not options of another
+            elif ".py:" in settings[name] and not run_code:
+                raise ValueError(
+                    f"{path} was saved with the {name} {settings[name]}. To open it runs that file: if you trust it, "
+                    'load(..., run_code=True); to act, give aggregator="mean" and critic_aggregator="mean".'
+                )
+        if "policy_kwargs" in changes:  # some of them: the others stay
+            changes["policy_kwargs"] = {**settings["policy_kwargs"], **changes["policy_kwargs"]}
         agent = cls(**{**settings, **changes}, env=None, device=device, _init_setup_model=False)  # type: ignore[arg-type]
         agent.observation_space, agent.action_space = (
             spaces.Box(box["low"], box["high"], dtype=box["low"].dtype) for box in spaces_

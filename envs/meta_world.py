@@ -70,8 +70,8 @@ class MetaWorldTask(gymnasium.Env):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move hand and gripper by `action` (4,), x, y, z, grip; `info["success"]` is of this step."""
         action = np.array(action, dtype=np.float32)  # the space's type: `restore` then plays the very same again
-        self._actions.append(action)
         observation, reward, _, _, info = self._env.step(action)
+        self._actions.append(action)  # not before: a step that was refused is not played again
         truncated = len(self._actions) >= self.horizon
         return observation.astype(np.float32), float(reward), False, truncated, {"success": float(info["success"])}
 

@@ -156,7 +156,7 @@ def _aggregate(
     num_tasks = len(losses)
     if isinstance(aggregator, GramianAggregator):
         products = rows.gramian()
-        weights = aggregator.weights(products, losses)
+        weights = aggregator.weights(products, losses).to(products.dtype)
         updates = rows.combine(weights)
     else:
         jacobian = rows.jacobian()
@@ -186,6 +186,8 @@ def _parameters(
     tape: Tape | None, parameters: Iterable[nn.Parameter] | None, task_parameters: Iterable[nn.Parameter]
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Shared and task parameters that are trained, each once and never both."""
+    if isinstance(parameters, nn.Module | Tensor):
+        raise TypeError(f"expected a list of parameters, found a {type(parameters).__name__}; see .parameters()")
     if (tape is None) == (parameters is None):
         raise ValueError("expected either a tape of mtrl.record or the shared parameters; found both or neither")
     shared = _trained(parameters or ()) if tape is None else tape.parameters
@@ -204,7 +206,7 @@ def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
 def _check_losses(losses: Any, tape: Tape | None) -> None:
     if not isinstance(losses, Tensor):
         raise TypeError(f"expected one tensor of losses (tasks,), found a {type(losses).__name__}; see torch.stack")
-    if losses.ndim != 1 or (tape is not None and len(losses) != tape.num_tasks):
+    if losses.ndim != 1 or not len(losses) or (tape is not None and len(losses) != tape.num_tasks):
         expected = f"({tape.num_tasks},), as recorded" if tape else "(tasks,)"
         raise ValueError(f"expected one loss per task, {expected}; found shape {tuple(losses.shape)}")
     if not losses.requires_grad:

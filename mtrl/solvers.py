@@ -12,6 +12,7 @@ from torch import Tensor
 from mtrl.diagnostics import cosine_matrix, gradient_norms
 
 TINY = 1e-300  # keeps quotients of exact zeros finite; far below any square of a float32
+FLOAT32 = 1e-6  # squared lengths below this share of the longest can be rounding of a Gramian in float32
 RIDGE = 1e-15  # on cosines, whose diagonal is 1: what rounding in float64 adds anyway
 
 
@@ -49,12 +50,12 @@ def conflict_averse_weights(
     with r = J^T v and v = c |g0| w / |g_w|. An interior-point method in w and v: the norm is smoothed by as much as is
     still missing, and v is a variable of its own (Andersen et al. 2000, on sums of norms), so that a vanishing g_w does
     no harm. The residual is F(w) minus what v guarantees to each task, over the scale of F: no step is better by more.
-    Below 1e-8 on all families of ``mtrl.testing`` up to T = 50. Where |g0| is below 1e-7 of the longest gradient, it is
-    rounding and has no direction to keep to: v is 0.
+    Below 1e-8 on all families of ``mtrl.testing`` up to T = 50. Where |g0| is below 1e-3 of the longest gradient, it
+    can be the rounding of a Gramian in float32, and the ball around it is as small: v is 0.
     """
     unit = gramian / gramian.diagonal().amax().clamp(min=TINY)
     slope = unit.mean(1)
-    radius = c * torch.where(slope.mean() > 1e-14, slope.mean(), 0.0).sqrt()
+    radius = c * torch.where(slope.mean() > FLOAT32, slope.mean(), 0.0).sqrt()
     scale = torch.maximum(slope.abs().amax(), radius).clamp(min=torch.finfo(unit.dtype).eps)
     slope, radius = slope / scale, radius / scale
     w, s, level = _centre(slope, unit)

@@ -159,11 +159,20 @@ def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     parsed: Any = tyro.cli(command, prog=f"{PROGRAM} {preset}", args=flags, description=f"Train: {summary}.")
     options = {f"{flag}_options": _options(flag, parsed, flags) for flag in kinds}
     config: TrainConfig = replace(parsed.config, **options)
+    config = replace(
+        config, aggregator=_in_full(config.aggregator), critic_aggregator=_in_full(config.critic_aggregator)
+    )
     if config.tasks and config.suite.upper() in ("MT10", "MT25", "MT50"):
         config = replace(config, suite="custom")  # the protocol must not call a list of one's own MT10
     with usage_errors():
         check(config)
     return shorten(config, limit) if (limit := step_limit()) else config
+
+
+def _in_full(name: str) -> str:
+    """An aggregator's name; a class in a file with the whole path, as a run may go on from another folder."""
+    path, _, kind = name.rpartition(":")
+    return f"{Path(path).resolve()}:{kind}" if path.endswith(".py") else name
 
 
 def step_limit() -> int | None:

@@ -132,6 +132,11 @@ class TrainConfig:
     precision: Precision = "float32"
     """Of the products in hidden layers, in training; bfloat16 is faster where there are units for it."""
 
+    def aggregators(self) -> dict[str, dict[str, Any]]:
+        """Names of the methods and their options: one, or the actor's and the critic's."""
+        found = {self.aggregator: self.aggregator_options, self.critic_aggregator: self.critic_aggregator_options}
+        return {name: options for name, options in found.items() if name}
+
     def to_json(self) -> dict[str, Any]:
         """All fields by name, as JSON values."""
         return {f.name: _as_json(getattr(self, f.name)) for f in fields(self)}

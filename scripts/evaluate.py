@@ -50,7 +50,9 @@ def main(argv: Sequence[str]) -> int:
     checkpoint = run.newest_checkpoint()
     config = resolve(replace(run.config, device=request.device, workers=request.workers))
     with cli.usage_errors():
-        agent = MTSAC.load(checkpoint / "agent.zip", device=config.device)
+        # acting needs no aggregator: one from a file or a package of its own may be gone, and its code is not run
+        path = checkpoint / "agent.zip"
+        agent = MTSAC.load(path, device=config.device, aggregator="mean", critic_aggregator="mean")
     run.require_tasks(agent.task_names, checkpoint)
     with contextlib.closing(make_env(config, run.goals, "sequential")) as env:
         run.require_tasks(env.task_names, run.path / "config.json")

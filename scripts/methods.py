@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mtrl import AGGREGATORS, Aggregator
+from mtrl.aggregators import required_options
 from scripts import cli
 
 
@@ -14,7 +15,11 @@ def check_aggregators(names: Sequence[str]) -> None:
     """Raises UsageError unless every name is an aggregator's, and no name comes twice."""
     check_list("--aggregators", names, AGGREGATORS)
     for name in names:
-        cli.aggregator_kind(name)
+        if needed := required_options(cli.aggregator_kind(name)):
+            raise cli.UsageError(
+                f"--aggregators: expected methods that work without options; {name} needs {', '.join(needed)}. "
+                "Use it in scripts.train, which takes options."
+            )
 
 
 def check_list(flag: str, names: Sequence[str], known: Iterable[str]) -> None:

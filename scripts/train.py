@@ -122,7 +122,7 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     run.require_tasks(env.task_names, run.path / "config.json")
     changes = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm or None}
     with cli.usage_errors():
-        agent = load_checkpoint(checkpoint, env, device=config.device, **changes)
+        agent = load_checkpoint(checkpoint, env, device=config.device, run_code=True, **changes)
     run.rewind(agent.vector_steps)
     console, software = Console(highlight=False), run.other_software()
     before = run.config.to_json()

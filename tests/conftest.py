@@ -1,7 +1,9 @@
-"""One thread, so that sums have one order; shapes in the signatures of mtrl and agents are checked while testing."""
+"""One thread, so that sums have one order, and the same examples in every run; shapes in the signatures of mtrl and
+agents are checked while testing."""
 
 import warnings
 
+import hypothesis
 from jaxtyping import install_import_hook
 
 install_import_hook(["mtrl", "agents"], "beartype.beartype")
@@ -10,3 +12,6 @@ import torch  # noqa: E402  (the hook must be there before the packages are impo
 
 torch.set_num_threads(1)
 warnings.filterwarnings("ignore", message=".*beartype.*")
+# `pytest --hypothesis-profile default` looks for new ones
+hypothesis.settings.register_profile("same", derandomize=True, database=None)
+hypothesis.settings.load_profile("same")

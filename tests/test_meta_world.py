@@ -137,3 +137,12 @@ def test_restore_with_too_few_goals_says_so():
     state = task.snapshot()
     with pytest.raises(ValueError, match="expected a goal below 1, found 2"):
         MetaWorldTask("reach-v3", goals_of("reach-v3")[:1]).restore(state)
+
+
+def test_a_refused_action_is_not_played_again():
+    env = MetaWorldTask("reach-v3", goals_of("reach-v3")[:1])
+    env.reset(seed=0)
+    observation = env.step(np.zeros(4))[0]
+    with pytest.raises(AssertionError):
+        env.step(np.zeros(3))
+    assert np.array_equal(env.restore(env.snapshot()), observation)

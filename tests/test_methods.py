@@ -335,3 +335,17 @@ def test_another_number_of_tasks_than_that_of_the_state(name) -> None:
     answer(aggregator, matrix("random", 3, 5))
     with pytest.raises(ValueError, match=r"was reset for 3 tasks and found 4: .* Call reset"):
         answer(aggregator, matrix("random", 4, 5))
+
+
+def test_nash_forgets_a_gradient_that_is_not_finite() -> None:
+    method = make_aggregator("nash_mtl", every=3)
+    jacobian = torch.randn(3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    method.reset(3, 20)
+    broken = jacobian.clone()
+    broken[1, 2] = torch.nan
+    assert not method(broken, torch.ones(3)).isfinite().all()
+    assert method(jacobian, torch.ones(3)).isfinite().all()  # keeps equal weights
+    for _ in range(2):
+        solved = method(jacobian, torch.ones(3))
+    fresh = make_aggregator("nash_mtl")
+    torch.testing.assert_close(solved, fresh(jacobian, torch.ones(3)))

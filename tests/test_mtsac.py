@@ -210,10 +210,11 @@ def test_it_solves_the_toy_tasks(aggregator):
     env = envs.toy.make(num_tasks=4, conflict=1.0, seed=0)
     settings = {"batch_size": 32, "learning_starts": 400, "buffer_size": 2000, "learning_rate": 2e-3, "tau": 0.02}
     sizes = {"actor_width": 48, "actor_depth": 2, "critic_width": 48, "critic_depth": 2}
-    settings["replay_buffer_kwargs"] = {"seed": 1}  # with 4 of 10 seeds one task passes its goal and ends beyond it
     agent = toy_agent(env, aggregator, gamma=0.9, policy_kwargs=sizes, **settings)
     untrained = evaluate(agent, envs.toy.make(num_tasks=4, conflict=1.0, seed=1), 10)
-    agent.learn(4 * 1200)
+    agent.learn(
+        4 * 1600
+    )  # after 1200, five of twelve seeds let one task pass its goal and end beyond it; now none does
     trained = evaluate(agent, envs.toy.make(num_tasks=4, conflict=1.0, seed=1), 10)
     assert untrained.mean_success < 0.5
     assert trained.success.mean(1).min() >= 0.9

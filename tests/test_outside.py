@@ -167,3 +167,45 @@ def test_torchjd_names_and_options_are_checked() -> None:
         make_aggregator("torchjd:ConFIG", force=1)
     with pytest.raises(ValueError, match="-1"):
         make_aggregator("torchjd:MGDA", epsilon=-1.0)
+
+
+def test_torchjd_on_one_task_and_on_nan() -> None:
+    pytest.importorskip("torchjd")
+    for name in ("torchjd:NashMTL", "torchjd:UPGrad"):
+        try:
+            one = make_aggregator(name)(torch.tensor([[3.0, 0.0, 1.0]]), torch.ones(1))
+        except ImportError:  # its solver has no wheel for this Python
+            continue
+        assert one.tolist() == [3.0, 0.0, 1.0]
+        broken = make_aggregator(name)(torch.tensor([[1.0, 0.0], [torch.nan, 1.0]]), torch.ones(2))
+        assert broken.isnan().all()
+
+
+def test_an_option_without_default_is_asked_for_by_name() -> None:
+    pytest.importorskip("torchjd")
+    with pytest.raises(TypeError, match="'torchjd:CAGrad' needs a value for its option c"):
+        make_aggregator("torchjd:CAGrad")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class Mine(", "could not be read: SyntaxError"),
+        ("import nosuchmodule\nclass Mine: pass", "could not be read: ModuleNotFoundError"),
+        ("from mtrl import GramianAggregator\nclass Mine(GramianAggregator): pass", "Mine lacks weights"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, text, message) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        make_aggregator(f"{path}:Mine")
+
+
+def test_an_option_that_is_not_kept_is_told() -> None:
+    class Forgets(mtrl.Mean):
+        def __init__(self, reduction="mean", gain: float = 1.0) -> None:
+            super().__init__(reduction)
+
+    with pytest.raises(TypeError, match="Forgets should keep its option gain"):
+        Forgets().hyperparameters()

@@ -43,7 +43,7 @@ def test_updates_as_table_and_json(tmp_path, capsys):
 
 def test_steps_of_a_suite(monkeypatch):
     monkeypatch.setattr("scripts.bench.environments.task_names", lambda suite: ("reach-v3",))
-    figures = steps("custom", rounds=1)
+    figures = steps("custom", rounds=27)  # more steps than an episode has
     assert [figure.what for figure in figures] == ["step, plain metaworld", "step, ours", "step, MuJoCo alone"]
     assert figures[0].ratio == 1.0
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtrl import solvers
+from mtrl.aggregators.base import gramian_of
 from mtrl.diagnostics import cosine_matrix
 from mtrl.testing import FAMILIES, SIZES, matrix
 
@@ -101,3 +102,12 @@ def test_non_finite_input_gives_nan() -> None:
             solvers.eigh(gramian)[0],
         ]
         assert all(answer.isnan().all() for answer in answers)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_cagrad_where_the_mean_is_rounding(seed) -> None:
+    """Gradients of sum zero in float32: their Gramian need not be positive semi-definite to rounding."""
+    jacobian = matrix("balanced", 6, 3, seed).float()
+    extra, _ = solvers.conflict_averse_weights(gramian_of(jacobian), 0.4)
+    assert extra.isfinite().all()
+    assert (extra.float() @ jacobian).norm() <= 1e-3 * jacobian.norm()

@@ -73,7 +73,15 @@ def make_aggregator(name: str, **options: Any) -> Aggregator:
             f"aggregator {name!r} has no option {', '.join(map(repr, unknown))}; "
             f"its options: {', '.join(known) or '(none)'}"
         )
+    if missing := [name_ for name_ in required_options(kind) if name_ not in options]:
+        raise TypeError(f"aggregator {name!r} needs a value for its option {', '.join(missing)}")
     return kind(**options)
+
+
+def required_options(kind: type[Aggregator]) -> list[str]:
+    """The options of a class that have no default (some of TorchJD's)."""
+    parameters = inspect.signature(kind).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def name_of(aggregator: Aggregator) -> str:

@@ -78,8 +78,15 @@ class Aggregator(nn.Module, ABC):
         return per_task.mean(0) if self.reduction == "mean" else per_task.sum(0)
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Constructor arguments by name, as JSON values: ``type(self)(**self.hyperparameters())`` is a fresh twin."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        """Constructor arguments by name, as JSON values: ``type(self)(**self.hyperparameters())`` is a fresh twin.
+
+        :raises TypeError: if the class does not keep one of them.
+        """
+        names = list(inspect.signature(type(self)).parameters)
+        if missing := [name for name in names if not hasattr(self, name)]:
+            kind = type(self).__name__
+            raise TypeError(f"{kind} should keep its option {missing[0]}: self.{missing[0]} = {missing[0]} in __init__")
+        return {name: getattr(self, name) for name in names}
 
 
 class GramianAggregator(Aggregator):

@@ -49,10 +49,12 @@ class NashMTL(SolverAggregator):
         check_tasks(len(self.solution), len(gramian), self)
         if self.calls % self.every == 0:
             solution, residual = bargaining_weights(gramian)
-            self.solution.copy_(solution)
+            # one that is not finite is not kept; without an earlier one the calls until the next follow the mean
+            before = torch.where(self.solution.any(), self.solution, 1.0)
+            self.solution.copy_(torch.where(solution.isfinite().all(), solution, before))
             self.count(~(residual <= 1e-6))
         self.calls += 1
-        weights = self.solution.clone()
+        weights = self.solution.clone() + 0 * gramian.diagonal().sum()  # not finite where a gradient is not
         if self.rescale:
             weights = with_length(gramian, weights, length(gramian, torch.full_like(weights, 1 / len(weights))))
         return on_scale(weights, self.reduction)

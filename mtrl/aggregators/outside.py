@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import inspect
 import sys
 from functools import cache
 from pathlib import Path
@@ -34,7 +35,10 @@ def class_in_file(name: str) -> type[Aggregator]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # before it runs: dataclasses and copies look their module up
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ValueError(f"aggregator {name!r}: {path} could not be read: {type(error).__name__}: {error}") from error
     own = [key for key, value in vars(module).items() if _is_aggregator(value) and value.__module__ == module_name]
     kind = getattr(module, kind_name, None)
     if kind is None:
@@ -47,6 +51,9 @@ def class_in_file(name: str) -> type[Aggregator]:
             f"aggregator {name!r}: expected a subclass of mtrl.GramianAggregator, mtrl.LossAggregator or "
             f"mtrl.Aggregator; found {kind!r}. Derive {kind_name} from one of them."
         )
+    if inspect.isabstract(kind):
+        missing = ", ".join(sorted(kind.__abstractmethods__))
+        raise ValueError(f"aggregator {name!r}: expected a class with all its methods; {kind_name} lacks {missing}.")
     _NAMES[kind] = name
     return kind
 

@@ -51,6 +51,8 @@ class TorchJDAggregator(Aggregator):
         if not self.num_tasks:
             self.reset(*jacobian.shape)
         check_tasks(self.num_tasks, len(jacobian), self)
+        if not jacobian.isfinite().all():  # TorchJD waits for the device in any case, and some of its solvers raise
+            return jacobian.new_full(jacobian.shape[1:], torch.nan)
         self.dtype = jacobian.dtype
         update = self._ask(self.inner, jacobian) * self.factor
         return update if self.reduction == "mean" else len(jacobian) * update
@@ -86,6 +88,8 @@ class TorchJDAggregator(Aggregator):
             raise ImportError(f"{error} With this project: pip install -e '.[torchjd]'") from error
 
     def _ask(self, inner: nn.Module, jacobian: Tensor) -> Tensor:
+        if len(jacobian) == 1:  # nothing to reconcile, and NashMTL raises
+            return jacobian[0].clone()
         outside = torch.get_rng_state()
         torch.set_rng_state(self.random_state)
         try:
