@@ -66,3 +66,16 @@ def test_all_presets_and_exit_codes_are_named():
 
     assert all(f"`{name}`" in README for name in PRESETS)
     assert all(f" {code} " in README for code in (EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER))
+
+
+def test_all_aggregators_and_their_options_are_on_the_pages():
+    import inspect
+
+    from mtrl import AGGREGATORS
+
+    page = (ROOT / "docs" / "aggregators.md").read_text()
+    for name, kind in AGGREGATORS.items():
+        assert f"`{name}`" in README
+        assert page.count(f"| `{name}` |") >= 2  # what it promises, what it costs
+        for option in inspect.signature(kind).parameters:
+            assert f"`{option}`" in page
