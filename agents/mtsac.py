@@ -15,6 +15,7 @@ from agents.captured import CapturedUpdates
 from agents.guard import FiniteGuard
 from agents.policies import MultiTaskPolicy
 from agents.replay import TaskReplayBuffer
+from agents.returns import RETURN_SCALES
 from agents.settings import (
     build_aggregator,
     check_env,
@@ -23,7 +24,8 @@ from agents.settings import (
     named_schedule,
 )
 from agents.task_metrics import TaskMetrics
-from agents.update import TaskUpdates
+from agents.update import TaskUpdates, Turn
+from agents.values import Reduction
 
 CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
 
@@ -46,9 +48,17 @@ class MTSAC(TaskUpdates):
     :param learning_starts: environment steps, all tasks together, of random actions before the first update.
     :param batch_size: rows *per task* in an update.
     :param train_freq: vector steps between two rounds of `gradient_steps` updates.
+    :param n_steps: rewards that a target adds up before it bootstraps, fewer where the episode or the buffer ends.
+    :param policy_delay: critic updates per update of actor and temperatures.
     :param ent_coef: "auto", "auto_0.1" (initial value), or a fixed number.
+    :param ent_coef_min: learned temperatures do not fall below it.
+    :param critic_reduction: "min" or "mean" over the critics, in the target and for the actor.
     :param max_grad_norm: clip the global norm of actor's and critic's update at this, after surgery; None: no clipping.
     :param reward_scale: one number, or one per task, that rewards are multiplied by in the update (raw in the buffer).
+    :param return_scale: what brings the tasks' returns to one size: "none", "brc", "reward-std", "ars" or "popart" (see
+        `agents.returns`). Temperatures and Q values are in its units.
+    :param reset_at: steps per task at which networks, optimizers, temperatures and aggregators begin anew. Buffer and
+        return scale stay ("ars" is measured again), as do the numbers of updates and steps.
     :param loss_weighting: "temperature" weights task i's losses with T softmax(-log alpha)_i, "none" equally.
     :param capture: on a CUDA device, replay an update as one captured graph (see `agents.captured`); a number: so many
         updates together, where `gradient_steps` has as many. Like `device` it is not saved: say it again at `load`.
@@ -77,11 +87,17 @@ class MTSAC(TaskUpdates):
         gamma: float = 0.99,
         train_freq: int = 1,
         gradient_steps: int = 1,
+        n_steps: int = 1,
+        policy_delay: int = 1,
         ent_coef: str | float = "auto",
+        ent_coef_min: float = 0.0,
         target_entropy: str | float = "auto",
         target_update_interval: int = 1,
+        critic_reduction: Reduction = "min",
         max_grad_norm: float | None = None,
         reward_scale: float | Sequence[float] = 1.0,
+        return_scale: str = "none",
+        reset_at: Sequence[int] = (),
         loss_weighting: Literal["none", "temperature"] = "none",
         capture: bool | int = False,
         overlap: bool = True,
@@ -100,8 +116,14 @@ class MTSAC(TaskUpdates):
         if critic_aggregator is None:
             critic_aggregator, critic_aggregator_kwargs = aggregator, aggregator_kwargs
         self._aggregators_given = ((aggregator, aggregator_kwargs), (critic_aggregator, critic_aggregator_kwargs))
+        self.n_steps = n_steps
+        self.policy_delay = policy_delay
+        self.ent_coef_min = ent_coef_min
+        self.critic_reduction = critic_reduction
         self.max_grad_norm = max_grad_norm
         self.reward_scale = reward_scale
+        self.return_scale_name = return_scale
+        self.reset_at = tuple(reset_at)
         self.loss_weighting = loss_weighting
         self.capture = capture
         self.overlap = overlap
@@ -151,12 +173,15 @@ class MTSAC(TaskUpdates):
         self.aggregator, self.critic_aggregator = (
             build_aggregator(given, options, self.seed or 0).to(device) for given, options in self._aggregators_given
         )
-        self.aggregator.reset(tasks, sum(p.numel() for p in self.actor.shared_parameters()))
-        self.critic_aggregator.reset(tasks, sum(p.numel() for p in self.critic.shared_parameters()))
+        self._reset_aggregators()
         scale = torch.as_tensor(self.reward_scale, device=device, dtype=self.replay_buffer.rows.dtype)
         if scale.ndim > 1 or scale.numel() not in (1, tasks):
             raise ValueError(f"reward_scale takes one number or one per task ({tasks}), found {self.reward_scale}.")
         self._reward_scale = scale.expand(tasks)
+        self.return_scale = RETURN_SCALES[self.return_scale_name](
+            tasks, self.n_envs, self.gamma, self.policy.v_max, float(self.target_entropy), device
+        )
+        self._resets, self._refreshed = 0, -1  # networks begun anew; steps at the last look of the return scale
         self.task_metrics = TaskMetrics(self.task_names, self._stats_window_size)
         self.guard = FiniteGuard(self.task_names, self.device)
         self._update_number = torch.zeros((), dtype=torch.int64, device=device)
@@ -168,6 +193,7 @@ class MTSAC(TaskUpdates):
             self.ent_coef_tensor = self.ent_coef_tensor.repeat(self.num_tasks)
             return
         self.log_ent_coef = self.log_ent_coef.detach().repeat(self.num_tasks).requires_grad_()
+        self._log_ent_coef_start = float(self.log_ent_coef[0].detach())
         options = {"fused": True, **self.policy.optimizer_kwargs}
         self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), **options)
 
@@ -180,20 +206,52 @@ class MTSAC(TaskUpdates):
         """
         with self.timed("learn"):
             self.policy.set_training_mode(True)
+            self._begin_anew_where_due()
             self._update_learning_rate(self._optimizers())
             self._update_number.fill_(self._n_updates)
             step = 0
             while step < gradient_steps:
                 count, measure = self._next_updates(gradient_steps - step)
-                targets = tuple(i % self.target_update_interval == 0 for i in range(step, step + count))
+                turns = tuple(self._turn(step + i, self._n_updates + i) for i in range(count))
                 if measure or self._captured is None:
-                    self._draw_and_update(batch_size, targets, measure)
+                    self._draw_and_update(batch_size, turns, measure)
                 else:
-                    self._captured(batch_size, targets)
+                    self._captured(batch_size, turns)
                 step += count
                 self._n_updates += count
                 if self._n_updates % CHECK_EVERY < count:
                     self.guard.check()
+
+    def _turn(self, step: int, update: int) -> Turn:
+        """Of one update: the `step`-th of this round and the `update`-th of all, both from 0."""
+        return Turn(actor=update % self.policy_delay == 0, target=step % self.target_update_interval == 0)
+
+    def _begin_anew_where_due(self) -> None:
+        """Reset the networks at the steps given, and let the return scale look at the buffer now and then."""
+        due = sum(step <= self.vector_steps for step in self.reset_at)
+        reset, self._resets = due > self._resets, due
+        if reset:
+            self._reset_networks()
+        every = self.return_scale.refresh_every
+        if self._refreshed < 0 or reset or (every and self.vector_steps >= self._refreshed + every):
+            self.return_scale.refresh(self.replay_buffer.rewards())
+            self._refreshed = self.vector_steps
+
+    def _reset_networks(self) -> None:
+        """New parameters in the tensors that are there, which a captured graph holds on to."""
+        fresh = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
+        self.policy.load_state_dict(fresh.state_dict())
+        with torch.no_grad():
+            for optimizer in self._optimizers():
+                for moments in optimizer.state.values():
+                    torch._foreach_zero_(list(moments.values()))
+            if self.log_ent_coef is not None:
+                self.log_ent_coef.fill_(self._log_ent_coef_start)
+        self._reset_aggregators()
+
+    def _reset_aggregators(self) -> None:
+        for network, aggregator in ((self.actor, self.aggregator), (self.critic, self.critic_aggregator)):
+            aggregator.reset(self.num_tasks, sum(p.numel() for p in network.shared_parameters()))
 
     def _next_updates(self, left: int) -> tuple[int, bool]:
         """How many updates to make at once, and whether to measure conflict, which is one eager update."""
@@ -237,6 +295,12 @@ class MTSAC(TaskUpdates):
 
     def reset(self, env_mask: np.ndarray) -> None:
         """Nothing to do at an episode's start: the policy has no memory (`metaworld.evaluation` calls this)."""
+
+    def _store_transition(self, replay_buffer: Any, buffer_action: Any, *step: Any) -> None:
+        super()._store_transition(replay_buffer, buffer_action, *step)
+        _, rewards, dones, infos = step
+        truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
+        self.return_scale.observe(rewards, dones, truncated)
 
     def _record_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
         self.task_metrics.add_episodes(infos, dones)

@@ -19,11 +19,12 @@ from agents.task_metrics import TaskMetrics
 # Constructor arguments that are attributes of the same name and plain JSON.
 SETTINGS = (
     "buffer_size learning_starts batch_size tau gamma gradient_steps ent_coef target_entropy target_update_interval "
-    "max_grad_norm reward_scale loss_weighting overlap log_every log_conflicts seed"
+    "max_grad_norm reward_scale loss_weighting overlap log_every log_conflicts seed "
+    "n_steps policy_delay ent_coef_min critic_reduction reset_at"
 ).split()
 COUNTERS = (
     "num_timesteps _total_timesteps _n_updates _episode_num _current_progress_remaining "
-    "_rollout_steps _next_actions seconds"
+    "_rollout_steps _next_actions seconds _resets _refreshed"
 ).split()
 MODULES = ("policy", "actor.optimizer", "critic.optimizer", "aggregator", "critic_aggregator")
 
@@ -38,6 +39,7 @@ class SafeSaves(OverlappedSAC):
     guard: FiniteGuard
     task_names: tuple[str, ...]
     learning_rate_name: float | str
+    return_scale_name: str
     task_metrics: TaskMetrics
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
@@ -138,6 +140,7 @@ class SafeSaves(OverlappedSAC):
             "critic_aggregator": critic_name,
             "critic_aggregator_kwargs": critic_options,
             "learning_rate": self.learning_rate_name,
+            "return_scale": self.return_scale_name,
             "train_freq": self.train_freq.frequency,  # type: ignore[union-attr]
             "stats_window_size": self._stats_window_size,
             "task_names": list(self.task_names),
@@ -146,7 +149,11 @@ class SafeSaves(OverlappedSAC):
 
     def _modules(self) -> dict[str, Any]:
         """Everything with a `state_dict`, by dotted name."""
-        names = [*MODULES, "ent_coef_optimizer"] if self.ent_coef_optimizer is not None else MODULES
+        names = (
+            [*MODULES, "return_scale", "ent_coef_optimizer"]
+            if self.ent_coef_optimizer is not None
+            else [*MODULES, "return_scale"]
+        )
         return {name: _dotted(self, name) for name in names}
 
     def _state(self) -> dict[str, Any]:

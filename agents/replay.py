@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from jaxtyping import Float
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
@@ -85,6 +86,10 @@ class TaskReplayBuffer(BaseBuffer):
             self.filled.fill_(self.pos)
         if self.pos == self.buffer_size:
             self.full, self.pos = True, 0
+
+    def rewards(self) -> Float[Tensor, "times tasks"]:
+        """All stored rewards."""
+        return self.rows[: self.size(), :, self.obs_dim + self.action_dim]
 
     def reset(self) -> None:
         """Forget all transitions; the generator goes on."""

@@ -67,16 +67,26 @@ def make_env(
         )
 
 
+_NETWORKS = (
+    *("actor_width", "actor_depth", "actor_layer_norm", "actor_torso"),
+    *("critic_width", "critic_depth", "critic_layer_norm", "critic_torso"),
+    *("n_critics", "critic_head", "bins", "v_max", "conditioning", "embedding_size", "multi_head"),
+    *("precision", "weight_decay"),
+)
+
+
 def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
     """A new agent for the tasks of `env`."""
     with usage_errors():
         return MTSAC(
             "MultiTaskMlpPolicy",
             env,
-            aggregator=config.aggregator,
-            aggregator_kwargs=config.aggregator_options,
-            critic_aggregator=config.critic_aggregator or None,
-            critic_aggregator_kwargs=config.critic_aggregator_options,
+            aggregator=config.actor_aggregator or config.aggregator,
+            aggregator_kwargs=config.actor_aggregator_options if config.actor_aggregator else config.aggregator_options,
+            critic_aggregator=config.critic_aggregator or config.aggregator,
+            critic_aggregator_kwargs=(
+                config.critic_aggregator_options if config.critic_aggregator else config.aggregator_options
+            ),
             learning_rate=config.learning_rate,
             buffer_size=config.buffer_size,
             learning_starts=config.warmup_steps * env.num_envs,
@@ -85,22 +95,22 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
             gamma=config.gamma,
             train_freq=config.train_freq,
             gradient_steps=config.gradient_steps,
+            n_steps=config.n_steps,
+            policy_delay=config.policy_delay,
             ent_coef=config.ent_coef if config.ent_coef.startswith("auto") else float(config.ent_coef),
+            ent_coef_min=config.ent_coef_min,
             target_entropy=config.target_entropy,
+            critic_reduction=config.critic_reduction,
             max_grad_norm=config.max_grad_norm or None,
             reward_scale=config.reward_scale[0] if len(config.reward_scale) == 1 else config.reward_scale,
+            return_scale=config.return_scale,
+            reset_at=config.reset_at,
             loss_weighting=config.loss_weighting,
             overlap=config.overlap,
             log_every=config.log_every,
             log_conflicts=config.log_conflicts,
             policy_kwargs={
-                "actor_width": config.actor_width,
-                "actor_depth": config.actor_depth,
-                "critic_width": config.critic_width,
-                "critic_depth": config.critic_depth,
-                "layer_norm": config.layer_norm,
-                "multi_head": config.multi_head,
-                "precision": config.precision,
+                **{name: getattr(config, name) for name in _NETWORKS},
                 "optimizer_kwargs": {"eps": config.adam_eps},
             },
             seed=config.seed,

@@ -28,6 +28,7 @@ from mtrl import AGGREGATORS, Aggregator, aggregator_class
 from scripts.config import PRESETS, TrainConfig, check, shorten
 
 PROGRAM = "python -m scripts.train"
+_AGGREGATOR_FLAGS = ("aggregator", "actor_aggregator", "critic_aggregator")
 EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_INTERRUPTED = 2, 3, 4, 130
 
 
@@ -147,7 +148,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
 
 def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     summary, defaults = PRESETS[preset]
-    networks = {flag: name for flag in ("aggregator", "critic_aggregator") if (name := _peek(flag, flags, defaults))}
+    networks = {flag: name for flag in _AGGREGATOR_FLAGS if (name := _peek(flag, flags, defaults))}
     kinds = {flag: aggregator_kind(name) for flag, name in networks.items()}
     settings: Any = Annotated[TrainConfig, tyro.conf.arg(name="")]  # its flags have no prefix
     groups = [
@@ -159,9 +160,8 @@ def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     parsed: Any = tyro.cli(command, prog=f"{PROGRAM} {preset}", args=flags, description=f"Train: {summary}.")
     options = {f"{flag}_options": _options(flag, parsed, flags) for flag in kinds}
     config: TrainConfig = replace(parsed.config, **options)
-    config = replace(
-        config, aggregator=_in_full(config.aggregator), critic_aggregator=_in_full(config.critic_aggregator)
-    )
+    full_names: dict[str, Any] = {flag: _in_full(getattr(config, flag)) for flag in _AGGREGATOR_FLAGS}
+    config = replace(config, **full_names)
     if config.tasks and config.suite.upper() in ("MT10", "MT25", "MT50"):
         config = replace(config, suite="custom")  # the protocol must not call a list of one's own MT10
     with usage_errors():

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from tyro.conf import Suppress
 from tyro.constructors import PrimitiveConstructorSpec
 
-from agents.policies import Precision
+from agents.policies import Conditioning, Precision, Torso
+from agents.values import CriticHead, Reduction
 
 
 def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
@@ -32,6 +33,7 @@ def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConst
 
 Names = Annotated[tuple[str, ...], _comma_separated(str, "A,B,...")]
 Numbers = Annotated[tuple[float, ...], _comma_separated(float, "X,Y,...")]
+Steps = Annotated[tuple[int, ...], _comma_separated(int, "N,M,...")]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class TrainConfig:
     aggregator: str = "pcgrad"
     """How task gradients become one update; its own options follow as --aggregator.NAME."""
     aggregator_options: Suppress[dict[str, Any]] = field(default_factory=dict)
+    actor_aggregator: str = ""
+    """Another aggregator for the actor; empty: the same one."""
+    actor_aggregator_options: Suppress[dict[str, Any]] = field(default_factory=dict)
     critic_aggregator: str = ""
     """Another aggregator for the critic; empty: the same one."""
     critic_aggregator_options: Suppress[dict[str, Any]] = field(default_factory=dict)
@@ -98,10 +103,16 @@ class TrainConfig:
     """Steps per task between rounds of updates."""
     gradient_steps: int = 1
     """Updates in a round."""
+    policy_delay: int = 1
+    """Critic updates per update of actor and temperatures."""
+    n_steps: int = 1
+    """Rewards that a target adds up before it bootstraps."""
     learning_rate: float = 3e-4
     """Of Adam, for actor, critic and temperatures."""
     adam_eps: float = 1e-5
     """Epsilon of Adam."""
+    weight_decay: float = 0.0
+    """Of AdamW; 0: Adam."""
     max_grad_norm: float = 1.0
     """Clip of the global norm, after surgery; 0: off."""
     gamma: float = 0.99
@@ -110,10 +121,16 @@ class TrainConfig:
     """How far the target critics move at each update."""
     ent_coef: str = "auto"
     """Temperature: `auto` learns one per task; auto_0.1 starts it there; a number fixes it."""
+    ent_coef_min: float = 0.0
+    """Learned temperatures do not fall below it."""
     target_entropy: Literal["auto"] | float = "auto"
     """Target of the learned temperatures; auto: minus the number of action dimensions."""
     reward_scale: Numbers = (1.0,)
     """Factor on the rewards: one for all tasks or one per task."""
+    return_scale: Literal["none", "brc", "reward-std", "ars", "popart"] = "none"
+    """What brings the tasks' returns to one size; temperatures and Q values are in its units."""
+    reset_at: Steps = ()
+    """Steps per task at which networks, optimizers, temperatures and aggregators begin anew; the buffer stays."""
     loss_weighting: Literal["none", "temperature"] = "none"
     """temperature: weigh the loss of task i by T softmax(-log alpha)_i."""
 
@@ -125,8 +142,28 @@ class TrainConfig:
     """Units in a hidden layer of each critic."""
     critic_depth: int = 3
     """Hidden layers of each critic."""
-    layer_norm: bool = False
-    """LayerNorm before each ReLU."""
+    actor_layer_norm: bool = False
+    """LayerNorm before each ReLU of the actor."""
+    critic_layer_norm: bool = False
+    """LayerNorm before each ReLU of the critics."""
+    actor_torso: Torso = "mlp"
+    """bronet: one layer and --actor-depth residual blocks of two, with LayerNorm."""
+    critic_torso: Torso = "mlp"
+    """bronet: one layer and --critic-depth residual blocks of two, with LayerNorm."""
+    n_critics: int = 2
+    """Number of critics."""
+    critic_reduction: Reduction = "min"
+    """Over the critics, in the target and for the actor."""
+    critic_head: CriticHead = "scalar"
+    """A value, or a histogram of returns: C51, or HL-Gauss."""
+    bins: int = 101
+    """Bins of the histogram."""
+    v_max: float = 10.0
+    """It reaches from -v_max to v_max; brc brings the returns into that range."""
+    conditioning: Conditioning = "one-hot"
+    """How the task enters; own-columns: a one-hot whose input columns stay out of surgery."""
+    embedding_size: int = 32
+    """Numbers in a task's embedding."""
     multi_head: bool = False
     """An output layer per task, on a shared torso."""
     precision: Precision = "float32"
@@ -134,7 +171,11 @@ class TrainConfig:
 
     def aggregators(self) -> dict[str, dict[str, Any]]:
         """Names of the methods and their options: one, or the actor's and the critic's."""
-        found = {self.aggregator: self.aggregator_options, self.critic_aggregator: self.critic_aggregator_options}
+        found = {
+            self.aggregator: self.aggregator_options,
+            self.actor_aggregator: self.actor_aggregator_options,
+            self.critic_aggregator: self.critic_aggregator_options,
+        }
         return {name: options for name, options in found.items() if name}
 
     def to_json(self) -> dict[str, Any]:
@@ -257,7 +298,8 @@ _TOY = replace(
 # two CPU cores: LayerNorm, rewards in [0, 1], temperatures that start where they do not drown the reward
 _QUICK = replace(
     _PLUS, steps_per_task=100_000, eval_every=5_000, eval_goals=10, checkpoint_every=5_000, batch_size=64,
-    warmup_steps=1_000, actor_width=256, critic_width=256, layer_norm=True, reward_scale=(0.1,), ent_coef="auto_0.01",
+    warmup_steps=1_000, actor_width=256, critic_width=256, actor_layer_norm=True,
+    critic_layer_norm=True, reward_scale=(0.1,), ent_coef="auto_0.01",
 )  # fmt: skip
 _MT1 = replace(_QUICK, suite="MT1", batch_size=128, checkpoint_every=10_000)
 

@@ -62,7 +62,7 @@ def eagerly(steps=STEPS, **settings):
     ("aggregator", "form"),
     [
         *((name, {}) for name in CAPTURABLE),
-        ("pcgrad", {"layer_norm": True, "precision": "bfloat16"}),
+        ("pcgrad", {"critic_layer_norm": True, "precision": "bfloat16"}),
         ("pcgrad", {"multi_head": True}),
         ("mean", {"multi_head": True}),
     ],

@@ -151,7 +151,7 @@ def test_options_change_the_losses_as_documented():
     for agent in (base, scaled):
         agent.policy.load_state_dict(base.policy.state_dict())
         torch.manual_seed(0)
-        targets.append(agent._target(batch, alpha))
+        targets.append(agent._target(batch, alpha).squeeze(-1))
     rewards = base._by_task(batch.rewards.squeeze(1))
     torch.testing.assert_close(targets[1] - targets[0], torch.stack([0 * rewards[0], 2 * rewards[1]]))
     weights = toy_agent(loss_weighting="temperature")._loss_weights(alpha)
@@ -275,7 +275,9 @@ def test_damaged_parameters_are_not_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("form", [{}, {"layer_norm": True, "precision": "bfloat16"}, {"multi_head": True}], ids=str)
+@pytest.mark.parametrize(
+    "form", [{}, {"critic_layer_norm": True, "precision": "bfloat16"}, {"multi_head": True}], ids=str
+)
 @pytest.mark.parametrize("aggregator", mtrl.AGGREGATORS)
 def test_an_update_never_waits_for_the_device(aggregator, form):
     settings = {"max_grad_norm": 1.0, "loss_weighting": "temperature", "log_conflicts": 1}

@@ -8,9 +8,10 @@ from torch import nn
 import envs.toy
 import mtrl
 from agents import MTSAC, load_checkpoint, save_checkpoint
+from agents.update import Turn
 from tests.helpers import SMALL, tensors, toy_agent
 
-FORMS = [{}, {"layer_norm": True}, {"multi_head": True}]
+FORMS = [{}, {"critic_layer_norm": True}, {"multi_head": True}]
 
 
 def agent_of(precision, aggregator="pcgrad", **form):
@@ -21,7 +22,7 @@ def gradients_of(precision, aggregator, **form):
     """Gradients of the first update; neither the weights nor the transitions before it depend on the precision."""
     agent = agent_of(precision, aggregator, **form)
     agent.learn(80)
-    agent._update(agent.replay_buffer._get_samples(np.arange(8)), update_target=False)
+    agent._update(agent.replay_buffer._get_samples(np.arange(8)), Turn(actor=True, target=False))
     return {name: p.grad for name, p in agent.policy.named_parameters() if p.grad is not None}
 
 

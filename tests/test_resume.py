@@ -83,7 +83,7 @@ def test_every_option_survives(tmp_path):
     options = {
         "aggregator": "pcgrad",
         "critic_aggregator": "mean",
-        "policy_kwargs": {"actor_width": 8, "critic_width": 12, "multi_head": True, "layer_norm": True},
+        "policy_kwargs": {"actor_width": 8, "critic_width": 12, "multi_head": True, "critic_layer_norm": True},
         "loss_weighting": "temperature",
         "reward_scale": [0.5, 2.0],
         "max_grad_norm": 1.0,

@@ -19,7 +19,8 @@ def training(
 ) -> list[Figure]:
     """PCGrad with the sizes of mt10-quick (3 x 256, 64 rows per task): by precision, then without overlap."""
     figures, base = [], replace(PRESETS["mt10-quick"][1], suite=suite, threads=threads, device=device, goals=2)
-    base = replace(base, warmup_steps=WARMUP, log_every=steps, aggregator="pcgrad", layer_norm=layer_norm)
+    base = replace(base, warmup_steps=WARMUP, log_every=steps, aggregator="pcgrad")
+    base = replace(base, actor_layer_norm=layer_norm, critic_layer_norm=layer_norm)
     for precision in precisions:
         rate, split = _run(replace(base, precision=precision), steps)
         figures.append(Figure(f"training, PCGrad, {precision}", rate, "vector steps/s"))

@@ -63,6 +63,7 @@ def make_agent(size: Size, aggregator: str, precision: str) -> MTSAC:
     """An agent with 200 transitions per task in its buffer, warmed up."""
     env = from_gymnasium([Noise] * size.num_tasks, [f"task-{i}" for i in range(size.num_tasks)])
     networks = {f"{net}_{side}": getattr(size, side) for net in ("actor", "critic") for side in ("width", "depth")}
+    norms = {f"{net}_layer_norm": size.layer_norm for net in ("actor", "critic")}
     agent = MTSAC(
         "MultiTaskMlpPolicy",
         env,
@@ -73,7 +74,7 @@ def make_agent(size: Size, aggregator: str, precision: str) -> MTSAC:
         max_grad_norm=1.0,
         log_every=10**9,
         log_conflicts=0,
-        policy_kwargs={**networks, "layer_norm": size.layer_norm, "precision": precision},
+        policy_kwargs={**networks, **norms, "precision": precision},
         seed=0,
         device=size.device,
     )
