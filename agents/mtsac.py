@@ -20,7 +20,9 @@ from agents.settings import (
     check_env,
     check_one_hot,
     check_settings,
+    envs_per_task,
     named_schedule,
+    task_names,
 )
 from agents.task_metrics import TaskMetrics
 from agents.update import TaskUpdates
@@ -31,21 +33,22 @@ CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking 
 class MTSAC(TaskUpdates):
     """One soft actor-critic for T tasks, with the tasks' gradients reconciled by an aggregator before each step.
 
-    Column i of the environment is task i, and the last T columns of an observation are the task's one-hot. Each update
-    takes `batch_size` rows per task from one replay buffer and forms a critic loss and an actor loss per task; the
+    Column c of the environment is of task c mod T (an environment of ours can hold several of each task), and the last
+    T columns of an observation are the task's one-hot. Each update takes `batch_size` rows per task from one replay buffer and forms a critic loss and an actor loss per task; the
     aggregators turn the tasks' gradients of the shared parameters into one update each. Temperatures are per task, and
     each moves by its own task's loss alone. With one task and `Mean` this is Stable-Baselines3's SAC to rounding.
     (Haarnoja et al. 2018, arXiv 1812.05905; Yu et al. 2020, arXiv 2001.06782.)
 
     :param policy: "MultiTaskMlpPolicy"; `policy_kwargs` are those of `MultiTaskPolicy`.
-    :param env: a vector environment with one column per task.
+    :param env: a vector environment with one column per task, or `env.envs_per_task` of them.
     :param aggregator: a name that `mtrl.make_aggregator` knows (options in `aggregator_kwargs`), or an instance.
     :param critic_aggregator: the critic's, if it is to differ from the actor's; else a second instance of the same.
     :param learning_rate: of actor, critic and temperatures; a number or a named schedule ("linear:3e-4").
     :param buffer_size: transitions kept *per task*.
     :param learning_starts: environment steps, all tasks together, of random actions before the first update.
     :param batch_size: rows *per task* in an update.
-    :param train_freq: vector steps between two rounds of `gradient_steps` updates.
+    :param train_freq: vector steps between two rounds of `gradient_steps` updates: with E environments per task, take
+        E times the updates for as many updates per environment step.
     :param ent_coef: "auto", "auto_0.1" (initial value), or a fixed number.
     :param max_grad_norm: clip the global norm of actor's and critic's update at this, after surgery; None: no clipping.
     :param reward_scale: one number, or one per task, that rewards are multiplied by in the update (raw in the buffer).
@@ -53,7 +56,7 @@ class MTSAC(TaskUpdates):
     :param capture: on a CUDA device, replay an update as one captured graph (see `agents.captured`); a number: so many
         updates together, where `gradient_steps` has as many. Like `device` it is not saved: say it again at `load`.
     :param overlap: step the environment during the update (see `agents.rollout`).
-    :param log_every: vector steps between two rows of logs.
+    :param log_every: environment steps per task between two rows of logs.
     :param log_conflicts: updates between two measurements of the tasks' conflict (see `mtrl.diagnostics`); 0 for none.
     :raises ValueError: for settings or environments that do not fit; the message says what was expected.
     """
@@ -133,7 +136,7 @@ class MTSAC(TaskUpdates):
             _init_setup_model=False,
         )
         self.policy_kwargs.pop("use_sde", None)  # Stable-Baselines3 adds it; this policy has no such noise
-        self.task_names = _task_names(self.env)
+        self.task_names = task_names(self.env)
         self._setup_loop()
         if _init_setup_model:
             self._setup_model()
@@ -144,7 +147,7 @@ class MTSAC(TaskUpdates):
         if self.target_entropy == "auto":
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         self.policy_kwargs["num_tasks"] = self.num_tasks
-        self.replay_buffer_kwargs = {"seed": self.seed or 0, **self.replay_buffer_kwargs}
+        self.replay_buffer_kwargs = {"seed": self.seed or 0, **self.replay_buffer_kwargs, "num_tasks": self.num_tasks}
         super()._setup_model()
         self._setup_temperatures()
         tasks, device = self.num_tasks, self.device
@@ -222,10 +225,11 @@ class MTSAC(TaskUpdates):
         names = getattr(env, "task_names", None)
         if names is not None and tuple(names) != self.task_names:
             raise ValueError(f"This agent was built for the tasks {self.task_names}, the environment has {names}.")
-        num_envs = getattr(env, "num_envs", 1)
-        if num_envs != self.num_tasks:
+        num_envs, copies = getattr(env, "num_envs", 1), envs_per_task(env)
+        if (num_envs, copies) != (self.n_envs, self.envs_per_task):
             raise ValueError(
-                f"This agent was built for {self.num_tasks} tasks, the environment has {num_envs} columns."
+                f"This agent was built for {self.num_tasks} tasks with {self.envs_per_task} environments each, the "
+                f"environment has {num_envs} columns, {copies} for each task. MTSAC.load(path, env) takes more or fewer."
             )
         super().set_env(env, force_reset)
         assert self.env is not None
@@ -253,7 +257,7 @@ class MTSAC(TaskUpdates):
         for key, value in self.metrics().items():
             # by task: to files only, as Stable-Baselines3's table has no room for names that long
             self.logger.record(key, value, exclude="stdout" if key.count("/") > 1 else None)
-        self.logger.record("time/env_steps_per_task", self.vector_steps)
+        self.logger.record("time/env_steps_per_task", self.steps_per_task)
         self.logger.record("time/updates", self._n_updates)
         for part, seconds in self.seconds.items():
             self.logger.record(f"time/seconds_{part}", round(seconds, 3))
@@ -264,8 +268,3 @@ class MTSAC(TaskUpdates):
             self.logger.record(f"cosines/{network}", cosines, exclude=("stdout", "log", "csv", "json", "tensorboard"))
         self.task_metrics.measured.clear()  # each measurement is written once
         self.logger.dump(step=self.num_timesteps)
-
-
-def _task_names(env: Any) -> tuple[str, ...]:
-    names = getattr(env, "task_names", None)
-    return tuple(names) if names else tuple(f"task-{i}" for i in range(getattr(env, "num_envs", 0)))

@@ -23,8 +23,11 @@ class TaskReplayBuffer(BaseBuffer):
     How many times are filled stands in a tensor on the device, too, and `sample` looks at that one: a sample in a
     captured graph follows the buffer as it grows.
 
-    :param buffer_size: transitions kept per task.
-    :param n_envs: T, the number of tasks: column i of the environment is task i.
+    With E environments per task a vector step is E times, one after the other: time i is of environment i mod E.
+
+    :param buffer_size: transitions kept per task, rounded up to a multiple of E.
+    :param n_envs: E T, the number of columns: column c of the environment is of task c mod T.
+    :param num_tasks: T; None: every column is a task of its own.
     :param seed: seed of the buffer's own generator; its state is part of `state_dict`.
     :param dtype: of the stored rows; float64 is for tests.
     """
@@ -39,16 +42,19 @@ class TaskReplayBuffer(BaseBuffer):
         optimize_memory_usage: bool = False,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        num_tasks: int | None = None,
     ):
+        self.num_tasks = num_tasks or n_envs
+        self.envs_per_task = n_envs // self.num_tasks
+        buffer_size += -buffer_size % self.envs_per_task
         super().__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
         if optimize_memory_usage:
             raise ValueError("TaskReplayBuffer has no optimize_memory_usage: leave it False.")
-        self.num_tasks = n_envs
-        self.obs_dim = self.obs_shape[0] - n_envs
+        self.obs_dim = self.obs_shape[0] - self.num_tasks
         self.widths = [self.obs_dim, self.action_dim, 1, 1, self.obs_dim]
         # empty, not zeros: memory is taken as it fills
-        self.rows = torch.empty(buffer_size, n_envs, sum(self.widths), dtype=dtype, device=self.device)
-        self.one_hot = torch.eye(n_envs, dtype=dtype, device=self.device)
+        self.rows = torch.empty(buffer_size, self.num_tasks, sum(self.widths), dtype=dtype, device=self.device)
+        self.one_hot = torch.eye(self.num_tasks, dtype=dtype, device=self.device)
         self.filled = torch.zeros((), dtype=torch.float64, device=self.device)  # size(), for the device
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
@@ -66,21 +72,22 @@ class TaskReplayBuffer(BaseBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """Store one vector step: arrays of T rows, observations with their one-hot columns.
+        """Store one vector step: arrays of E T rows, observations with their one-hot columns.
 
         `next_obs` holds the true final observation of an episode that ended, not the first of the next.
         """
         truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
         parts = [
             obs[:, : self.obs_dim],
-            action.reshape(self.num_tasks, -1),
+            action.reshape(self.n_envs, -1),
             reward.reshape(-1, 1),
             (done & ~truncated).reshape(-1, 1),
             next_obs[:, : self.obs_dim],
         ]
-        row = torch.cat([torch.as_tensor(part).to(self.rows.dtype) for part in parts], dim=1)
-        self.rows[self.pos].copy_(row, non_blocking=True)
-        self.pos += 1
+        new = torch.cat([torch.as_tensor(part).to(self.rows.dtype) for part in parts], dim=1)
+        times = slice(self.pos, self.pos + self.envs_per_task)
+        self.rows[times].copy_(new.unflatten(0, (-1, self.num_tasks)), non_blocking=True)
+        self.pos += self.envs_per_task
         if not self.full:
             self.filled.fill_(self.pos)
         if self.pos == self.buffer_size:
@@ -128,7 +135,8 @@ class TaskReplayBuffer(BaseBuffer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; into a buffer of another size, the newest transitions that fit.
+        """Restore what `state_dict` gave; into a buffer of another size, or where the position is no multiple of E,
+        the newest transitions that fit.
 
         On another kind of device the sampling sequence begins anew: generators do not translate.
 
@@ -140,11 +148,12 @@ class TaskReplayBuffer(BaseBuffer):
                 f"The saved buffer has rows of (tasks, columns) {tuple(rows.shape[1:])}; this agent's are "
                 f"{tuple(self.rows.shape[1:])}. Load it into an agent with the same tasks."
             )
-        if state["buffer_size"] == self.buffer_size:
+        if state["buffer_size"] == self.buffer_size and state["pos"] % self.envs_per_task == 0:
             self.pos, self.full = state["pos"], state["full"]
         else:
             oldest_first = rows.roll(-state["pos"], 0) if state["full"] else rows
             rows = oldest_first[-self.buffer_size :]
+            rows = rows[len(rows) % self.envs_per_task :]
             self.pos, self.full = len(rows) % self.buffer_size, len(rows) == self.buffer_size
         self.rows[: len(rows)] = rows.to(self.rows)
         self.filled.fill_(self.size())

@@ -117,7 +117,7 @@ def test_non_finite_numbers_stop_the_run_and_name_the_task(tmp_path):
     with pytest.raises(NonFiniteError):
         save_checkpoint(tmp_path, agent, env)
     assert [p.name for p in tmp_path.iterdir() if "partial" not in p.name] == [path.name]
-    assert load_checkpoint(path, env, device="cpu").vector_steps == 10
+    assert load_checkpoint(path, env, device="cpu").steps_per_task == 10
 
 
 def test_evaluation_does_not_disturb_training():
@@ -245,9 +245,9 @@ def test_learn_ends_at_its_total_in_mid_rollout_and_goes_on_there():
     straight.learn(2 * 60)
     parted = toy_agent(**settings)
     parted.learn(2 * 40)
-    assert parted.vector_steps == 40
+    assert parted.steps_per_task == 40
     parted.learn(2 * 20, reset_num_timesteps=False)
-    assert parted.vector_steps == straight.vector_steps == 60
+    assert parted.steps_per_task == straight.steps_per_task == 60
     pairs = zip(tensors(parted._state()), tensors(straight._state()), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
 
@@ -255,7 +255,7 @@ def test_learn_ends_at_its_total_in_mid_rollout_and_goes_on_there():
 def test_third_party_callbacks_find_their_names():
     agent = toy_agent(envs.toy.make(num_tasks=2, seed=0, horizon=5))
     agent.learn(2 * 30, callback=StopTrainingOnMaxEpisodes(max_episodes=2))
-    assert agent.vector_steps == 10
+    assert agent.steps_per_task == 10
 
 
 def test_tasks_cannot_be_swapped():

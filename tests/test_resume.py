@@ -59,7 +59,7 @@ def test_learn_save_load_learn(tmp_path, aggregator, kind, overlap):
 
     env = make_env(kind)
     resumed = load_checkpoint(path, env, device="cpu")
-    assert resumed.vector_steps == STEPS
+    assert resumed.steps_per_task == STEPS
     resumed.learn(2 * STEPS, reset_num_timesteps=False)
     state = state_of(resumed, env)
     env.close()

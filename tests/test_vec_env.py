@@ -11,7 +11,8 @@ from stable_baselines3.common.vec_env import VecEnv
 import envs
 from envs import suites, toy
 from envs.columns import TaskSpec
-from envs.vec_env import TaskVecEnv, count_workers
+from envs.pool import count_workers
+from envs.vec_env import TaskVecEnv
 
 TASKS = ["reach-v3", "drawer-close-v3", "door-open-v3"]
 
