@@ -33,10 +33,11 @@ CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking 
 class MTSAC(TaskUpdates):
     """One soft actor-critic for T tasks, with the tasks' gradients reconciled by an aggregator before each step.
 
-    Column c of the environment is of task c mod T (an environment of ours can hold several of each task), and the last
-    T columns of an observation are the task's one-hot. Each update takes `batch_size` rows per task from one replay buffer and forms a critic loss and an actor loss per task; the
-    aggregators turn the tasks' gradients of the shared parameters into one update each. Temperatures are per task, and
-    each moves by its own task's loss alone. With one task and `Mean` this is Stable-Baselines3's SAC to rounding.
+    Column c of the environment is of task c mod T, and the last T columns of an observation are the task's one-hot.
+    Each update takes `batch_size` rows per task from one replay buffer and forms a critic loss and an actor loss per
+    task; the aggregators turn the tasks' gradients of the shared parameters into one update each. Temperatures are per
+    task, and each moves by its own task's loss alone. With one task and `Mean` this is Stable-Baselines3's SAC to
+    rounding.
     (Haarnoja et al. 2018, arXiv 1812.05905; Yu et al. 2020, arXiv 2001.06782.)
 
     :param policy: "MultiTaskMlpPolicy"; `policy_kwargs` are those of `MultiTaskPolicy`.
@@ -229,7 +230,7 @@ class MTSAC(TaskUpdates):
         if (num_envs, copies) != (self.n_envs, self.envs_per_task):
             raise ValueError(
                 f"This agent was built for {self.num_tasks} tasks with {self.envs_per_task} environments each, the "
-                f"environment has {num_envs} columns, {copies} for each task. MTSAC.load(path, env) takes more or fewer."
+                f"environment has {num_envs} columns, {copies} for each task. MTSAC.load(path, env) takes any number."
             )
         super().set_env(env, force_reset)
         assert self.env is not None

@@ -84,7 +84,7 @@ class SafeSaves(OverlappedSAC):
         saved = read_state(path, "agent")
         settings = dict(saved["settings"])
         spaces_, task_names = settings.pop("spaces"), settings.pop("task_names")
-        copies = settings.pop("envs_per_task", 1) if env is None else envs_per_task(env)
+        copies = settings.pop("envs_per_task", 1)
         for name in ("aggregator", "critic_aggregator"):
             if name in changes:
                 settings.pop(f"{name}_kwargs")  # options of the saved method are not options of another
@@ -99,7 +99,8 @@ class SafeSaves(OverlappedSAC):
         agent.observation_space, agent.action_space = (
             spaces.Box(box["low"], box["high"], dtype=box["low"].dtype) for box in spaces_
         )
-        agent.task_names, agent.n_envs = tuple(task_names), len(task_names) * copies
+        agent.task_names = tuple(task_names)
+        agent.n_envs = len(task_names) * (copies if env is None else envs_per_task(env))
         agent._setup_model()
         with damage_told(path):
             agent._load_state(saved["state"], skip=[name for name in MODULES if name in changes])

@@ -1,7 +1,7 @@
 """The same code steps the tasks in-process and in a worker: columns of tasks that write rows of one board.
 
-The board is a structured array with one record per environment of a task: the action goes in, everything else comes out. In a worker it
-lies in shared memory.
+The board is a structured array with one record per column: the action goes in, everything else comes out. In a worker
+it lies in shared memory.
 """
 
 import importlib

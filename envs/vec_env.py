@@ -146,7 +146,7 @@ class TaskVecEnv(VecEnv):
         self._pending = True
 
     def step_wait(self) -> tuple[Observations, Rewards, Dones, list[dict[str, Any]]]:
-        """Return observations (E T, D + T), rewards, dones (E T,) and infos; what is finished has been reset already."""
+        """Return observations (E T, D + T), rewards, dones (E T,), infos; what is finished has been reset already."""
         if not self._pending:
             raise RuntimeError("expected a pending step, found none; call step_async(actions) first")
         self._crew.step_wait()
@@ -166,7 +166,7 @@ class TaskVecEnv(VecEnv):
         Running episodes are played again, bit for bit. Tasks without `snapshot` and `restore` begin a new episode,
         with a warning.
 
-        :raises ValueError: if the state is of other tasks, of more or fewer columns, or of observations of another size.
+        :raises ValueError: if the state is of other tasks or columns, or of observations of another size.
         """
         self._idle("set_state")
         if list(state["task_names"]) != list(self.task_names):

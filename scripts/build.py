@@ -147,5 +147,6 @@ def check_memory(config: TrainConfig, env: TaskVecEnv) -> None:
     if needed > there:
         raise UsageError(
             f"--buffer-size: expected a replay buffer that fits in memory; {config.buffer_size:,} transitions of each "
-            f"of {env.num_tasks} tasks need {filesize.decimal(needed)}, there are {filesize.decimal(there)}. Keep fewer."
+            f"of {env.num_tasks} tasks need {filesize.decimal(needed)}, there are {filesize.decimal(there)}. Keep "
+            "fewer."
         )

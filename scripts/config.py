@@ -60,8 +60,7 @@ class TrainConfig:
     workers: Literal["auto"] | int = "auto"
     """Processes that step the environments; 0: none, in this process."""
     envs_per_task: int = 1
-    """Environments of each task that step together; what comes every N steps then comes with the first vector step
-    that reaches or passes them."""
+    """Environments of each task; what comes every N steps comes with the first vector step that reaches them."""
     threads: Literal["auto"] | int = "auto"
     """Threads of torch; chosen once and kept at resume, as they change the order of sums."""
     progress: bool = True
@@ -102,8 +101,7 @@ class TrainConfig:
     warmup_steps: int = 4_000
     """Steps per task with random actions, before the first update."""
     train_freq: int = 1
-    """Steps per task between rounds of updates. With --envs-per-task rounds wait until one ends together with a vector
-    step, then all are made: as many updates per step as without."""
+    """Steps per task between rounds of updates; --envs-per-task joins rounds, and keeps the updates per step."""
     gradient_steps: int = 1
     """Updates in a round."""
     learning_rate: float = 3e-4

@@ -131,8 +131,8 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     session = Session(run, agent, env, evaluation_env, console, latest_evaluation(run))
     if session.steps_left <= 0 and not session.owed:
         raise cli.UsageError(
-            f"expected a run with steps left; {run.path} has done {agent.steps_per_task:,} of {config.steps_per_task:,} "
-            "per task. Extend it with --steps-per-task."
+            f"expected a run with steps left; {run.path} has done {agent.steps_per_task:,} of "
+            f"{config.steps_per_task:,} per task. Extend it with --steps-per-task."
         )
     if changed:
         console.print(f"Changed from {agent.steps_per_task:,} steps on: {', '.join(changed)}")
