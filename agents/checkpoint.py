@@ -24,7 +24,7 @@ def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
 
     :raises NonFiniteError: if training has broken down: then nothing is written.
     """
-    final = Path(folder) / f"step_{agent.vector_steps:09d}"
+    final = Path(folder) / f"step_{agent.steps_per_task:09d}"
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     agent.save(partial / "agent.zip")

@@ -21,7 +21,9 @@ from agents.settings import (
     check_env,
     check_one_hot,
     check_settings,
+    envs_per_task,
     named_schedule,
+    task_names,
 )
 from agents.task_metrics import TaskMetrics
 from agents.update import TaskUpdates, Turn
@@ -33,21 +35,23 @@ CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking 
 class MTSAC(TaskUpdates):
     """One soft actor-critic for T tasks, with the tasks' gradients reconciled by an aggregator before each step.
 
-    Column i of the environment is task i, and the last T columns of an observation are the task's one-hot. Each update
-    takes `batch_size` rows per task from one replay buffer and forms a critic loss and an actor loss per task; the
-    aggregators turn the tasks' gradients of the shared parameters into one update each. Temperatures are per task, and
-    each moves by its own task's loss alone. With one task and `Mean` this is Stable-Baselines3's SAC to rounding.
+    Column c of the environment is of task c mod T, and the last T columns of an observation are the task's one-hot.
+    Each update takes `batch_size` rows per task from one replay buffer and forms a critic loss and an actor loss per
+    task; the aggregators turn the tasks' gradients of the shared parameters into one update each. Temperatures are per
+    task, and each moves by its own task's loss alone. With one task and `Mean` this is Stable-Baselines3's SAC to
+    rounding.
     (Haarnoja et al. 2018, arXiv 1812.05905; Yu et al. 2020, arXiv 2001.06782.)
 
     :param policy: "MultiTaskMlpPolicy"; `policy_kwargs` are those of `MultiTaskPolicy`.
-    :param env: a vector environment with one column per task.
+    :param env: a vector environment with one column per task, or `env.envs_per_task` of them.
     :param aggregator: a name that `mtrl.make_aggregator` knows (options in `aggregator_kwargs`), or an instance.
     :param critic_aggregator: the critic's, if it is to differ from the actor's; else a second instance of the same.
     :param learning_rate: of actor, critic and temperatures; a number or a named schedule ("linear:3e-4").
     :param buffer_size: transitions kept *per task*.
     :param learning_starts: environment steps, all tasks together, of random actions before the first update.
     :param batch_size: rows *per task* in an update.
-    :param train_freq: vector steps between two rounds of `gradient_steps` updates.
+    :param train_freq: vector steps between two rounds of `gradient_steps` updates: with E environments per task, take
+        E times the updates for as many updates per environment step.
     :param n_steps: rewards that a target adds up before it bootstraps, fewer where the episode or the buffer ends.
     :param policy_delay: critic updates per update of actor and temperatures.
     :param ent_coef: "auto", "auto_0.1" (initial value), or a fixed number.
@@ -63,7 +67,7 @@ class MTSAC(TaskUpdates):
     :param capture: on a CUDA device, replay an update as one captured graph (see `agents.captured`); a number: so many
         updates together, where `gradient_steps` has as many. Like `device` it is not saved: say it again at `load`.
     :param overlap: step the environment during the update (see `agents.rollout`).
-    :param log_every: vector steps between two rows of logs.
+    :param log_every: environment steps per task between two rows of logs.
     :param log_conflicts: updates between two measurements of the tasks' conflict (see `mtrl.diagnostics`); 0 for none.
     :raises ValueError: for settings or environments that do not fit; the message says what was expected.
     """
@@ -116,7 +120,6 @@ class MTSAC(TaskUpdates):
         if critic_aggregator is None:
             critic_aggregator, critic_aggregator_kwargs = aggregator, aggregator_kwargs
         self._aggregators_given = ((aggregator, aggregator_kwargs), (critic_aggregator, critic_aggregator_kwargs))
-        self.n_steps = n_steps
         self.policy_delay = policy_delay
         self.ent_coef_min = ent_coef_min
         self.critic_reduction = critic_reduction
@@ -154,8 +157,9 @@ class MTSAC(TaskUpdates):
             device=device,
             _init_setup_model=False,
         )
+        self.n_steps = n_steps  # Stable-Baselines3 has it too, for its own buffer
         self.policy_kwargs.pop("use_sde", None)  # Stable-Baselines3 adds it; this policy has no such noise
-        self.task_names = _task_names(self.env)
+        self.task_names = task_names(self.env)
         self._setup_loop()
         if _init_setup_model:
             self._setup_model()
@@ -166,7 +170,8 @@ class MTSAC(TaskUpdates):
         if self.target_entropy == "auto":
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         self.policy_kwargs["num_tasks"] = self.num_tasks
-        self.replay_buffer_kwargs = {"seed": self.seed or 0, **self.replay_buffer_kwargs}
+        fixed = {"num_tasks": self.num_tasks, "n_steps": self.n_steps, "gamma": self.gamma}
+        self.replay_buffer_kwargs = {"seed": self.seed or 0, **self.replay_buffer_kwargs, **fixed}
         super()._setup_model()
         self._setup_temperatures()
         tasks, device = self.num_tasks, self.device
@@ -228,14 +233,14 @@ class MTSAC(TaskUpdates):
 
     def _begin_anew_where_due(self) -> None:
         """Reset the networks at the steps given, and let the return scale look at the buffer now and then."""
-        due = sum(step <= self.vector_steps for step in self.reset_at)
+        due = sum(step <= self.steps_per_task for step in self.reset_at)
         reset, self._resets = due > self._resets, due
         if reset:
             self._reset_networks()
         every = self.return_scale.refresh_every
-        if self._refreshed < 0 or reset or (every and self.vector_steps >= self._refreshed + every):
+        if self._refreshed < 0 or reset or (every and self.steps_per_task >= self._refreshed + every):
             self.return_scale.refresh(self.replay_buffer.rewards())
-            self._refreshed = self.vector_steps
+            self._refreshed = self.steps_per_task
 
     def _reset_networks(self) -> None:
         """New parameters in the tensors that are there, which a captured graph holds on to."""
@@ -280,10 +285,11 @@ class MTSAC(TaskUpdates):
         names = getattr(env, "task_names", None)
         if names is not None and tuple(names) != self.task_names:
             raise ValueError(f"This agent was built for the tasks {self.task_names}, the environment has {names}.")
-        num_envs = getattr(env, "num_envs", 1)
-        if num_envs != self.num_tasks:
+        num_envs, copies = getattr(env, "num_envs", 1), envs_per_task(env)
+        if (num_envs, copies) != (self.n_envs, self.envs_per_task):
             raise ValueError(
-                f"This agent was built for {self.num_tasks} tasks, the environment has {num_envs} columns."
+                f"This agent was built for {self.num_tasks} tasks with {self.envs_per_task} environments each, the "
+                f"environment has {num_envs} columns, {copies} for each task. MTSAC.load(path, env) takes any number."
             )
         super().set_env(env, force_reset)
         assert self.env is not None
@@ -317,7 +323,7 @@ class MTSAC(TaskUpdates):
         for key, value in self.metrics().items():
             # by task: to files only, as Stable-Baselines3's table has no room for names that long
             self.logger.record(key, value, exclude="stdout" if key.count("/") > 1 else None)
-        self.logger.record("time/env_steps_per_task", self.vector_steps)
+        self.logger.record("time/env_steps_per_task", self.steps_per_task)
         self.logger.record("time/updates", self._n_updates)
         for part, seconds in self.seconds.items():
             self.logger.record(f"time/seconds_{part}", round(seconds, 3))
@@ -328,8 +334,3 @@ class MTSAC(TaskUpdates):
             self.logger.record(f"cosines/{network}", cosines, exclude=("stdout", "log", "csv", "json", "tensorboard"))
         self.task_metrics.measured.clear()  # each measurement is written once
         self.logger.dump(step=self.num_timesteps)
-
-
-def _task_names(env: Any) -> tuple[str, ...]:
-    names = getattr(env, "task_names", None)
-    return tuple(names) if names else tuple(f"task-{i}" for i in range(getattr(env, "num_envs", 0)))

@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from agents.guard import FiniteGuard, NonFiniteError
 from agents.rollout import OverlappedSAC
-from agents.settings import describe_aggregator
+from agents.settings import describe_aggregator, envs_per_task
 from agents.state_file import damage_told, read_state, write_state
 from agents.task_metrics import TaskMetrics
 
@@ -37,7 +37,6 @@ class SafeSaves(OverlappedSAC):
     aggregator: Any
     critic_aggregator: Any
     guard: FiniteGuard
-    task_names: tuple[str, ...]
     learning_rate_name: float | str
     return_scale_name: str
     task_metrics: TaskMetrics
@@ -70,6 +69,7 @@ class SafeSaves(OverlappedSAC):
     ) -> Agent:
         """An agent from a file of `save`; without an environment it can act, with one it can go on learning.
 
+        :param env: with the tasks of the file; the number of environments per task may be another one.
         :param trust: also open Stable-Baselines3's format. It holds pickles, which can run any code: only for files
             whose origin you trust.
         :param run_code: allow the aggregator to be a class in a Python file, which is run. Else give another one:
@@ -86,6 +86,7 @@ class SafeSaves(OverlappedSAC):
         saved = read_state(path, "agent")
         settings = dict(saved["settings"])
         spaces_, task_names = settings.pop("spaces"), settings.pop("task_names")
+        copies = settings.pop("envs_per_task", 1)
         for name in ("aggregator", "critic_aggregator"):
             if name in changes:
                 settings.pop(f"{name}_kwargs")  # options of the saved method are not options of another
@@ -100,7 +101,8 @@ class SafeSaves(OverlappedSAC):
         agent.observation_space, agent.action_space = (
             spaces.Box(box["low"], box["high"], dtype=box["low"].dtype) for box in spaces_
         )
-        agent.task_names, agent.n_envs = tuple(task_names), len(task_names)
+        agent.task_names = tuple(task_names)
+        agent.n_envs = len(task_names) * (copies if env is None else envs_per_task(env))
         agent._setup_model()
         with damage_told(path):
             agent._load_state(saved["state"], skip=[name for name in MODULES if name in changes])
@@ -144,6 +146,7 @@ class SafeSaves(OverlappedSAC):
             "train_freq": self.train_freq.frequency,  # type: ignore[union-attr]
             "stats_window_size": self._stats_window_size,
             "task_names": list(self.task_names),
+            "envs_per_task": self.envs_per_task,
             "spaces": boxes,
         }
 

@@ -153,6 +153,8 @@ class MultiTaskCritic(_MultiTaskNetwork):
         super().__init__(size, obs_dim, action_dim, values.num_outputs, n_critics)
         self.n_critics = n_critics
         self.values = values
+        with torch.no_grad():
+            self.head.bias.add_(values.initial_outputs())  # type: ignore[operator]
 
     def outputs(
         self, observations: Tensor, actions: Tensor, blocks: bool = False

@@ -134,6 +134,28 @@ def check_values(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"reset_at takes growing whole numbers of steps above 0, found {settings['reset_at']!r}.")
 
 
+def envs_per_task(env: Any) -> int:
+    """E, where the environment says so; else every column is a task of its own."""
+    return getattr(env, "envs_per_task", 1)
+
+
+def task_names(env: Any) -> tuple[str, ...]:
+    """The T names of the environment's tasks, or task-0, task-1, ...; none without an environment.
+
+    :raises ValueError: unless each of the columns c is of task c mod T.
+    """
+    if env is None:
+        return ()
+    copies, names = envs_per_task(env), getattr(env, "task_names", None)
+    names = tuple(names or (f"task-{i}" for i in range(env.num_envs // copies)))
+    if env.num_envs != copies * len(names):
+        raise ValueError(
+            f"Expected {copies} columns for each of {len(names)} tasks ({', '.join(names)}); the environment has "
+            f"{env.num_envs} columns. Let its task_names and envs_per_task agree with its num_envs."
+        )
+    return names
+
+
 def check_env(env: VecEnv) -> None:
     """Refuse an environment whose observations cannot end in the tasks' one-hot.
 
@@ -144,22 +166,24 @@ def check_env(env: VecEnv) -> None:
             "VecNormalize mixes the tasks' statistics and changes the one-hot columns. Give the environment "
             "without it; use reward_scale for rewards of different size."
         )
-    shape = env.observation_space.shape or ()
-    if len(shape) != 1 or shape[0] <= env.num_envs:
+    shape, num_tasks = env.observation_space.shape or (), len(task_names(env))
+    if len(shape) != 1 or shape[0] <= num_tasks:
         raise ValueError(
-            f"Expected flat observations whose last {env.num_envs} columns are the task's one-hot; found the space "
+            f"Expected flat observations whose last {num_tasks} columns are the task's one-hot; found the space "
             f"{env.observation_space}. envs.from_gymnasium adds the columns to any list of environments."
         )
 
 
 def check_one_hot(observations: np.ndarray, num_tasks: int) -> None:
-    """Refuse observations (T, D) whose last T columns are not the identity.
+    """Refuse observations (E T, D) whose last T columns are not the identity, E times.
 
     :raises ValueError: showing the columns found.
     """
     one_hot = observations[:, -num_tasks:]
-    if not np.array_equal(one_hot, np.eye(num_tasks)):
+    rows = np.arange(len(observations))
+    if not np.array_equal(one_hot, np.eye(num_tasks)[rows % num_tasks]):
         raise ValueError(
-            f"Expected the last {num_tasks} observation columns to be the identity (row i: task i); found\n"
+            f"Expected the last {num_tasks} observation columns to be the identity (row i: task i mod {num_tasks}); "
+            f"found\n"
             f"{one_hot}\nenvs.make and envs.from_gymnasium give such observations."
         )

@@ -47,11 +47,6 @@ class TaskUpdates(SafeSaves):
     _reward_scale: Tensor  # (T,)
     _update_number: Tensor  # (), int64: _n_updates, for the device
 
-    @property
-    def num_tasks(self) -> int:
-        """T: the number of columns of the environment."""
-        return self.n_envs
-
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         temperatures = [self.ent_coef_optimizer] if self.ent_coef_optimizer is not None else []
         return [self.actor.optimizer, self.critic.optimizer, *temperatures]

@@ -27,6 +27,10 @@ class ScalarValue(nn.Module):
 
     num_outputs = 1
 
+    def initial_outputs(self) -> Float[Tensor, " outputs"]:
+        """What to add to the outputs of a new network."""
+        return torch.zeros(1)
+
     def value(self, outputs: Float[Tensor, "*batch outputs"]) -> Float[Tensor, "*batch"]:
         """The expected return that the outputs stand for."""
         return outputs.squeeze(-1)
@@ -65,6 +69,11 @@ class HistogramValue(ScalarValue):
         self.step = 2 * v_max / (bins - 1)
         self.v_max = v_max
         self.register_buffer("returns", torch.linspace(-v_max, v_max, bins, dtype=torch.float64), persistent=False)
+
+    def initial_outputs(self) -> Float[Tensor, " outputs"]:
+        """Logits of returns around zero, v_max / 10 wide: from a flat histogram C51 takes 1 / (1 - gamma) rounds of the
+        target network to narrow down."""
+        return -0.5 * (10 * self.returns / self.v_max).square()
 
     def value(self, outputs: Float[Tensor, "*batch outputs"]) -> Float[Tensor, "*batch"]:
         """The mean of the histogram whose logits these are."""

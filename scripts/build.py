@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ def make_env(
     goals: int | Mapping[str, np.ndarray],
     goal_order: Literal["random", "sequential"] = "random",
 ) -> TaskVecEnv:
-    """The tasks of the config: goals in random order to train on, each once in order to evaluate on."""
+    """The tasks of the config: goals in random order to train on; see `make_evaluation_env` for the other order."""
     with usage_errors():
         return envs.make(
             config.suite,
@@ -62,8 +63,10 @@ def make_env(
             reward_version=config.reward_version,
             tasks=list(config.tasks) or None,
             goals=goals if isinstance(goals, int) else dict(goals),
-            horizon=config.horizon,
+            horizon=config.train_horizon or config.horizon,
             goal_order=goal_order,
+            envs_per_task=config.envs_per_task,
+            staggered=config.staggered_starts,
         )
 
 
@@ -75,8 +78,30 @@ _NETWORKS = (
 )
 
 
+def make_evaluation_env(config: TrainConfig, goals: Mapping[str, np.ndarray]) -> TaskVecEnv:
+    """One environment per task, with whole episodes of --horizon steps, each goal once, in order.
+
+    Training may have a worker for each of its environments; here that are at most the tasks.
+    """
+    workers = config.workers
+    if workers != "auto" and len(goals) < workers <= len(goals) * config.envs_per_task:
+        workers = len(goals)
+    config = replace(config, envs_per_task=1, staggered_starts=False, train_horizon=0, workers=workers)
+    return make_env(config, goals, "sequential")
+
+
+def update_rounds(config: TrainConfig) -> tuple[int, int]:
+    """MTSAC's `train_freq`, in vector steps, and `gradient_steps`: as many updates per step as the config says.
+
+    A round comes where a vector step and a round of the config end together, with the updates of all since the last.
+    """
+    steps = math.lcm(config.train_freq, config.envs_per_task)
+    return steps // config.envs_per_task, config.gradient_steps * (steps // config.train_freq)
+
+
 def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
     """A new agent for the tasks of `env`."""
+    train_freq, gradient_steps = update_rounds(config)
     with usage_errors():
         return MTSAC(
             "MultiTaskMlpPolicy",
@@ -89,14 +114,14 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
             ),
             learning_rate=config.learning_rate,
             buffer_size=config.buffer_size,
-            learning_starts=config.warmup_steps * env.num_envs,
+            learning_starts=config.warmup_steps * env.num_tasks,
             batch_size=config.batch_size,
             tau=config.tau,
             gamma=config.gamma,
-            train_freq=config.train_freq,
-            gradient_steps=config.gradient_steps,
             n_steps=config.n_steps,
             policy_delay=config.policy_delay,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
             ent_coef=config.ent_coef if config.ent_coef.startswith("auto") else float(config.ent_coef),
             ent_coef_min=config.ent_coef_min,
             target_entropy=config.target_entropy,
@@ -121,7 +146,7 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
 def buffer_bytes(config: TrainConfig, env: TaskVecEnv) -> int:
     """Memory of the replay buffer once it is full."""
     (columns,), (actions,) = env.observation_space.shape or (), env.action_space.shape or ()
-    return TaskReplayBuffer.bytes_needed(config.buffer_size, env.num_envs, columns - env.num_envs, actions)
+    return TaskReplayBuffer.bytes_needed(config.buffer_size, env.num_tasks, columns - env.num_tasks, actions)
 
 
 def check_memory(config: TrainConfig, env: TaskVecEnv) -> None:
@@ -132,5 +157,6 @@ def check_memory(config: TrainConfig, env: TaskVecEnv) -> None:
     if needed > there:
         raise UsageError(
             f"--buffer-size: expected a replay buffer that fits in memory; {config.buffer_size:,} transitions of each "
-            f"of {env.num_envs} tasks need {filesize.decimal(needed)}, there are {filesize.decimal(there)}. Keep fewer."
+            f"of {env.num_tasks} tasks need {filesize.decimal(needed)}, there are {filesize.decimal(there)}. Keep "
+            "fewer."
         )

@@ -1,8 +1,8 @@
 """What one training run is: a frozen set of plain settings, and the presets.
 
 Every field is a flag of `python -m scripts.train`; the string under it is its help. The whole object is saved in the
-run folder, so a run has no hidden defaults. A "step" is one environment step of one task, that is one step of the
-vector environment; totals over all tasks are T times larger.
+run folder, so a run has no hidden defaults. A "step" is one environment step of one task: a step of the vector
+environment is --envs-per-task of them. Totals over all tasks are T times larger.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class TrainConfig:
     """Folder of the run, new or empty; empty: runs/PRESET[-TASKS]-AGGREGATOR-seedSEED."""
     workers: Literal["auto"] | int = "auto"
     """Processes that step the environments; 0: none, in this process."""
+    envs_per_task: int = 1
+    """Environments of each task; what comes every N steps comes with the first vector step that reaches them."""
     threads: Literal["auto"] | int = "auto"
     """Threads of torch; chosen once and kept at resume, as they change the order of sums."""
     progress: bool = True
@@ -73,6 +75,10 @@ class TrainConfig:
     """Meta-World's reward functions; never compare across versions."""
     horizon: int = 500
     """Steps of an episode, at most 500; its end is a time limit, values bootstrap through it."""
+    train_horizon: int = 0
+    """Steps of a training episode; 0: as --horizon, which evaluations keep."""
+    staggered_starts: bool = False
+    """Cut the first training episode of each environment at another step, so that episodes do not all end together."""
     goals: int = 50
     """Goals per task, of the 50 that metaworld draws for the seed."""
     overlap: bool = True
@@ -100,7 +106,7 @@ class TrainConfig:
     warmup_steps: int = 4_000
     """Steps per task with random actions, before the first update."""
     train_freq: int = 1
-    """Steps per task between rounds of updates."""
+    """Steps per task between rounds of updates; --envs-per-task joins rounds, and keeps the updates per step."""
     gradient_steps: int = 1
     """Updates in a round."""
     policy_delay: int = 1
@@ -208,6 +214,7 @@ def shorten(config: TrainConfig, limit: int) -> TrainConfig:
     return replace(
         config,
         horizon=steps,
+        train_horizon=min(config.train_horizon, steps),
         eval_goals=1,
         final_goals=1,
         warmup_steps=min(config.warmup_steps, steps // 2),
@@ -240,6 +247,7 @@ def _spelled(hint: Any) -> str:
 _AT_LEAST_ONE = (
     *("steps_per_task", "batch_size", "buffer_size", "log_every", "train_freq", "gradient_steps", "keep_checkpoints"),
     *("horizon", "goals", "eval_goals", "final_goals", "actor_width", "actor_depth", "critic_width", "critic_depth"),
+    "envs_per_task",
 )
 
 
@@ -260,6 +268,7 @@ def check(config: TrainConfig) -> None:
     _expect(config, "gamma", 0 <= config.gamma <= 1, "between 0 and 1")
     _expect(config, "tau", 0 < config.tau <= 1, "more than 0, at most 1")
     _expect(config, "horizon", config.horizon <= 500, "at most 500, the limit of Meta-World")
+    _expect(config, "train_horizon", 0 <= config.train_horizon <= 500, "0 (as --horizon) to 500")
     _expect(config, "ent_coef", _is_temperature(config.ent_coef), "auto, auto_X or X with a finite X above 0")
     _expect(
         config, "reward_scale", all(0 < scale < math.inf for scale in config.reward_scale), "finite factors above 0"

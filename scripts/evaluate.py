@@ -16,7 +16,7 @@ from rich.console import Console
 
 from agents import MTSAC, evaluate
 from scripts import cli
-from scripts.build import make_env, resolve
+from scripts.build import make_evaluation_env, resolve
 from scripts.report import success_table, summarize
 from scripts.run_folder import RunFolder, write_json
 
@@ -54,12 +54,12 @@ def main(argv: Sequence[str]) -> int:
         path = checkpoint / "agent.zip"
         agent = MTSAC.load(path, device=config.device, aggregator="mean", critic_aggregator="mean")
     run.require_tasks(agent.task_names, checkpoint)
-    with contextlib.closing(make_env(config, run.goals, "sequential")) as env:
+    with contextlib.closing(make_evaluation_env(config, run.goals)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
         summary = summarize(evaluate(agent, env, request.episodes))
     console = Console(highlight=False)
     protocol = replace(run.protocol, episodes_final=request.episodes)
-    console.print(success_table(summary, f"{run.path.name} after {agent.vector_steps:,} steps per task"))
+    console.print(success_table(summary, f"{run.path.name} after {agent.steps_per_task:,} steps per task"))
     console.print(f"Protocol {protocol.id}: deterministic, each goal once, success at any of {config.horizon} steps.")
     if request.json:
         write_json(
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
             {
                 "run": str(run.path),
                 "checkpoint": checkpoint.name,
-                "env_steps_per_task": agent.vector_steps,
+                "env_steps_per_task": agent.steps_per_task,
                 "protocol": {"id": protocol.id, **protocol.to_json()},
                 **summary,
             },

@@ -25,7 +25,7 @@ from agents.checkpoint import checkpoints, load_checkpoint, prune, save_checkpoi
 from agents.evaluation import evaluate
 from envs.vec_env import TaskVecEnv
 from scripts import cli
-from scripts.build import buffer_bytes, check_memory, make_agent, make_env, resolve, run_path
+from scripts.build import buffer_bytes, check_memory, make_agent, make_env, make_evaluation_env, resolve, run_path
 from scripts.claim import claimed
 from scripts.config import TrainConfig
 from scripts.progress import ProgressBar, StopRequested, StopSwitch
@@ -52,7 +52,7 @@ class Session:
         """
         self.agent.guard.check()
         self.evaluation_env.seed(self.run.config.seed)
-        evaluation, step = evaluate(self.agent, self.evaluation_env, episodes), self.agent.vector_steps
+        evaluation, step = evaluate(self.agent, self.evaluation_env, episodes), self.agent.steps_per_task
         self.run.add_evaluation(step, evaluation)
         self.latest = {"env_steps_per_task": step, **summarize(evaluation)}
         mean = self.latest["mean"]
@@ -64,17 +64,17 @@ class Session:
     @property
     def steps_left(self) -> int:
         """Environment steps per task until the end of the run."""
-        return self.run.config.steps_per_task - self.agent.vector_steps
+        return self.run.config.steps_per_task - self.agent.steps_per_task
 
     @property
     def owed(self) -> int:
         """Episodes per task of an evaluation that is due at this very step and was given up; 0 if there is none."""
-        config, step = self.run.config, self.agent.vector_steps
+        config, step = self.run.config, self.agent.steps_per_task
         if self.latest and self.latest["env_steps_per_task"] == step:
             return 0
         if self.steps_left <= 0:
             return config.final_goals
-        return config.eval_goals if config.eval_every and step and step % config.eval_every == 0 else 0
+        return config.eval_goals if self.agent.due(config.eval_every) else 0
 
     def catch_up(self, switch: StopSwitch) -> None:
         """Evaluates if that is owed; gives up at Ctrl-C."""
@@ -104,7 +104,7 @@ def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
     config = resolve(config)
     env = stack.enter_context(contextlib.closing(make_env(config, config.goals)))
     check_memory(config, env)
-    evaluation_env = stack.enter_context(contextlib.closing(make_env(config, env.goals, "sequential")))
+    evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, env.goals)))
     config = replace(config, workers=env.num_workers, run_dir=str(path))
     agent = make_agent(config, env)
     run = RunFolder(path, config, describe(config, env.task_names, env.goals), env.goals).save()
@@ -118,12 +118,12 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     checkpoint = run.newest_checkpoint()
     config = resolve(request.apply(run.config))
     env = stack.enter_context(contextlib.closing(make_env(config, run.goals)))
-    evaluation_env = stack.enter_context(contextlib.closing(make_env(config, run.goals, "sequential")))
+    evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, run.goals)))
     run.require_tasks(env.task_names, run.path / "config.json")
     changes = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm or None}
     with cli.usage_errors():
         agent = load_checkpoint(checkpoint, env, device=config.device, run_code=True, **changes)
-    run.rewind(agent.vector_steps)
+    run.rewind(agent.steps_per_task)
     console, software = Console(highlight=False), run.other_software()
     before = run.config.to_json()
     changed = [f"{name} {before[name]} -> {value}" for name, value in config.to_json().items() if value != before[name]]
@@ -131,11 +131,11 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     session = Session(run, agent, env, evaluation_env, console, latest_evaluation(run))
     if session.steps_left <= 0 and not session.owed:
         raise cli.UsageError(
-            f"expected a run with steps left; {run.path} has done {agent.vector_steps:,} of {config.steps_per_task:,} "
-            "per task. Extend it with --steps-per-task."
+            f"expected a run with steps left; {run.path} has done {agent.steps_per_task:,} of "
+            f"{config.steps_per_task:,} per task. Extend it with --steps-per-task."
         )
     if changed:
-        console.print(f"Changed from {agent.vector_steps:,} steps on: {', '.join(changed)}")
+        console.print(f"Changed from {agent.steps_per_task:,} steps on: {', '.join(changed)}")
     if software:
         console.print(f"[bold]Other software[/] than this run began with, so its numbers may differ: {software}")
     run.save()
@@ -167,7 +167,7 @@ def train(session: Session) -> int:
     config, agent, run = session.run.config, session.agent, session.run
     agent.set_logger(run.logger())
     switch = StopSwitch(session.console)
-    bar = ProgressBar(session.console, config.steps_per_task, config.progress)
+    bar = ProgressBar(session.console, run.protocol.env_steps_per_task, config.progress)
     callbacks = [*schedule(session, switch), switch, bar]
     with switch.listening(), contextlib.closing(bar):
         try:
@@ -215,7 +215,7 @@ def write_postmortem(session: Session, error: NonFiniteError) -> None:
             "task": error.task,
             "quantity": error.quantity,
             "update": error.update,
-            "env_steps_per_task": session.agent.vector_steps,
+            "env_steps_per_task": session.agent.steps_per_task,
             "metrics": {
                 name: value if math.isfinite(value) else str(value) for name, value in session.agent.metrics().items()
             },
@@ -242,13 +242,13 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
         "status": status,
         "command": shlex.join(["python", "-m", "scripts.train", *argv]),
         "protocol": {"id": run.protocol.id, **run.protocol.to_json()},
-        "env_steps_per_task": agent.vector_steps,
+        "env_steps_per_task": agent.steps_per_task,
         "evaluation": session.latest,
         "best": best_evaluation(run),
         "seconds": agent.seconds,
     }
     write_json(run.path / "result.json", result)
-    title = f"{status} at {agent.vector_steps:,} steps per task"
+    title = f"{status} at {agent.steps_per_task:,} steps per task"
     if session.latest:
         console.print(success_table(session.latest, f"{title}; success after {session.latest['env_steps_per_task']:,}"))
     elif table := training_table(agent.metrics(), agent.task_names, title):
@@ -257,7 +257,7 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
         console.print(f"{title}, before the first episode ended")
     path = shlex.quote(str(run.path))
     complete = session.steps_left <= 0 and not session.owed
-    longer = f" --steps-per-task {2 * agent.vector_steps}" if complete else ""
+    longer = f" --steps-per-task {2 * agent.steps_per_task}" if complete else ""
     lines = (
         f"Everything is in {path}: result.json, evaluations.csv, metrics.csv, tensorboard/, checkpoints/",
         "Next:",

@@ -129,7 +129,7 @@ def measure(config: TrainConfig, updates: int) -> Recorder:
     with closing(make_env(config, config.goals)) as env:
         agent, recorder = make_agent(config, env), Recorder(env.task_names)
         agent.set_logger(Logger(None, [recorder]))
-        agent.learn((config.warmup_steps + updates + 1) * env.num_envs)  # an update is logged with the step after it
+        agent.learn((config.warmup_steps + updates + 1) * env.num_tasks)  # an update is logged with the step after it
     return recorder
 
 

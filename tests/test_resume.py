@@ -14,6 +14,8 @@ STEPS = 67  # per task: stops in mid-episode, and the buffer of 120 wraps in the
 def make_env(kind):
     if kind == "workers":
         return envs.toy.make(num_tasks=2, seed=0, workers=2)
+    if kind == "two per task":
+        return envs.toy.make(num_tasks=2, seed=0, envs_per_task=2, staggered=True)
     return envs.toy.make(num_tasks=2, seed=0)
 
 
@@ -59,7 +61,7 @@ def test_learn_save_load_learn(tmp_path, aggregator, kind, overlap):
 
     env = make_env(kind)
     resumed = load_checkpoint(path, env, device="cpu")
-    assert resumed.vector_steps == STEPS
+    assert resumed.steps_per_task == STEPS
     resumed.learn(2 * STEPS, reset_num_timesteps=False)
     state = state_of(resumed, env)
     env.close()
@@ -77,6 +79,19 @@ def test_a_checkpoint_from_inside_training(tmp_path, settings):
     resumed = load_checkpoint(tmp_path / f"step_{STEPS:09d}", env, device="cpu")
     resumed.learn(2 * STEPS, reset_num_timesteps=False)
     assert_bit_equal(state_of(resumed, env), undisturbed("in-process", 2 * STEPS, **settings))
+
+
+@pytest.mark.parametrize("step", [15, STEPS + 1])  # staggered first episodes end at 7, 13, 19 and 25 vector steps
+def test_two_environments_per_task(tmp_path, step):
+    kind, settings = "two per task", {"gradient_steps": 2}
+    agent = toy_agent(make_env(kind), **settings)
+    agent.learn(2 * (step + 7), callback=CheckpointCallback(tmp_path, every=step))
+
+    env = make_env(kind)
+    path = tmp_path / f"step_{step + step % 2:09d}"  # the first vector step at or past it
+    resumed = load_checkpoint(path, env, device="cpu")
+    resumed.learn(2 * 2 * STEPS - resumed.num_timesteps, reset_num_timesteps=False)
+    assert_bit_equal(state_of(resumed, env), undisturbed(kind, 2 * STEPS, **settings))
 
 
 def test_every_option_survives(tmp_path):

@@ -60,6 +60,9 @@ BAD = {
     "no threads": ("train", "toy --threads 0", "--threads"),
     "more episodes than goals": ("train", "toy --goals 5", "at most --goals (5)"),
     "horizon": ("train", "mt10 --horizon 501", "at most 500"),
+    "training horizon": ("train", "mt10 --train-horizon 501", "--train-horizon: expected 0 (as --horizon) to 500"),
+    "negative training horizon": ("train", "mt10 --train-horizon -1", "to 500; found -1"),
+    "no environments": ("train", "toy --envs-per-task 0", "--envs-per-task: expected at least 1; found 0"),
     "temperature": ("train", "toy --ent-coef auto_0", "--ent-coef"),
     "reward scales": ("train", "toy --reward-scale 1,2", "one per task"),
     **{
