@@ -27,7 +27,8 @@ class TaskReplayBuffer(BaseBuffer):
     How many times are filled, and which is the next, stand in tensors on the device, too, and `sample` looks at those:
     a sample in a captured graph follows the buffer as it grows.
 
-    With E environments per task a vector step is E times, one after the other: time i is of environment i mod E.
+    With E environments per task a vector step is E times, one after the other: time i is of environment i mod E (but
+    for what was loaded from a buffer with another E).
 
     :param buffer_size: transitions kept per task, rounded up to a multiple of E.
     :param n_envs: E T, the number of columns: column c of the environment is of task c mod T.
