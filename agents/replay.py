@@ -146,7 +146,7 @@ class TaskReplayBuffer(BaseBuffer):
         return self.rows.flatten(0, 1).index_select(0, flat.flatten())
 
     def _returns(self, times: Int[Tensor, "tasks rows"]) -> tuple[Tensor, Tensor, Tensor]:
-        """n-step rewards and discounts of the value after them, (T B, 1) each, and the times of their last rows (T, B)."""
+        """n-step rewards, discounts of the value after them, both (T B, 1), and the times of their last rows (T, B)."""
         steps = torch.arange(self.n_steps, device=times.device)
         ahead = (times.unsqueeze(-1) + steps * self.envs_per_task) % self.buffer_size
         columns = slice(self.obs_dim + self.action_dim, self.obs_dim + self.action_dim + 2)
@@ -168,6 +168,7 @@ class TaskReplayBuffer(BaseBuffer):
             "pos": self.pos,
             "buffer_size": self.buffer_size,
             "full": self.full,
+            "envs_per_task": self.envs_per_task,
             "generator": self.generator.get_state(),
         }
 
@@ -193,6 +194,9 @@ class TaskReplayBuffer(BaseBuffer):
             rows = rows[len(rows) % self.envs_per_task :]
             self.pos, self.full = len(rows) % self.buffer_size, len(rows) == self.buffer_size
         self.rows[: len(rows)] = rows.to(self.rows)
+        if state["envs_per_task"] != self.envs_per_task:  # E rows on is another environment: no sum may go on there
+            end = self.rows[: len(rows), :, self.obs_dim + self.action_dim + 1]
+            end.masked_fill_(end == 0, -1)
         self.filled.fill_(self.size())
         self.head.fill_(self.pos)
         if state["generator"].shape == self.generator.get_state().shape:

@@ -214,3 +214,15 @@ def test_n_step_returns_end_with_the_episode_and_with_the_buffer(copies, steps):
         assert bool(batch.dones[i]) == (ends == "over")
         seen.add((k, ends))
     assert len(seen) > 5
+
+
+def test_no_return_runs_on_into_another_environments_rows():
+    """A buffer of two copies, loaded where there is one: its neighbours in time are no longer one episode."""
+    kept = make_buffer(12, copies=2, n_steps=3)
+    for time in range(0, 12, 2):
+        add(kept, time)
+    loaded = make_buffer(12, n_steps=3)
+    loaded.load_state_dict(kept.state_dict())
+    batch = loaded._get_samples(np.arange(12))
+    assert torch.equal(batch.rewards[:, 0], batch.observations[:, 0])
+    assert torch.equal(batch.dones, torch.zeros_like(batch.dones))
