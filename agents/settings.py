@@ -116,9 +116,7 @@ def check_values(settings: Mapping[str, Any]) -> None:
             f"{policy['critic_head']!r} stay where they are: take 'brc' with it, or critic_head='scalar'."
         )
     if kind == "popart" and not policy.get("multi_head"):
-        raise ValueError(
-            "return_scale='popart' rescales each task's own output layer: it needs policy_kwargs={'multi_head': True}."
-        )
+        raise ValueError("return_scale='popart' rescales each task's own output layer: it needs multi_head.")
     if histogram and kind == "none":
         warnings.warn(
             f"critic_head={policy['critic_head']!r} with return_scale='none': returns beyond its v_max "

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from agents import NonFiniteError
 from envs import WorkerError
-from mtrl import AGGREGATORS, Aggregator, aggregator_class
-from scripts.config import PRESETS, TrainConfig, check, shorten
+from mtrl import AGGREGATORS, ALIASES, Aggregator, aggregator_class
+from scripts.config import TrainConfig, check, shorten
+from scripts.presets import PRESETS
 
 PROGRAM = "python -m scripts.train"
 _AGGREGATOR_FLAGS = ("aggregator", "actor_aggregator", "critic_aggregator")
@@ -78,7 +80,7 @@ def aggregator_kind(name: str) -> type[Aggregator]:
     Raises UsageError if there is none, or if TorchJD is not installed.
     """
     if ":" not in name:
-        return AGGREGATORS[choose("aggregator", name, AGGREGATORS)]
+        choose("aggregator", name, (*AGGREGATORS, *ALIASES))
     with usage_errors():
         return aggregator_class(name)
 
@@ -133,7 +135,7 @@ class Resume:
 
 
 def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
-    """The config or the run to resume that `argv` asks for; None after `--help` without a preset."""
+    """The config or the run to resume that `argv` asks for; None where it only asks to be told something."""
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         return tyro.cli(Resume, prog=PROGRAM, args=argv, description="Go on with a run, exactly where it stopped.")
     if not argv or argv[0] in ("-h", "--help"):
@@ -143,7 +145,37 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
         return None
     if argv[0].startswith("-"):
         raise UsageError(f"expected a preset first, found {argv[0]!r}. Write: {PROGRAM} PRESET {' '.join(argv)}")
-    return _parse_preset(choose("preset", argv[0], PRESETS), argv[1:])
+    flags, other = _without_diff(argv[1:])
+    config = _parse_preset(choose("preset", argv[0], PRESETS), flags)
+    if not other:
+        return config
+    print_difference(config, choose("preset", other, PRESETS))
+    return None
+
+
+def _without_diff(flags: Sequence[str]) -> tuple[list[str], str]:
+    """The flags without `--diff PRESET`, and that preset's name."""
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    reader.add_argument("--diff", default="")
+    try:
+        known, rest = reader.parse_known_args(flags)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"--diff: expected a preset, one of {', '.join(sorted(PRESETS))}; found nothing.") from error
+    return rest, known.diff
+
+
+def print_difference(config: TrainConfig, preset: str) -> None:
+    """Every setting in which the config differs from a preset."""
+    ours, theirs = config.to_json(), PRESETS[preset][1].to_json()
+    table = Table("", config.preset, preset, box=box.SIMPLE_HEAD)
+    for name in ours:
+        if ours[name] != theirs[name] and name != "preset" and not name.endswith("_options"):
+            table.add_row(f"--{name.replace('_', '-')}", _shown(ours[name]), _shown(theirs[name]))
+    Console(highlight=False).print(table)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value) or "-"
 
 
 def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
@@ -207,10 +239,12 @@ def print_overview() -> None:
     """Usage, presets and aggregators, one line each."""
     console = Console(highlight=False)
     console.print(f"Train one agent on many tasks.\n\n  {PROGRAM} PRESET [--aggregator NAME] [--steps-per-task N] ...")
-    console.print(f"  {PROGRAM} PRESET --help\n  {PROGRAM} --resume RUN [--steps-per-task N]\n")
+    console.print(f"  {PROGRAM} PRESET --help\n  {PROGRAM} PRESET [flags] --diff OTHER-PRESET")
+    console.print(f"  {PROGRAM} --resume RUN [--steps-per-task N]\n")
     listings = {
         "Presets": {name: summary for name, (summary, _) in PRESETS.items()},
-        "Aggregators": {name: first_line(kind) for name, kind in AGGREGATORS.items()},
+        "Aggregators": {name: first_line(kind) for name, kind in AGGREGATORS.items()}
+        | {alias: f"{name} by another name" for alias, name in ALIASES.items()},
     }
     for title, rows in listings.items():
         table = Table.grid(padding=(0, 2), pad_edge=True)

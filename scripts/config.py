@@ -1,4 +1,4 @@
-"""What one training run is: a frozen set of plain settings, and the presets.
+"""What one training run is: a frozen set of plain settings (`scripts.presets` has sets of them by name).
 
 Every field is a flag of `python -m scripts.train`; the string under it is its help. The whole object is saved in the
 run folder, so a run has no hidden defaults. A "step" is one environment step of one task: a step of the vector
@@ -247,19 +247,21 @@ def _spelled(hint: Any) -> str:
 _AT_LEAST_ONE = (
     *("steps_per_task", "batch_size", "buffer_size", "log_every", "train_freq", "gradient_steps", "keep_checkpoints"),
     *("horizon", "goals", "eval_goals", "final_goals", "actor_width", "actor_depth", "critic_width", "critic_depth"),
-    "envs_per_task",
+    *("envs_per_task", "policy_delay", "n_steps", "n_critics", "embedding_size"),
 )
+_POSITIVE = ("learning_rate", "adam_eps", "v_max")
+_NOT_NEGATIVE = ("max_grad_norm", "weight_decay", "ent_coef_min")
 
 
 def check(config: TrainConfig) -> None:
     """Raises ValueError for numbers that make no sense: expected, found, flag."""
     for name in _AT_LEAST_ONE:
         _expect(config, name, getattr(config, name) >= 1, "at least 1")
-    for name in ("eval_every", "checkpoint_every", "log_conflicts", "warmup_steps", "max_grad_norm", "seed"):
+    for name in ("eval_every", "checkpoint_every", "log_conflicts", "warmup_steps", "seed", *_NOT_NEGATIVE):
         _expect(config, name, getattr(config, name) >= 0, "0 or more")
-    for name in ("learning_rate", "adam_eps"):
+    for name in _POSITIVE:
         _expect(config, name, getattr(config, name) > 0, "more than 0")
-    for name in ("learning_rate", "adam_eps", "max_grad_norm"):
+    for name in (*_POSITIVE, *_NOT_NEGATIVE):
         _expect(config, name, math.isfinite(getattr(config, name)), "a finite number")
     target = config.target_entropy
     _expect(config, "target_entropy", target == "auto" or math.isfinite(target), "auto or a finite number")
@@ -269,6 +271,10 @@ def check(config: TrainConfig) -> None:
     _expect(config, "tau", 0 < config.tau <= 1, "more than 0, at most 1")
     _expect(config, "horizon", config.horizon <= 500, "at most 500, the limit of Meta-World")
     _expect(config, "train_horizon", 0 <= config.train_horizon <= 500, "0 (as --horizon) to 500")
+    _expect(config, "bins", config.bins >= 2, "at least 2")
+    resets = config.reset_at
+    growing = list(resets) == sorted({step for step in resets if step > 0})
+    _expect(config, "reset_at", growing, "growing numbers of steps above 0")
     _expect(config, "ent_coef", _is_temperature(config.ent_coef), "auto, auto_X or X with a finite X above 0")
     _expect(
         config, "reward_scale", all(0 < scale < math.inf for scale in config.reward_scale), "finite factors above 0"
@@ -293,50 +299,3 @@ def _expect(config: TrainConfig, name: str, holds: bool, expectation: str) -> No
     if not holds:
         found = ",".join(map(str, value)) if isinstance(value := getattr(config, name), tuple) else value
         raise ValueError(f"--{name.replace('_', '-')}: expected {expectation}; found {found!r}")
-
-
-_PLUS = TrainConfig()  # Meta-World+ (McLean et al. 2025), multi-task SAC on a plain network
-_PAPER = replace(  # PCGrad (Yu et al. 2020); what the paper leaves open is chosen here: v1 rewards, horizon 150
-    _PLUS, reward_version="v1", horizon=150, train_freq=600, gradient_steps=600, max_grad_norm=0.0, adam_eps=1e-8
-)
-_TOY = replace(
-    _PLUS, suite="toy", steps_per_task=2_000, workers=0, threads=1, horizon=25, eval_every=500, eval_goals=10,
-    final_goals=20, checkpoint_every=1_000, log_every=100, batch_size=32, buffer_size=2_000, warmup_steps=200,
-    learning_rate=1e-3, gamma=0.9, tau=0.02, actor_width=64, actor_depth=2, critic_width=64, critic_depth=2,
-)  # fmt: skip
-# two CPU cores: LayerNorm, rewards in [0, 1], temperatures that start where they do not drown the reward
-_QUICK = replace(
-    _PLUS, steps_per_task=100_000, eval_every=5_000, eval_goals=10, checkpoint_every=5_000, batch_size=64,
-    warmup_steps=1_000, actor_width=256, critic_width=256, actor_layer_norm=True,
-    critic_layer_norm=True, reward_scale=(0.1,), ent_coef="auto_0.01",
-)  # fmt: skip
-_MT1 = replace(_QUICK, suite="MT1", batch_size=128, checkpoint_every=10_000)
-
-PRESETS: dict[str, tuple[str, TrainConfig]] = {
-    "toy": ("four point-reaching tasks with a known optimum, seconds on a CPU", _TOY),
-    "mt1": ("one Meta-World task, given by --tasks; settings as mt10-quick, 128 rows", _MT1),
-    "mt10": ("MT10 with the settings of Meta-World+: 3 x 400, 128 rows, 2M steps per task", _PLUS),
-    "mt25": ("MT25, settings as mt10", replace(_PLUS, suite="MT25")),
-    "mt50": ("MT50, settings as mt10", replace(_PLUS, suite="MT50")),
-    "mt10-quick": (
-        "MT10 sized for two CPU cores: 3 x 256, LayerNorm, 64 rows, rewards x 0.1, temperatures from 0.01, 100k steps "
-        "per task",
-        _QUICK,
-    ),
-    "mt10-paper2020": (
-        "MT10 as in the PCGrad paper: 6 x 160, v1 rewards, 500k steps per task; horizon 150 is our reading",
-        replace(_PAPER, steps_per_task=500_000, actor_width=160, critic_width=160, actor_depth=6, critic_depth=6),
-    ),
-    "mt50-paper2020": (
-        "MT50 as in the PCGrad paper: 6 x 300, v1 rewards, 400k steps per task; horizon 150 is our reading",
-        replace(
-            _PAPER,
-            suite="MT50",
-            steps_per_task=400_000,
-            actor_width=300,
-            critic_width=300,
-            actor_depth=6,
-            critic_depth=6,
-        ),
-    ),
-}  # name -> (one line, settings)

@@ -32,8 +32,9 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from mtrl import diagnostics
 from scripts import cli, methods
 from scripts.build import make_agent, make_env, resolve
-from scripts.config import PRESETS, Names, TrainConfig
+from scripts.config import Names, TrainConfig
 from scripts.plot import COLORS, picture_path
+from scripts.presets import PRESETS
 
 NETWORKS = ("critic", "actor")
 PAPER, TOY = ("reach-v3", "button-press-topdown-v3"), ("point-0", "point-1")

@@ -16,7 +16,7 @@ from agents.state_file import read_state
 from scripts import evaluate, plot, train
 from scripts.build import make_env, make_evaluation_env, update_rounds
 from scripts.cli import UsageError
-from scripts.config import PRESETS
+from scripts.presets import PRESETS
 from scripts.protocol import describe
 from scripts.run_folder import RunFolder
 

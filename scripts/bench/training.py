@@ -9,7 +9,8 @@ from typing import Any
 
 from scripts.bench.figures import Figure
 from scripts.build import make_agent, make_env
-from scripts.config import PRESETS, TrainConfig
+from scripts.config import TrainConfig
+from scripts.presets import PRESETS
 
 WARMUP = 60  # vector steps without an update, then as many with
 
