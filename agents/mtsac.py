@@ -27,7 +27,6 @@ from agents.settings import (
 )
 from agents.task_metrics import TaskMetrics
 from agents.update import TaskUpdates, Turn
-from agents.values import Reduction
 
 CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
 
@@ -97,7 +96,7 @@ class MTSAC(TaskUpdates):
         ent_coef_min: float = 0.0,
         target_entropy: str | float = "auto",
         target_update_interval: int = 1,
-        critic_reduction: Reduction = "min",
+        critic_reduction: str = "min",
         max_grad_norm: float | None = None,
         reward_scale: float | Sequence[float] = 1.0,
         return_scale: str = "none",
@@ -120,6 +119,7 @@ class MTSAC(TaskUpdates):
         if critic_aggregator is None:
             critic_aggregator, critic_aggregator_kwargs = aggregator, aggregator_kwargs
         self._aggregators_given = ((aggregator, aggregator_kwargs), (critic_aggregator, critic_aggregator_kwargs))
+        self.return_steps = n_steps  # Stable-Baselines3's n_steps is for a buffer of its own
         self.policy_delay = policy_delay
         self.ent_coef_min = ent_coef_min
         self.critic_reduction = critic_reduction
@@ -157,7 +157,6 @@ class MTSAC(TaskUpdates):
             device=device,
             _init_setup_model=False,
         )
-        self.n_steps = n_steps  # Stable-Baselines3 has it too, for its own buffer
         self.policy_kwargs.pop("use_sde", None)  # Stable-Baselines3 adds it; this policy has no such noise
         self.task_names = task_names(self.env)
         self._setup_loop()
@@ -170,7 +169,7 @@ class MTSAC(TaskUpdates):
         if self.target_entropy == "auto":
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         self.policy_kwargs["num_tasks"] = self.num_tasks
-        fixed = {"num_tasks": self.num_tasks, "n_steps": self.n_steps, "gamma": self.gamma}
+        fixed = {"num_tasks": self.num_tasks, "n_steps": self.return_steps, "gamma": self.gamma}
         self.replay_buffer_kwargs = {"seed": self.seed or 0, **self.replay_buffer_kwargs, **fixed}
         super()._setup_model()
         self._setup_temperatures()

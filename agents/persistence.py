@@ -20,7 +20,7 @@ from agents.task_metrics import TaskMetrics
 SETTINGS = (
     "buffer_size learning_starts batch_size tau gamma gradient_steps ent_coef target_entropy target_update_interval "
     "max_grad_norm reward_scale loss_weighting overlap log_every log_conflicts seed "
-    "n_steps policy_delay ent_coef_min critic_reduction reset_at"
+    "policy_delay ent_coef_min critic_reduction reset_at"
 ).split()
 COUNTERS = (
     "num_timesteps _total_timesteps _n_updates _episode_num _current_progress_remaining "
@@ -39,6 +39,7 @@ class SafeSaves(OverlappedSAC):
     guard: FiniteGuard
     learning_rate_name: float | str
     return_scale_name: str
+    return_steps: int
     task_metrics: TaskMetrics
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
@@ -143,6 +144,7 @@ class SafeSaves(OverlappedSAC):
             "critic_aggregator_kwargs": critic_options,
             "learning_rate": self.learning_rate_name,
             "return_scale": self.return_scale_name,
+            "n_steps": self.return_steps,
             "train_freq": self.train_freq.frequency,  # type: ignore[union-attr]
             "stats_window_size": self._stats_window_size,
             "task_names": list(self.task_names),

@@ -11,6 +11,7 @@ import mtrl
 from agents import load_checkpoint, save_checkpoint
 from agents.captured import WARM_UP, CapturedUpdates
 from tests.helpers import SMALL, tensors, toy_agent
+from tests.test_value_learning import EVERYTHING
 from tests.traced_graphs import TracedGraphs
 
 # The first update follows step 20 per task and the buffer wraps at step 35; two target patterns; measurements.
@@ -78,6 +79,19 @@ def test_replayed_updates_equal_eager_ones(aggregator, form):
     graphs = agent._captured.graphs
     assert (graphs.warm_ups, graphs.captures) == (WARM_UP, 2)
     assert graphs.replays == 50 - graphs.warm_ups - len(range(0, 50, 17))
+    assert_bit_equal(eager, state_of(agent))
+
+
+@pytest.mark.parametrize("scale", ["brc", "reward-std", "popart"])
+def test_the_options_of_value_learning_are_captured_too(scale):
+    """A delayed actor makes two patterns more; networks begin anew within the tensors that the graphs hold."""
+    head = {} if scale != "popart" else {"critic_head": "scalar"}
+    settings = {**EVERYTHING, "reset_at": (33,), "return_scale": scale, "aggregator": "pcgrad"}
+    settings["policy_kwargs"] = {**EVERYTHING["policy_kwargs"], **head}
+    eager = eagerly(**settings)
+    agent = capture(toy_agent(**SETTINGS, **settings))
+    agent.learn(2 * STEPS)
+    assert agent._captured.graphs.replays > 25
     assert_bit_equal(eager, state_of(agent))
 
 

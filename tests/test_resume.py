@@ -7,6 +7,7 @@ import envs
 import envs.toy
 from agents import CheckpointCallback, load_checkpoint, save_checkpoint
 from tests.helpers import tensors, toy_agent
+from tests.test_value_learning import EVERYTHING
 
 STEPS = 67  # per task: stops in mid-episode, and the buffer of 120 wraps in the second half
 
@@ -94,8 +95,8 @@ def test_two_environments_per_task(tmp_path, step):
     assert_bit_equal(state_of(resumed, env), undisturbed(kind, 2 * STEPS, **settings))
 
 
-def test_every_option_survives(tmp_path):
-    options = {
+def surgery_options():
+    return {
         "aggregator": "pcgrad",
         "critic_aggregator": "mean",
         "policy_kwargs": {"actor_width": 8, "critic_width": 12, "multi_head": True, "critic_layer_norm": True},
@@ -105,6 +106,10 @@ def test_every_option_survives(tmp_path):
         "learning_rate": "linear:1e-3",
         "ent_coef": "auto_0.1",
     }
+
+
+@pytest.mark.parametrize("options", [surgery_options(), EVERYTHING], ids=["surgery", "value learning"])
+def test_every_option_survives(tmp_path, options):
     total = 60
     env = make_env("in-process")
     agent = toy_agent(env, **options)
