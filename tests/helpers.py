@@ -1,11 +1,18 @@
 """Small agents for tests."""
 
+import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import envs.toy
 from agents import MTSAC
 
 SMALL = {"actor_width": 16, "actor_depth": 2, "critic_width": 16, "critic_depth": 2}
+
+
+def cuda(test):
+    """Marks a test that needs a CUDA device; skipped without one."""
+    return pytest.mark.cuda(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")(test))
 
 
 def toy_agent(env=None, aggregator="pcgrad", **settings):

@@ -10,7 +10,7 @@ import envs.toy
 import mtrl
 from agents import load_checkpoint, save_checkpoint
 from agents.captured import WARM_UP, CapturedUpdates
-from tests.helpers import SMALL, tensors, toy_agent
+from tests.helpers import SMALL, cuda, tensors, toy_agent
 from tests.traced_graphs import TracedGraphs
 
 # The first update follows step 20 per task and the buffer wraps at step 35; two target patterns; measurements.
@@ -167,10 +167,6 @@ def test_orders_begin_anew_with_a_state_of_another_kind_of_device_and_only_then(
     method.load_state_dict({"_extra_state": torch.zeros(16, dtype=torch.uint8)})  # as long as a CUDA generator's
     assert torch.equal(method.draw_orders(5), first)
     assert torch.equal(method.to("cpu").double().draw_orders(5), second)
-
-
-def cuda(test):
-    return pytest.mark.cuda(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")(test))
 
 
 @cuda
