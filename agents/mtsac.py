@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +25,7 @@ from agents.settings import (
 )
 from agents.task_metrics import TaskMetrics
 from agents.update import TaskUpdates
+from mtrl.precision import float32_products
 
 CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
 
@@ -178,7 +180,7 @@ class MTSAC(TaskUpdates):
 
         :raises NonFiniteError: within 100 updates of the first non-finite loss.
         """
-        with self.timed("learn"):
+        with self.timed("learn"), float32_products(tf32=self.actor.precision == "tf32"):
             self.policy.set_training_mode(True)
             self._update_learning_rate(self._optimizers())
             self._update_number.fill_(self._n_updates)
@@ -213,6 +215,10 @@ class MTSAC(TaskUpdates):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
             self._next_actions, self._rollout_steps = None, 0  # the loop begins with a fresh observation
+        if self.actor.precision == "tf32" and self.device.type != "cuda":
+            warnings.warn(
+                f"precision tf32 has no effect on {self.device}: float32 it is.", RuntimeWarning, stacklevel=3
+            )
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         check_one_hot(np.asarray(self._last_obs), self.num_tasks)
         return result

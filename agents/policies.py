@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agents.networks import EnsembleLinear, TaskHeads, torso
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -130,7 +130,8 @@ class MultiTaskPolicy(BasePolicy):
     :param multi_head: one output layer per task instead of one for all.
     :param n_critics: number of critics; the target takes their minimum.
     :param precision: of the products in the hidden layers during training: "float32", or "bfloat16", faster where the
-        device has units for it. Weights, optimizer, heads, surgery and acting stay in float32.
+        device has units for it. Weights, optimizer, heads, surgery and acting stay in float32. "tf32" is for CUDA:
+        all products of an update but those of surgery, heads included, round their factors to 10 bits.
     :param optimizer_kwargs: further options of Adam, such as `eps`.
     """
 

@@ -40,6 +40,12 @@ def require_device(device: str) -> None:
         raise UsageError("expected a CUDA device for --device cuda; torch finds none. Use --device cpu or auto.")
 
 
+def require_precision(precision: str, device: str) -> None:
+    """Raises UsageError if TF32 is asked for and the device does not have it."""
+    if precision == "tf32" and device != "cuda":
+        raise UsageError(f"expected a CUDA device for precision tf32; found {device}. Use float32 or bfloat16.")
+
+
 def run_path(config: TrainConfig) -> Path:
     """Where the run goes: --run-dir, or a name in `runs` that says what it is."""
     some = config.tasks if len(config.tasks) <= 3 else (f"{len(config.tasks)}-tasks",)
@@ -68,7 +74,8 @@ def make_env(
 
 
 def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
-    """A new agent for the tasks of `env`."""
+    """A new agent for the tasks of `env`. Raises UsageError for settings that do not fit."""
+    require_precision(config.precision, config.device)
     with usage_errors():
         return MTSAC(
             "MultiTaskMlpPolicy",

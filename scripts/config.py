@@ -130,7 +130,8 @@ class TrainConfig:
     multi_head: bool = False
     """An output layer per task, on a shared torso."""
     precision: Precision = "float32"
-    """Of the products in hidden layers, in training; bfloat16 is faster where there are units for it."""
+    """Of the products in hidden layers, in training; bfloat16 is faster where there are units for it, tf32 is for CUDA
+    and takes in the heads."""
 
     def aggregators(self) -> dict[str, dict[str, Any]]:
         """Names of the methods and their options: one, or the actor's and the critic's."""
