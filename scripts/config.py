@@ -17,6 +17,7 @@ from tyro.conf import Suppress
 from tyro.constructors import PrimitiveConstructorSpec
 
 from agents.policies import Precision
+from scripts.flags import Capture
 
 
 def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
@@ -55,6 +56,8 @@ class TrainConfig:
     """Environment steps of each task."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; auto: cuda if there is one."""
+    capture: Capture = "auto"
+    """Make updates by replaying CUDA graphs, N in one if a round has as many; auto: on CUDA, one each."""
     run_dir: str = ""
     """Folder of the run, new or empty; empty: runs/PRESET[-TASKS]-AGGREGATOR-seedSEED."""
     workers: Literal["auto"] | int = "auto"

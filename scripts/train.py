@@ -120,7 +120,11 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     env = stack.enter_context(contextlib.closing(make_env(config, run.goals)))
     evaluation_env = stack.enter_context(contextlib.closing(make_env(config, run.goals, "sequential")))
     run.require_tasks(env.task_names, run.path / "config.json")
-    changes = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm or None}
+    changes: dict[str, Any] = {
+        "learning_rate": config.learning_rate,
+        "max_grad_norm": config.max_grad_norm or None,
+        "capture": config.capture,
+    }
     with cli.usage_errors():
         agent = load_checkpoint(checkpoint, env, device=config.device, run_code=True, **changes)
     run.rewind(agent.vector_steps)
