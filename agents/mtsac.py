@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
 import mtrl
+from agents.acting import DeviceActing
 from agents.captured import CapturedUpdates
 from agents.guard import FiniteGuard
 from agents.policies import MultiTaskPolicy
@@ -163,6 +164,8 @@ class MTSAC(TaskUpdates):
         self.guard = FiniteGuard(self.task_names, self.device)
         self._update_number = torch.zeros((), dtype=torch.int64, device=device)
         self._captured = CapturedUpdates(self, int(self.capture)) if self.capture else None
+        graphs = self._captured.graphs if self._captured else None
+        self._acting = DeviceActing(self.actor, graphs) if device.type == "cuda" else None
 
     def _setup_temperatures(self) -> None:
         """One temperature per task; Stable-Baselines3's set-up has checked `ent_coef` and made a single one."""
@@ -243,6 +246,14 @@ class MTSAC(TaskUpdates):
 
     def reset(self, env_mask: np.ndarray) -> None:
         """Nothing to do at an episode's start: the policy has no memory (`metaworld.evaluation` calls this)."""
+
+    def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
+        """As Stable-Baselines3's, action for action; on CUDA without its detours."""
+        if self._acting is None or self.num_timesteps < learning_starts:
+            return super()._sample_action(learning_starts, *args, **kwargs)
+        drawn = self.policy.unscale_action(self._acting(np.asarray(self._last_obs)))
+        stored = self.policy.scale_action(drawn)  # there and back, as Stable-Baselines3: the same rounding
+        return self.policy.unscale_action(stored), stored
 
     def _record_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
         self.task_metrics.add_episodes(infos, dones)

@@ -12,6 +12,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from agents.transfer import HostBlock
+
 
 class TaskReplayBuffer(BaseBuffer):
     """The last `buffer_size` transitions of each of T tasks; a sample is T blocks of B rows, block t from task t.
@@ -48,6 +50,7 @@ class TaskReplayBuffer(BaseBuffer):
         self.widths = [self.obs_dim, self.action_dim, 1, 1, self.obs_dim]
         # empty, not zeros: memory is taken as it fills
         self.rows = torch.empty(buffer_size, n_envs, sum(self.widths), dtype=dtype, device=self.device)
+        self._row = HostBlock(self.rows[0])
         self.one_hot = torch.eye(n_envs, dtype=dtype, device=self.device)
         self.filled = torch.zeros((), dtype=torch.float64, device=self.device)  # size(), for the device
         self.generator = torch.Generator(self.device).manual_seed(seed)
@@ -71,15 +74,16 @@ class TaskReplayBuffer(BaseBuffer):
         `next_obs` holds the true final observation of an episode that ended, not the first of the next.
         """
         truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
-        parts = [
+        columns = [
             obs[:, : self.obs_dim],
             action.reshape(self.num_tasks, -1),
             reward.reshape(-1, 1),
             (done & ~truncated).reshape(-1, 1),
             next_obs[:, : self.obs_dim],
         ]
-        row = torch.cat([torch.as_tensor(part).to(self.rows.dtype) for part in parts], dim=1)
-        self.rows[self.pos].copy_(row, non_blocking=True)
+        parts = [torch.as_tensor(column).to(self.rows.dtype) for column in columns]
+        torch.cat(parts, dim=1, out=self._row.writable())
+        self._row.send(self.rows[self.pos])
         self.pos += 1
         if not self.full:
             self.filled.fill_(self.pos)
