@@ -10,7 +10,7 @@ import envs.toy
 import mtrl
 from agents import load_checkpoint, save_checkpoint
 from agents.captured import WARM_UP, CapturedUpdates
-from tests.helpers import SMALL, cuda, tensors, toy_agent
+from tests.helpers import SMALL, NoSynchronisation, cuda, tensors, toy_agent
 from tests.traced_graphs import TracedGraphs
 
 # The first update follows step 20 per task and the buffer wraps at step 35; two target patterns; measurements.
@@ -151,6 +151,23 @@ def test_what_cannot_be_captured_runs_eagerly_with_one_warning(aggregator, graph
     assert len([w for w in caught if w.category is RuntimeWarning]) == 1
     assert graphs.replays == 0
     assert_bit_equal(eager, state_of(agent))
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda: torch.ones(()).item(),
+        lambda: torch.ones(2).cpu(),
+        lambda: torch.ones(2).tolist(),
+        lambda: torch.ones(2).nonzero(),
+        lambda: torch.tensor([1.0]),
+        lambda: torch.zeros(2)[torch.ones(2) > 0],
+    ],
+)
+def test_the_watch_over_captures_sees_what_waits_and_what_travels(wait):
+    with pytest.raises(AssertionError, match="synchronises"), NoSynchronisation():
+        wait()
+    wait()
 
 
 def test_capture_needs_a_cuda_device():
