@@ -24,6 +24,7 @@ class DeviceActing:
     def __init__(self, actor: MultiTaskActor, graphs: Graphs | None = None):
         self.actor, self.graphs = actor, graphs
         self._shape: tuple[int, ...] = ()
+        self._replay: Update | None = None
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         """Actions (rows, A) in (-1, 1) for observations (rows, D)."""
@@ -59,7 +60,7 @@ class DeviceActing:
 
     def _capture(self, graphs: Graphs) -> Update:
         try:
-            self._replay: Update | None = graphs.capture(self._sample, [])
+            self._replay = graphs.capture(self._sample, [])
         except RuntimeError as error:
             warnings.warn(f"Acting cannot be captured and runs eagerly: {error}", RuntimeWarning, stacklevel=2)
             self.graphs = None

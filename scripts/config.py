@@ -8,31 +8,14 @@ vector environment; totals over all tasks are T times larger.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tyro.conf import Suppress
-from tyro.constructors import PrimitiveConstructorSpec
 
 from agents.policies import Precision
-from scripts.flags import Capture
-
-
-def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
-    """Reads `a,b,c` as one tuple: the natural way to write a list of tasks in a shell."""
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda words: tuple(item(part.strip()) for part in words[0].split(",") if part.strip()),
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(map(str, value))],
-    )
-
-
-Names = Annotated[tuple[str, ...], _comma_separated(str, "A,B,...")]
-Numbers = Annotated[tuple[float, ...], _comma_separated(float, "X,Y,...")]
+from scripts.flags import Capture, Names, Numbers
 
 
 @dataclass(frozen=True)

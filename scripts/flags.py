@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from tyro.constructors import PrimitiveConstructorSpec
+
+
+def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
+    """Reads `a,b,c` as one tuple: the natural way to write a list of tasks in a shell."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: tuple(item(part.strip()) for part in words[0].split(",") if part.strip()),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    )
+
+
+Names = Annotated[tuple[str, ...], _comma_separated(str, "A,B,...")]
+Numbers = Annotated[tuple[float, ...], _comma_separated(float, "X,Y,...")]
+Counts = Annotated[tuple[int, ...], _comma_separated(int, "K,L,...")]
 
 _WORDS = {"auto": "auto", "true": True, "false": False}
 
