@@ -247,10 +247,12 @@ class MTSAC(TaskUpdates):
     def reset(self, env_mask: np.ndarray) -> None:
         """Nothing to do at an episode's start: the policy has no memory (`metaworld.evaluation` calls this)."""
 
-    def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As Stable-Baselines3's, action for action; on CUDA without its detours."""
-        if self._acting is None or self.num_timesteps < learning_starts:
-            return super()._sample_action(learning_starts, *args, **kwargs)
+        if self._acting is None or self.num_timesteps < learning_starts or action_noise is not None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
         drawn = self.policy.unscale_action(self._acting(np.asarray(self._last_obs)))
         stored = self.policy.scale_action(drawn)  # there and back, as Stable-Baselines3: the same rounding
         return self.policy.unscale_action(stored), stored

@@ -73,6 +73,15 @@ def test_a_vector_step_is_two_copies_up_and_one_down():
     assert (len(rows), len(send.call_args_list) - len(rows), fetch.call_count) == (30, 31, 31)  # the last is not sent
 
 
+def test_noise_that_somebody_adds_is_added():
+    agent = an_agent()
+    agent._acting = mock.Mock(side_effect=AssertionError("the noise is lost"))
+    agent._last_obs = observations()
+    drawn, stored = agent._sample_action(0, lambda: np.full((2, 2), 5.0), 2)
+    assert (stored == 1).all()
+    assert (drawn == agent.action_space.high).all()
+
+
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_the_network_and_its_noise_wait_for_nobody(form):
     acting = DeviceActing(an_agent(**form).actor)
