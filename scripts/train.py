@@ -150,8 +150,9 @@ def introduce(session: Session) -> None:
     """Says what is about to happen: protocol, settings that matter, memory."""
     config, env, console = session.run.config, session.env, session.console
     console.print(session.run.protocol.table())
+    captured = ", updates captured as graphs" if config.capture else ""
     console.print(
-        f"{config.aggregator} on {config.device}; torch threads: {config.threads}, workers: {env.num_workers}"
+        f"{config.aggregator} on {config.device}{captured}; torch threads: {config.threads}, workers: {env.num_workers}"
     )
     if config.steps_per_task <= config.warmup_steps:
         console.print(
