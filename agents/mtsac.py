@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
 import mtrl
+from agents.acting import DeviceActing
 from agents.captured import CapturedUpdates
 from agents.guard import FiniteGuard
 from agents.policies import MultiTaskPolicy
@@ -27,6 +29,7 @@ from agents.settings import (
 )
 from agents.task_metrics import TaskMetrics
 from agents.update import TaskUpdates, Turn
+from mtrl.precision import float32_products
 
 CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
 
@@ -190,6 +193,8 @@ class MTSAC(TaskUpdates):
         self.guard = FiniteGuard(self.task_names, self.device)
         self._update_number = torch.zeros((), dtype=torch.int64, device=device)
         self._captured = CapturedUpdates(self, int(self.capture)) if self.capture else None
+        graphs = self._captured.graphs if self._captured else None
+        self._acting = DeviceActing(self.actor, graphs) if device.type == "cuda" else None
 
     def _setup_temperatures(self) -> None:
         """One temperature per task; Stable-Baselines3's set-up has checked `ent_coef` and made a single one."""
@@ -208,7 +213,7 @@ class MTSAC(TaskUpdates):
 
         :raises NonFiniteError: within 100 updates of the first non-finite loss.
         """
-        with self.timed("learn"):
+        with self.timed("learn"), float32_products(tf32=self.actor.precision == "tf32"):
             self.policy.set_training_mode(True)
             self._begin_anew_where_due()
             self._update_learning_rate(self._optimizers())
@@ -275,6 +280,10 @@ class MTSAC(TaskUpdates):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
             self._next_actions, self._rollout_steps = None, 0  # the loop begins with a fresh observation
+        if self.actor.precision == "tf32" and self.device.type != "cuda":
+            warnings.warn(
+                f"precision tf32 has no effect on {self.device}: float32 it is.", RuntimeWarning, stacklevel=3
+            )
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         check_one_hot(np.asarray(self._last_obs), self.num_tasks)
         return result
@@ -306,6 +315,16 @@ class MTSAC(TaskUpdates):
         _, rewards, dones, infos = step
         truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
         self.return_scale.observe(rewards, dones, truncated)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As Stable-Baselines3's, action for action; on CUDA without its detours."""
+        if self._acting is None or self.num_timesteps < learning_starts or action_noise is not None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        drawn = self.policy.unscale_action(self._acting(np.asarray(self._last_obs)))
+        stored = self.policy.scale_action(drawn)  # there and back, as Stable-Baselines3: the same rounding
+        return self.policy.unscale_action(stored), stored
 
     def _record_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
         self.task_metrics.add_episodes(infos, dones)

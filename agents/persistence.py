@@ -186,7 +186,8 @@ class SafeSaves(OverlappedSAC):
             setattr(self.task_metrics, group, {name: value.to(self.device) for name, value in state[group].items()})
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "capture", "_captured"]  # they belong to a device, not to the agent
+        of_the_device = ["capture", "_captured", "_acting"]  # not of the agent
+        return [*super()._excluded_save_params(), *of_the_device]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

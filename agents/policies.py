@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from agents.networks import EnsembleLinear, TaskColumns, TaskEmbedding, TaskHeads, torso
 from agents.values import ScalarValue, make_value
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 Torso = Literal["mlp", "bronet"]
 Conditioning = Literal["one-hot", "own-columns", "embedding"]
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
@@ -185,7 +185,8 @@ class MultiTaskPolicy(BasePolicy):
     :param critic_head: what a critic's outputs are: "scalar" a value, "c51" or "hl-gauss" a histogram of returns with
         `bins` bins from -`v_max` to `v_max` (see `agents.values`).
     :param precision: of the products in the hidden layers during training: "float32", or "bfloat16", faster where the
-        device has units for it. Weights, optimizer, heads, surgery and acting stay in float32.
+        device has units for it. Weights, optimizer, heads, surgery and acting stay in float32. "tf32" is for CUDA:
+        all products of an update but those of surgery, heads included, round their factors to 10 bits.
     :param weight_decay: of AdamW; 0 is Adam.
     :param optimizer_kwargs: further options of Adam, such as `eps`.
     """

@@ -13,6 +13,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from agents.transfer import HostBlock
+
 
 class TaskReplayBuffer(BaseBuffer):
     """The last `buffer_size` transitions of each of T tasks; a sample is T blocks of B rows, block t from task t.
@@ -62,6 +64,7 @@ class TaskReplayBuffer(BaseBuffer):
         self.widths = [self.obs_dim, self.action_dim, 1, 1, self.obs_dim]
         # empty, not zeros: memory is taken as it fills
         self.rows = torch.empty(buffer_size, self.num_tasks, sum(self.widths), dtype=dtype, device=self.device)
+        self._new = HostBlock(self.rows[: self.envs_per_task])
         self.one_hot = torch.eye(self.num_tasks, dtype=dtype, device=self.device)
         self.n_steps, self.gamma = n_steps, gamma
         self.filled = torch.zeros((), dtype=torch.float64, device=self.device)  # size(), for the device
@@ -87,16 +90,16 @@ class TaskReplayBuffer(BaseBuffer):
         `next_obs` holds the true final observation of an episode that ended, not the first of the next.
         """
         truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
-        parts = [
+        columns = [
             obs[:, : self.obs_dim],
             action.reshape(self.n_envs, -1),
             reward.reshape(-1, 1),
             np.where(done & truncated, -1, done).reshape(-1, 1),
             next_obs[:, : self.obs_dim],
         ]
-        new = torch.cat([torch.as_tensor(part).to(self.rows.dtype) for part in parts], dim=1)
-        times = slice(self.pos, self.pos + self.envs_per_task)
-        self.rows[times].copy_(new.unflatten(0, (-1, self.num_tasks)), non_blocking=True)
+        parts = [torch.as_tensor(column).to(self.rows.dtype) for column in columns]
+        torch.cat(parts, dim=1, out=self._new.writable().flatten(0, 1))
+        self._new.send(self.rows[self.pos : self.pos + self.envs_per_task])
         self.pos += self.envs_per_task
         if not self.full:
             self.filled.fill_(self.pos)

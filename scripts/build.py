@@ -25,20 +25,37 @@ from scripts.config import TrainConfig
 def resolve(config: TrainConfig) -> TrainConfig:
     """Replaces `auto` by what this machine has, so that the saved config says what was used; fits this process to it.
 
-    Raises UsageError if CUDA is asked for and not there.
+    Raises UsageError if CUDA, or what only CUDA has, is asked for and not there.
     """
     require_device(config.device)
     device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    capture = resolve_capture(config.capture, device)
     threads = torch.get_num_threads() if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
     keep_freed_memory()
-    return replace(config, device=device, threads=threads)
+    return replace(config, device=device, capture=capture, threads=threads)
 
 
 def require_device(device: str) -> None:
     """Raises UsageError if CUDA is asked for and not there."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("expected a CUDA device for --device cuda; torch finds none. Use --device cpu or auto.")
+
+
+def resolve_capture(capture: Literal["auto"] | bool | int, device: str) -> bool | int:
+    """Whether, or how many, updates are captured: auto is yes on CUDA. Raises UsageError for a capture on a CPU."""
+    if capture == "auto":
+        return device == "cuda"
+    if capture and device != "cuda":
+        asked = str(capture).lower()
+        raise UsageError(f"--capture {asked}: expected a CUDA device, as graphs are CUDA's; found {device}. Use auto.")
+    return capture
+
+
+def require_precision(precision: str, device: str) -> None:
+    """Raises UsageError if TF32 is asked for and the device does not have it."""
+    if precision == "tf32" and device != "cuda":
+        raise UsageError(f"expected a CUDA device for precision tf32; found {device}. Use float32 or bfloat16.")
 
 
 def run_path(config: TrainConfig) -> Path:
@@ -100,7 +117,8 @@ def update_rounds(config: TrainConfig) -> tuple[int, int]:
 
 
 def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
-    """A new agent for the tasks of `env`."""
+    """A new agent for the tasks of `env`. Raises UsageError for settings that do not fit."""
+    require_precision(config.precision, config.device)
     train_freq, gradient_steps = update_rounds(config)
     with usage_errors():
         return MTSAC(
@@ -131,6 +149,7 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
             return_scale=config.return_scale,
             reset_at=config.reset_at,
             loss_weighting=config.loss_weighting,
+            capture=resolve_capture(config.capture, config.device),
             overlap=config.overlap,
             log_every=config.log_every,
             log_conflicts=config.log_conflicts,

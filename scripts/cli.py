@@ -27,6 +27,7 @@ from agents import NonFiniteError
 from envs import WorkerError
 from mtrl import AGGREGATORS, ALIASES, Aggregator, aggregator_class
 from scripts.config import TrainConfig, check, shorten
+from scripts.flags import Capture
 from scripts.presets import PRESETS
 
 PROGRAM = "python -m scripts.train"
@@ -106,6 +107,8 @@ class Resume:
     """Extend the run to this many steps per task."""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """Go on on another device; without it, on that of the run."""
+    capture: Capture | None = None
+    """Go on with updates captured as CUDA graphs, or not; without it, as the run does, or auto on another device."""
     workers: Literal["auto"] | int | None = None
     """Go on with another number of workers; the numbers stay the same."""
     learning_rate: float | None = None
@@ -120,10 +123,13 @@ class Resume:
         steps = config.steps_per_task if self.steps_per_task is None else self.steps_per_task
         if limit := step_limit():
             steps = min(steps, config.steps_per_task + limit)
+        device = self.device or config.device
+        as_before = config.capture if device == config.device else "auto"
         changed = replace(
             config,
             steps_per_task=steps,
-            device=self.device or config.device,
+            capture=as_before if self.capture is None else self.capture,
+            device=device,
             workers=config.workers if self.workers is None else self.workers,
             learning_rate=config.learning_rate if self.learning_rate is None else self.learning_rate,
             max_grad_norm=config.max_grad_norm if self.max_grad_norm is None else self.max_grad_norm,

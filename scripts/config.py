@@ -8,32 +8,15 @@ environment is --envs-per-task of them. Totals over all tasks are T times larger
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tyro.conf import Suppress
-from tyro.constructors import PrimitiveConstructorSpec
 
 from agents.policies import Conditioning, Precision, Torso
 from agents.values import CriticHead, Reduction
-
-
-def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
-    """Reads `a,b,c` as one tuple: the natural way to write a list of tasks in a shell."""
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda words: tuple(item(part.strip()) for part in words[0].split(",") if part.strip()),
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(map(str, value))],
-    )
-
-
-Names = Annotated[tuple[str, ...], _comma_separated(str, "A,B,...")]
-Numbers = Annotated[tuple[float, ...], _comma_separated(float, "X,Y,...")]
-Steps = Annotated[tuple[int, ...], _comma_separated(int, "N,M,...")]
+from scripts.flags import Capture, Counts, Names, Numbers
 
 
 @dataclass(frozen=True)
@@ -60,6 +43,8 @@ class TrainConfig:
     """Environment steps of each task."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; auto: cuda if there is one."""
+    capture: Capture = "auto"
+    """Make updates by replaying CUDA graphs, N in one if a round has as many; auto: on CUDA, one each."""
     run_dir: str = ""
     """Folder of the run, new or empty; empty: runs/PRESET[-TASKS]-AGGREGATOR-seedSEED."""
     workers: Literal["auto"] | int = "auto"
@@ -135,7 +120,7 @@ class TrainConfig:
     """Factor on the rewards: one for all tasks or one per task."""
     return_scale: Literal["none", "brc", "reward-std", "ars", "popart"] = "none"
     """What brings the tasks' returns to one size; temperatures and Q values are in its units."""
-    reset_at: Steps = ()
+    reset_at: Counts = ()
     """Steps per task at which networks, optimizers, temperatures and aggregators begin anew; the buffer stays."""
     loss_weighting: Literal["none", "temperature"] = "none"
     """temperature: weigh the loss of task i by T softmax(-log alpha)_i."""
@@ -173,7 +158,8 @@ class TrainConfig:
     multi_head: bool = False
     """An output layer per task, on a shared torso."""
     precision: Precision = "float32"
-    """Of the products in hidden layers, in training; bfloat16 is faster where there are units for it."""
+    """Of the products in hidden layers, in training; bfloat16 is faster where there are units for it, tf32 is for CUDA
+    and takes in the heads."""
 
     def aggregators(self) -> dict[str, dict[str, Any]]:
         """Names of the methods and their options: one, or the actor's and the critic's."""

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     if request.json:
         cli.check_output("--json", request.json)
     checkpoint = run.newest_checkpoint()
-    config = resolve(replace(run.config, device=request.device, workers=request.workers))
+    config = resolve(replace(run.config, device=request.device, capture=False, workers=request.workers))
     with cli.usage_errors():
         # acting needs no aggregator: one from a file or a package of its own may be gone, and its code is not run
         path = checkpoint / "agent.zip"

@@ -120,7 +120,11 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     env = stack.enter_context(contextlib.closing(make_env(config, run.goals)))
     evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, run.goals)))
     run.require_tasks(env.task_names, run.path / "config.json")
-    changes = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm or None}
+    changes: dict[str, Any] = {
+        "learning_rate": config.learning_rate,
+        "max_grad_norm": config.max_grad_norm or None,
+        "capture": config.capture,
+    }
     with cli.usage_errors():
         agent = load_checkpoint(checkpoint, env, device=config.device, run_code=True, **changes)
     run.rewind(agent.steps_per_task)
@@ -146,8 +150,9 @@ def introduce(session: Session) -> None:
     """Says what is about to happen: protocol, settings that matter, memory."""
     config, env, console = session.run.config, session.env, session.console
     console.print(session.run.protocol.table())
+    captured = ", updates captured as graphs" if config.capture else ""
     console.print(
-        f"{config.aggregator} on {config.device}; torch threads: {config.threads}, workers: {env.num_workers}"
+        f"{config.aggregator} on {config.device}{captured}; torch threads: {config.threads}, workers: {env.num_workers}"
     )
     if config.steps_per_task <= config.warmup_steps:
         console.print(
