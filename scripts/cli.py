@@ -25,7 +25,7 @@ from rich.table import Table
 from agents import NonFiniteError
 from envs import WorkerError
 from mtrl import AGGREGATORS, Aggregator, aggregator_class
-from scripts.config import PRESETS, TrainConfig, check, shorten
+from scripts.config import PLAIN_SAC, PRESETS, TrainConfig, check, shorten
 
 PROGRAM = "python -m scripts.train"
 EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_INTERRUPTED = 2, 3, 4, 130
@@ -147,6 +147,8 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
 
 def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     summary, defaults = PRESETS[preset]
+    if "--independent" in flags:
+        defaults = replace(defaults, **PLAIN_SAC)
     networks = {flag: name for flag in ("aggregator", "critic_aggregator") if (name := _peek(flag, flags, defaults))}
     kinds = {flag: aggregator_kind(name) for flag, name in networks.items()}
     settings: Any = Annotated[TrainConfig, tyro.conf.arg(name="")]  # its flags have no prefix

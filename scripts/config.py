@@ -129,6 +129,8 @@ class TrainConfig:
     """LayerNorm before each ReLU."""
     multi_head: bool = False
     """An output layer per task, on a shared torso."""
+    independent: bool = False
+    """One plain Stable-Baselines3 SAC per task, nothing shared: the baseline. It has neither clipping nor overlap."""
     precision: Precision = "float32"
     """Of the products in hidden layers, in training; bfloat16 is faster where there are units for it."""
 
@@ -196,6 +198,10 @@ def _spelled(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 
+PLAIN_SAC: dict[str, Any] = {  # what --independent fixes
+    **{"aggregator": "mean", "critic_aggregator": "", "multi_head": False, "loss_weighting": "none"},
+    **{"overlap": False, "max_grad_norm": 0.0, "precision": "float32"},
+}
 _AT_LEAST_ONE = (
     *("steps_per_task", "batch_size", "buffer_size", "log_every", "train_freq", "gradient_steps", "keep_checkpoints"),
     *("horizon", "goals", "eval_goals", "final_goals", "actor_width", "actor_depth", "critic_width", "critic_depth"),
@@ -228,6 +234,8 @@ def check(config: TrainConfig) -> None:
         _expect(
             config, name, getattr(config, name) <= config.goals, f"at most --goals ({config.goals}), each goal once"
         )
+    for name, value in PLAIN_SAC.items() if config.independent else ():
+        _expect(config, name, getattr(config, name) == value, f"{value!r} with --independent, as plain SAC has it")
     if config.suite.lower() == "mt1":
         _expect(config, "tasks", len(config.tasks) == 1, "one task name for MT1, e.g. --tasks reach-v3")
 
