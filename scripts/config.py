@@ -19,7 +19,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from agents.policies import Precision
 
 
-def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
+def comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
     """Reads `a,b,c` as one tuple: the natural way to write a list of tasks in a shell."""
     return PrimitiveConstructorSpec(
         nargs=1,
@@ -30,8 +30,8 @@ def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConst
     )
 
 
-Names = Annotated[tuple[str, ...], _comma_separated(str, "A,B,...")]
-Numbers = Annotated[tuple[float, ...], _comma_separated(float, "X,Y,...")]
+Names = Annotated[tuple[str, ...], comma_separated(str, "A,B,...")]
+Numbers = Annotated[tuple[float, ...], comma_separated(float, "X,Y,...")]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ python -m scripts.train mt10-quick --independent
 Tasks, goals, horizon, protocol and evaluation are those of the joint agent; network sizes and LayerNorm, rows, buffer,
 learning rate, discount, warm-up, reward scale and temperature are the preset's, for each task by itself. SAC is
 Stable-Baselines3's own, and not MTSAC with one task, though a test shows the two equal: so the baseline stands on code
-that is not ours. What that SAC does not have is off, and stands in config.json as off: clipping of gradients, and overlap
-of learning and stepping. T tasks have T networks, so T times the weights of one agent.
+that is not ours. What that SAC lacks is off, and stands in config.json as off: clipping of gradients, and overlap of
+learning and stepping. T tasks have T networks, so T times the weights of one agent.
 
 The tasks are trained one after the other. A run that was stopped goes on with the task that it was at, from that task's
 beginning; what is done is kept in `tasks/`: NAME.csv (evaluations, seconds), NAME.safetensors (the actor).
@@ -42,7 +42,7 @@ from scripts.csv_table import CsvTable
 from scripts.plain_sac import RewardScale, Team, make_actor, make_sac
 from scripts.progress import StopSwitch
 from scripts.protocol import describe
-from scripts.report import best_evaluation, success_table, summarize, write_result
+from scripts.report import success_table, summarize, write_result
 from scripts.run_folder import RunFolder, evaluation_rows, intact, require_new, write_json
 
 
@@ -71,7 +71,9 @@ def train(request: TrainConfig | cli.Resume, argv: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         run = _start(request, stack) if isinstance(request, TrainConfig) else _resume(request, stack)
         console.print(run.protocol.table())
-        console.print(f"one Stable-Baselines3 SAC per task, on {run.config.device}; torch threads: {run.config.threads}")
+        console.print(
+            f"one Stable-Baselines3 SAC per task, on {run.config.device}; torch threads: {run.config.threads}"
+        )
         console.print(f"run folder: {run.path}\n", soft_wrap=True)
         work = Work(run, console, StopSwitch(console), stack.enter_context(_bar(console, run)))
         work.folder.mkdir(exist_ok=True)

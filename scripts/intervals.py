@@ -1,7 +1,7 @@
 """Success over seeds as one number and an interval, as rliable defines them (Agarwal et al. 2021, arXiv 2108.13264).
 
-SciPy does the work: rliable itself is archived since October 2025 and brings eight packages for what its `trim_mean` and
-`bootstrap` do; the tests hold these functions to rliable's numbers. Scores are arrays (seeds, tasks).
+SciPy does the work: rliable itself was archived in October 2025, brings eight packages, and its
+dependencies no longer import together; the tests hold these functions to its numbers. Scores are arrays (seeds, tasks).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def iqm(scores: Scores) -> float:
     return float(stats.trim_mean(scores, 0.25, axis=None))
 
 
-def mean_interval(scores: Scores) -> Interval | None:
+def mean_interval(scores: Scores, resamples: int = RESAMPLES) -> Interval | None:
     """95 % stratified bootstrap interval of `mean`; None for a single seed."""
-    return _bootstrap(_pooled(np.mean), scores)
+    return _bootstrap(_pooled(np.mean), scores, resamples=resamples)
 
 
 def iqm_interval(scores: Scores) -> Interval | None:
@@ -66,14 +66,14 @@ def paired_difference(scores: Scores, baseline: Scores) -> tuple[float, Interval
     return centre, (centre - half, centre + half)
 
 
-def _bootstrap(statistic: Callable[..., np.ndarray], *groups: Scores) -> Interval | None:
+def _bootstrap(statistic: Callable[..., np.ndarray], *groups: Scores, resamples: int = RESAMPLES) -> Interval | None:
     """Percentiles of a statistic of the groups' columns, where each task's seeds are redrawn by themselves."""
     if min(map(len, groups)) < 2:
         return None
     found = stats.bootstrap(
         [column for scores in groups for column in scores.T],
         statistic,
-        n_resamples=RESAMPLES,
+        n_resamples=resamples,
         batch=1000,
         vectorized=True,
         method="percentile",

@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter
 
 from scripts import cli
 
-# By name, so that a new method moves no other's colour. Okabe and Ito's palette, told apart by all, then Tol's muted one.
+# By name, so that a new method moves no other's colour. Okabe and Ito's palette, told apart by all, then Tol's.
 METHOD_COLORS = {
     **{"mean": "#0072B2", "pcgrad": "#D55E00", "pcgrad-direction": "#009E73", "pcgrad-magnitude": "#CC79A7"},
     **{"pcgrad-fixed": "#E69F00", "gradvac": "#56B4E9", "mocograd": "#000000", "cagrad": "#332288"},

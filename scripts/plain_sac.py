@@ -1,4 +1,4 @@
-"""Stable-Baselines3's own `SAC` with the networks and settings of a preset, for one task; and T of them as one agent."""
+"""Stable-Baselines3's own `SAC` with a preset's networks and settings, for one task; and T of them as one agent."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Team:
     def predict(
         self, observations: Float[np.ndarray, "tasks width"], deterministic: bool = True
     ) -> tuple[np.ndarray, None]:
-        """Actions (T, A) for observations (T, D + T): row i by actor i, for which the one-hot is that of one task, 1."""
+        """Actions (T, A) for observations (T, D + T): row i by actor i, with the one-hot of one task: 1."""
         own = observations[:, : -len(self.actors)]
         rows = np.concatenate([own, np.ones_like(own[:, :1])], axis=1)
         pairs = zip(self.actors, rows, strict=True)

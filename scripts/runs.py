@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,7 +141,7 @@ def group(runs: Sequence[RunFolder]) -> list[Method]:
 
 
 def _require_each_seed_once(label: str, members: Sequence[RunFolder]) -> None:
-    for one, other in zip(members, members[1:], strict=False):
+    for one, other in pairwise(members):
         if one.config.seed == other.config.seed:
             raise UsageError(
                 f"{label}: expected every seed once; {one.path} and {other.path} both have seed {one.config.seed} and "
