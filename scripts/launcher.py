@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -102,7 +102,7 @@ class Stop:
 
 
 def execute(
-    commands: dict[str, tuple[Sequence[str], Path]],
+    commands: Mapping[str, tuple[Sequence[str], Path]],
     launcher: Launcher,
     at_once: int,
     stop: Stop,

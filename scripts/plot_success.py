@@ -70,9 +70,12 @@ def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tu
     shading = "; shaded: 95 % bootstrap over seeds" if any(len(method.runs) > 1 for method in methods) else ""
     top.suptitle(f"{protocol.benchmark}: success, mean over {len(tasks)} tasks{shading}", fontsize=11)
     mean.set(xlabel=label, ylabel="share of episodes with success", ylim=(-0.04, 1.04))
-    mean.legend(
-        loc="upper left" if len(methods) < 5 else "center left", bbox_to_anchor=None if len(methods) < 5 else (1, 0.5)
-    )
+    if len(methods) < 5:
+        mean.legend(loc="best")
+    else:
+        mean.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    bottom.supxlabel(label, fontsize=9)
+    bottom.supylabel("success", fontsize=9)
     for panel, task in zip(panels, tasks, strict=False):
         panel.set_ylim(-0.04, 1.04)
         panel.set_title(task, fontsize=8)
@@ -97,9 +100,9 @@ def band(
     thin: bool = False,
 ) -> None:
     """The mean over seeds and tasks as a line, its interval as a band; a single seed has no band."""
-    style = {"color": method.color, "linestyle": method.style, "label": label or None}
-    size = {"linewidth": 1.2, "markersize": 3} if thin else {"linewidth": 1.6, "markersize": 5}
-    axes.plot(x, values.mean((0, 1)), marker="." if len(x) < 50 else "", **style, **size)
+    width, marker = (1.2, 3) if thin else (1.6, 5)
+    (line,) = axes.plot(x, values.mean((0, 1)), color=method.color, linestyle=method.style, linewidth=width)
+    line.set(label=label or None, marker="." if len(x) < 50 else "", markersize=marker)
     if len(values) > 1:
         edges = np.array([intervals.mean_interval(point, RESAMPLES) for point in np.moveaxis(values, -1, 0)])
         axes.fill_between(x, edges[:, 0], edges[:, 1], color=method.color, alpha=0.15, linewidth=0)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from mtrl import diagnostics
 from scripts.cli import UsageError
@@ -44,6 +45,7 @@ def conflicts(methods: Sequence[Method]) -> Figure:
             image = axes.imshow(matrix, cmap="RdBu", vmin=-largest, vmax=largest)
             pairs = matrix[np.triu_indices(len(tasks), 1)]
             axes.set_title(f"{_short(start)}-{_short(end)}: {np.mean(pairs < 0):.0%} below 0", fontsize=8)
+            axes.set_facecolor("0.85")  # of the diagonal
             axes.grid(visible=False)
         row[0].set_ylabel(f"{method.label}\n{network}", fontweight="bold")
     small = {"fontsize": 7 if len(tasks) <= 12 else 4}
@@ -101,10 +103,15 @@ def triad(methods: Sequence[Method]) -> Figure:
         _line(column[2], methods, [f"train/{network}_curvature"], lambda x: x[:, 0])
         column[0].set(title=network, ylim=(-0.04, 1.04))
         column[1].set(ylim=(-0.04, 1.04))
-        column[2].set(yscale="symlog", xlabel=STEPS_LABEL)
+        column[2].set(xlabel=STEPS_LABEL)
+        column[2].ticklabel_format(axis="y", scilimits=(-2, 3))
         column[2].axhline(0, color="0.4", linewidth=0.8)
-    labels = ("pairs of tasks in conflict (share)", "similarity of two gradients' lengths\n(mean over pairs, 1: equal)")
-    for axes, label in zip(panels[:, 0], (*labels, "curvature along the step\n(symmetric log scale)"), strict=True):
+    labels = (
+        "share of pairs in conflict",
+        "similarity of lengths\n(mean over pairs, 1: equal)",
+        "curvature along the step",
+    )
+    for axes, label in zip(panels[:, 0], labels, strict=True):
         axes.set_ylabel(label)
     over_steps(panels[0, 0])
     _legend_below(figure, panels[0, 0])
@@ -126,11 +133,16 @@ def temperatures(methods: Sequence[Method]) -> Figure:
         if task is not None:
             _line(axes, methods, [f"train/ent_coef/{task}"], lambda x: x[:, 0])
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_title(task, fontsize=8)
     over_steps(panels[0, 0])
-    figure.supxlabel(STEPS_LABEL, fontsize=9)
-    figure.supylabel("temperature (weight of the entropy)", fontsize=9)
+    for axes in panels[-1]:
+        axes.set_xlabel(STEPS_LABEL, fontsize=8)
+    figure.supylabel("weight of the entropy", fontsize=9)
     _legend_below(figure, panels[0, 0])
+    figure.suptitle("Temperature of every task", fontsize=11)
     return figure
 
 
