@@ -109,10 +109,10 @@ def hours(method: Method) -> float | None:
 
 def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature: bool) -> Iterable[str]:
     """All tables."""
-    steps = f"{at or protocol.env_steps_per_task:,}"
-    yield f"## {protocol.benchmark}: success after {steps} steps per task, mean over {len(protocol.tasks)} tasks\n"
+    after = at or protocol.env_steps_per_task
+    yield f"## {protocol.benchmark}: success after {after:,} steps per task, mean over {len(protocol.tasks)} tasks\n"
     yield explain(protocol, at) + "\n"
-    yield from main_table(rows)
+    yield from main_table(rows, at)
     yield ""
     yield from notes(rows)
     yield "\n### Per task, mean over seeds\n"
@@ -127,8 +127,8 @@ def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature
         yield from table(
             ["method", "steps per task", "success", "statistic", "seeds", "source", "differs from ours in"],
             [
-                [p.method, f"{p.steps:,}", f"{p.success:.2f}", f"{p.selection}, {p.statistic}", str(p.seeds or "?"),
-                 f"[{p.source}]({p.url})", "; ".join(p.differences(protocol)) or "nothing that is stated"]
+                [p.method, f"{p.steps:,}", f"{p.success:g}", f"{p.selection}, {p.statistic}", str(p.seeds or "?"),
+                 f"[{p.source}]({p.url})", "; ".join(p.differences(protocol, after)) or "nothing that is stated"]
                 for p in found
             ],
         )  # fmt: skip
@@ -144,11 +144,11 @@ def explain(protocol: Protocol, at: int | None) -> str:
     )
 
 
-def main_table(rows: Sequence[Row]) -> Iterable[str]:
-    """A line per method, the mean first."""
+def main_table(rows: Sequence[Row], at: int | None) -> Iterable[str]:
+    """A line per method, the mean first; the hours are those of whole runs."""
     baseline = next((row for row in rows if row.method.label == BASELINE), None)
-    what = "final" if rows else ""
-    headings = ["method", "seeds", "failed", f"{what} success", "IQM", "best (optimistic)"]
+    headings = ["method", "seeds", "failed", "final success" if at is None else f"success at {at:,}", "IQM"]
+    headings.append("best (optimistic)")
     if baseline:
         headings += ["minus mean, paired", "P(beats mean)"]
     lines = []
@@ -197,11 +197,10 @@ def notes(rows: Sequence[Row]) -> Iterable[str]:
         "of the mean on a task, ties half. Best: the highest evaluation on the way, chosen after the fact. Hours: "
         "wall clock, median, on whatever else the machine did."
     )
-    fewest = min(len(row.scores) for row in rows)
     if single := [row.method.label for row in rows if len(row.scores) == 1]:
         yield f"\n**A single seed, so no interval and no verdict: {', '.join(single)}.**"
-    elif fewest < 5:
-        yield f"\n**Only {fewest} seeds: bootstrap intervals over so few are too narrow.** See docs/comparing.md."
+    if few := [len(row.scores) for row in rows if 1 < len(row.scores) < 5]:
+        yield f"\n**Only {min(few)} seeds: bootstrap intervals over so few are too narrow.** See docs/comparing.md."
     for row in rows:
         if row.method.failed:
             seeds = ", ".join(map(str, row.method.failed))

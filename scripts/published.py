@@ -26,13 +26,13 @@ class Published:
     episodes: int | None = None
     seeds: int | None = None
 
-    def differences(self, protocol: Protocol) -> list[str]:
-        """In what its protocol differs from ours or says nothing, as words for a table; empty if they fit."""
+    def differences(self, protocol: Protocol, steps: int) -> list[str]:
+        """In what its protocol differs from ours after `steps` per task, or says nothing; empty if they fit."""
         ours = {
             "reward_version": protocol.reward_version,
             "horizon": protocol.horizon,
             "episodes": protocol.episodes_final,
-            "steps": protocol.env_steps_per_task,
+            "steps": steps,
             "selection": "final",
         }
         names = {"reward_version": "reward", "steps": "steps per task", "selection": "of each run"}

@@ -155,6 +155,8 @@ class RunFolder:
             curves = {
                 name: np.array([s for _, task, s in sorted(rows) if task == name]) for name in self.protocol.tasks
             }
+            if strange := [success for _, _, success in rows if not 0 <= success <= 1]:
+                raise ValueError(f"expected success rates of 0 to 1, found {strange[0]}")
             if short := [name for name, curve in curves.items() if len(curve) != len(steps)]:
                 raise ValueError(f"expected one row of {short[0]} at each of {len(steps)} steps")
         if not rows:
