@@ -146,7 +146,7 @@ def explain(protocol: Protocol, at: int | None) -> str:
 
 def main_table(rows: Sequence[Row], at: int | None) -> Iterable[str]:
     """A line per method, the mean first; the hours are those of whole runs."""
-    baseline = next((row for row in rows if row.method.label == BASELINE), None)
+    baseline = baseline_of(rows)
     headings = ["method", "seeds", "failed", "final success" if at is None else f"success at {at:,}", "IQM"]
     headings.append("best (optimistic)")
     if baseline:
@@ -166,6 +166,13 @@ def main_table(rows: Sequence[Row], at: int | None) -> Iterable[str]:
             line += ["", ""] if row is baseline else against(row, baseline)
         lines.append([*line, "?" if row.hours is None else f"{row.hours:.2f}"])
     yield from table([*headings, "hours"], lines)
+
+
+def baseline_of(rows: Sequence[Row]) -> Row | None:
+    """The plain mean; None without one, and where several settings of it leave open which is meant."""
+    configs = [(row, row.method.runs[0].config) for row in rows if row.method.aggregator == BASELINE]
+    plain = [row for row, config in configs if not config.multi_head and not config.critic_aggregator]
+    return plain[0] if len(plain) == 1 else None
 
 
 def against(row: Row, baseline: Row) -> list[str]:
@@ -197,6 +204,8 @@ def notes(rows: Sequence[Row]) -> Iterable[str]:
         "of the mean on a task, ties half. Best: the highest evaluation on the way, chosen after the fact. Hours: "
         "wall clock, median, on whatever else the machine did."
     )
+    if len(rows) > 1 and baseline_of(rows) is None:
+        yield "\nNot exactly one plain mean is among the methods, so there are no differences to it."
     if single := [row.method.label for row in rows if len(row.scores) == 1]:
         yield f"\n**A single seed, so no interval and no verdict: {', '.join(single)}.**"
     if few := [len(row.scores) for row in rows if 1 < len(row.scores) < 5]:

@@ -15,6 +15,7 @@ beginning; what is done is kept in `tasks/`: NAME.csv (evaluations, seconds), NA
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import time
 from collections.abc import Sequence
@@ -44,6 +45,9 @@ from scripts.progress import StopSwitch
 from scripts.protocol import describe
 from scripts.report import success_table, summarize, write_result
 from scripts.run_folder import RunFolder, evaluation_rows, intact, require_new, write_json
+
+CHECK_EVERY = 20  # steps between two looks whether the losses are finite
+LOSSES = ("critic_loss", "actor_loss", "ent_coef_loss", "ent_coef")
 
 
 @dataclass
@@ -167,12 +171,16 @@ def _train_task(work: Work, task: str) -> None:
 
 
 def _require_finite(run: RunFolder, task: str, sac: SAC) -> None:
-    if all(bool(parameter.isfinite().all()) for parameter in sac.policy.parameters()):
-        return
-    found = {"task": task, "quantity": "parameter", "update": sac._n_updates}
-    # the other tasks may have gone further; the steps are this task's
-    write_json(run.path / "postmortem.json", {**found, "env_steps_per_task": sac.num_timesteps, "metrics": {}})
-    raise NonFiniteError(task, "parameter", sac._n_updates)
+    """Raises NonFiniteError, after writing postmortem.json, unless losses and parameters are finite."""
+    logged = {name: float(sac.logger.name_to_value.get(f"train/{name}", 0.0)) for name in LOSSES}
+    broken = [name for name, value in logged.items() if not math.isfinite(value)]
+    if not all(bool(parameter.isfinite().all()) for parameter in sac.policy.parameters()):
+        broken.append("parameters")
+    if broken:
+        found = {"task": task, "quantity": broken[0], "update": sac._n_updates}
+        values = {name: value if math.isfinite(value) else str(value) for name, value in logged.items()}
+        write_json(run.path / "postmortem.json", {**found, "env_steps_of_task": sac.num_timesteps, "metrics": values})
+        raise NonFiniteError(task, broken[0], sac._n_updates)
 
 
 class _Watch(BaseCallback):
@@ -180,7 +188,8 @@ class _Watch(BaseCallback):
 
     def __init__(self, work: Work, task: str, env: TaskVecEnv) -> None:
         super().__init__()
-        self.config, self.table, self.env, self.task, self.bar = work.run.config, work.table(task), env, task, work.bar
+        self.run, self.config, self.table = work.run, work.run.config, work.table(task)
+        self.env, self.task, self.bar = env, task, work.bar
         self.bar.update(self.bar.task_ids[0], task=task)
         self.paused, self.began = 0.0, time.perf_counter()
 
@@ -191,6 +200,9 @@ class _Watch(BaseCallback):
     def _on_step(self) -> bool:
         step, every = self.num_timesteps, self.config.eval_every
         self.bar.advance(self.bar.task_ids[0])
+        if step % CHECK_EVERY == 0:
+            assert isinstance(self.model, SAC)
+            _require_finite(self.run, self.task, self.model)
         if every and step % every == 0 and step < self.config.steps_per_task:
             before = time.perf_counter()
             self.env.seed(self.config.seed)

@@ -79,6 +79,7 @@ def _words(p: Plan, threads: int) -> tuple[str, ...]:
 
 def parse(argv: Sequence[str]) -> SweepConfig:
     """The request in flags, or in a TOML file with flags over it."""
+    argv = _joined(argv)
     files = [word for word in argv if word.endswith(".toml")]
     if files:
         keys = read_toml(Path(files[0]))
@@ -90,6 +91,15 @@ def parse(argv: Sequence[str]) -> SweepConfig:
     groups = "; ".join(f"{name}: {', '.join(arms)}" for name, arms in GROUPS.items())
     listing = f"Arms: {', '.join(ARMS)}, torchjd:NAME, path/to/file.py:NAME. Groups of arms: {groups}."
     return tyro.cli(SweepConfig, prog=PROGRAM, args=argv, description=f"{__doc__}\n\n{listing}")
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`--flags "--x 1"` as one word, or its value would be taken for a flag."""
+    words = list(argv)
+    if "--flags" in words[:-1]:
+        at = words.index("--flags")
+        words[at : at + 2] = [f"--flags={words[at + 1]}"]
+    return words
 
 
 def read_toml(path: Path) -> dict[str, Any]:

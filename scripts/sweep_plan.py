@@ -134,6 +134,10 @@ def plan(job: Job) -> Plan:
     with claimed(job.path):
         pass  # nobody else trains there
     if not run.config.independent and not checkpoints(run.checkpoints):
+        if (job.path / "result.json").exists():
+            raise cli.UsageError(
+                f"{job.path} has no checkpoint to go on from to {steps:,} steps. Choose another --out."
+            )
         return Plan(job, "restart", job.argv)
     longer = () if steps == run.config.steps_per_task else ("--steps-per-task", str(steps))
     return Plan(job, "resume", ("--resume", str(job.path), *longer, "--no-progress"))

@@ -43,7 +43,8 @@ def test_the_table_has_final_and_best_pairs_and_the_mean_first(runs, capsys):
     assert mean[5:8] == ["0.900", "", ""]
     assert pcgrad[0] == "pcgrad"
     assert pcgrad[3].startswith("**0.650** [")
-    assert pcgrad[6].startswith("+0.150 [") and pcgrad[6].endswith("], 2 pairs")
+    assert pcgrad[6].startswith("+0.150 [")
+    assert pcgrad[6].endswith("], 2 pairs")
     assert pcgrad[7].startswith("0.88 [")  # 3.5 of 4 pairs of seeds on either task
     assert mean[8] == "1.50"
     assert per_task[2] == ["reach-v3", "0.40", "0.50"]
@@ -137,8 +138,23 @@ def test_at_a_step_unfinished_runs_and_other_lengths_compare(tmp_path, capsys):
     line = tables(capsys.readouterr().out)[0]
     assert line[0][3] == "success at 100"
     assert line[2][3].startswith("**0.550** [")
-    with pytest.raises(UsageError, match="--at: expected a step .* one of 100; found 150"):
+    with pytest.raises(UsageError, match=r"--at: expected a step .* one of 100; found 150"):
         compare.main([str(tmp_path), "--at", "150"])
+
+
+def test_without_exactly_one_plain_mean_there_are_no_differences(tmp_path, capsys):
+    make_run(tmp_path / "a", multi_head=True)
+    make_run(tmp_path / "b", aggregator="pcgrad")
+    compare.main([str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "minus mean" not in printed
+    assert "Not exactly one plain mean" in printed
+    make_run(tmp_path / "c", batch_size=64)
+    compare.main([str(tmp_path)])
+    assert "minus mean" in capsys.readouterr().out
+    make_run(tmp_path / "d", batch_size=32)
+    compare.main([str(tmp_path)])
+    assert "minus mean" not in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------------ bad input

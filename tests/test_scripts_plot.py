@@ -90,13 +90,20 @@ def test_a_seed_that_broke_down_is_drawn_at_zero_and_told(tmp_path):
     np.testing.assert_allclose(lines(top)["mean, 2 seeds, 1 broke down"].get_ydata(), [1, 0.5])
 
 
-@pytest.mark.parametrize("kind", plot.KINDS)
-def test_every_kind_is_written_as_png_and_pdf(kind, runs, tmp_path, capsys):
+def test_it_is_written_as_png_and_pdf(runs, tmp_path, capsys):
     out = tmp_path / "picture.png"
-    assert plot.main([str(runs), "--kind", kind, "--out", str(out), "--pdf"]) == 0
+    assert plot.main([str(runs), "--out", str(out), "--pdf"]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
     assert out.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     assert capsys.readouterr().out.count("wrote") == 2
+
+
+@pytest.mark.parametrize("kind", plot.KINDS)
+def test_every_kind_has_its_name_by_default(kind, runs, monkeypatch):
+    saved = []
+    monkeypatch.setattr(plot, "save", lambda figure, *paths: saved.extend(paths))
+    assert plot.main([str(runs / "a"), "--kind", kind]) == 0
+    assert saved == [runs / "a" / f"{kind}.png"]
 
 
 def test_a_run_that_goes_on_is_drawn_as_far_as_it_is(tmp_path):
