@@ -51,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
     console = Console(highlight=False)
     console.print(
         f"{len(plans)} runs in {request.out}, {len(plans) - len(open_plans)} of them over before; "
-        f"{at_once} at once, torch threads of each: {threads}"
+        f"{at_once} at once, torch threads of each: {threads}",
+        soft_wrap=True,
     )
     return run(plans, LocalLauncher(threads), at_once, threads, console)
 

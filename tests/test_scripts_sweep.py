@@ -1,5 +1,6 @@
 """A sweep runs what is left, counts what failed, and stops cleanly; a launcher of the test's own says how runs end."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from agents import NonFiniteError
 from mtrl import AGGREGATORS
-from scripts import cli, launcher, sweep, sweep_plan
+from scripts import cli, launcher, sweep, sweep_plan, train
 from scripts.cli import UsageError
 from scripts.launcher import Stop, execute
 from scripts.run_folder import RunFolder, write_json
@@ -237,11 +239,28 @@ def test_another_run_at_its_place_is_named(tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------- real trainings
-def test_a_failed_run_is_named_and_the_rest_is_finished_and_skipped_next_time(tmp_path, capsys):
+class Here:
+    """Trains in this process, which is faster than to begin another."""
+
+    def __init__(self, threads):
+        assert threads == 1
+
+    def start(self, argv, log):
+        with log.open("w") as file, contextlib.redirect_stdout(file):
+            try:
+                code = train.main(list(argv))
+            except NonFiniteError as error:
+                file.write(f"error: {error}\n")
+                code = cli.EXIT_NON_FINITE
+        return FakeRun(Fake({"": code}, looks=0), "")
+
+
+def test_a_failed_run_is_named_and_the_rest_is_finished_and_skipped_next_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "LocalLauncher", Here)
     (tmp_path / "s.toml").write_text(
         'presets = ["toy"]\narms = ["mean", "bad"]\ndefine.bad = "--aggregator mean --reward-scale 1,1,1e30,1"'
     )
-    words = [str(tmp_path / "s.toml"), "--out", str(tmp_path / "r"), "--jobs", "2", "--flags", SHORT]
+    words = [str(tmp_path / "s.toml"), "--out", str(tmp_path / "r"), "--threads", "1", "--flags", SHORT]
     assert sweep.main(words) == sweep.EXIT_INCOMPLETE
     printed = " ".join(capsys.readouterr().out.split())
     assert "2 runs: 1 finished, 1 failed" in printed
