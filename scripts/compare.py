@@ -1,7 +1,7 @@
 """Compare methods over seeds: final and best success, intervals, differences to the mean; as Markdown and CSV.
 
-python -m scripts.compare runs
-python -m scripts.compare 'runs/mt10-quick-*' --out comparison.md
+    python -m scripts.compare runs
+    python -m scripts.compare 'runs/mt10-quick-*' --out comparison.md
 
 The runs must be finished and share one protocol. A run that broke down counts, with success 0. Numbers from the
 literature stand in a table of their own, with what differs in their protocol.
@@ -58,6 +58,10 @@ def main(argv: Sequence[str]) -> int:
     request = tyro.cli(CompareConfig, prog="python -m scripts.compare", args=argv, description=__doc__)
     if request.out:
         cli.check_output("--out", request.out)
+        if request.out.suffix == ".csv":
+            raise cli.UsageError(
+                f"--out: expected the Markdown's name, e.g. {request.out.with_suffix('.md')}; found .csv."
+            )
     runs = find_runs(request.runs)
     if request.at is None:
         require_finished(runs)

@@ -1,8 +1,8 @@
 """Draw what runs have logged: success over steps or wall clock, conflict, the tragic triad, temperatures.
 
-python -m scripts.plot runs --out success.png
-python -m scripts.plot runs/mt10-quick-pcgrad-seed0 runs/mt10-quick-mean-seed0 --out success.png
-python -m scripts.plot 'runs/mt10-quick-*' --kind conflicts --out conflicts.png --pdf
+    python -m scripts.plot runs --out success.png
+    python -m scripts.plot runs/mt10-quick-pcgrad-seed0 runs/mt10-quick-mean-seed0 --out success.png
+    python -m scripts.plot 'runs/mt10-quick-*' --kind conflicts --out conflicts.png --pdf
 
 Runs that differ in their seed alone are one line, with a 95 % interval over the seeds; a method has the same colour in
 every picture.

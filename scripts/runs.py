@@ -63,7 +63,8 @@ class Method:
         """
         found = [_evaluations(run) for run in self.runs]
         whole = [set(curve) for run, curve in zip(self.runs, found, strict=True) if status(run) != "failed"]
-        steps = sorted(set.intersection(*whole) if whole else set().union(*found))
+        end = self.runs[0].config.steps_per_task  # of a method that always broke down: nothing is left there
+        steps = sorted(set.intersection(*whole) if whole else {end}.union(*found))
         if not steps:
             raise UsageError(
                 f"{self.label}: expected evaluations at some step in common; the runs "

@@ -1,8 +1,8 @@
 """Many runs by one command: arms x seeds x presets, side by side on this machine; what is finished is skipped.
 
-python -m scripts.sweep toy --arms mean,pcgrad --seeds 0,1,2
-python -m scripts.sweep mt10-quick --arms paper --seeds 0,1,2 --out runs/paper --flags "--steps-per-task 20000"
-python -m scripts.sweep sweep.toml
+    python -m scripts.sweep toy --arms mean,pcgrad --seeds 0,1,2
+    python -m scripts.sweep mt10-quick --arms paper --seeds 0,1,2 --out runs/paper --flags "--steps-per-task 20000"
+    python -m scripts.sweep sweep.toml
 
 An arm is an aggregator or one of those that --help lists: a name for a few flags of scripts.train. Run the same command
 again and it goes on where it stopped: finished runs are skipped, stopped ones resumed, new ones begun. In a TOML file
@@ -71,7 +71,11 @@ def run(plans: Sequence[Plan], launcher: Launcher, at_once: int, threads: int, c
         stop = Stop(board.say)
         with stop.listening():
             execute(commands, launcher, at_once, stop, board.update)
-    return 128 + stop.signal if stop.presses else 0 if board.conclude() else EXIT_INCOMPLETE
+    complete = board.conclude()
+    if stop.presses:
+        console.print("Stopped. The same command goes on with it.")
+        return 128 + stop.signal
+    return 0 if complete else EXIT_INCOMPLETE
 
 
 def _words(p: Plan, threads: int) -> tuple[str, ...]:

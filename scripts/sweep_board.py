@@ -35,7 +35,10 @@ class Line:
 
     def look(self) -> None:
         """Reads the run's files."""
-        self.steps, self.success = progress(self.plan.job.path)
+        found = progress(self.plan.job.path)
+        if found[0] < self.steps:  # caught while a file was being written
+            return
+        self.steps, self.success = found
         if self._first is None and self.steps:
             self._first = (time.monotonic(), self.steps)
 

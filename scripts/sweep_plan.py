@@ -91,12 +91,18 @@ def make_jobs(request: SweepConfig) -> list[Job]:
         raise cli.UsageError(f"--flags: expected flags of scripts.train; found {request.flags!r}: {error}.") from error
     if taken := [w for w in extra if w.split("=")[0] in ("--seed", "--run-dir", "--threads", "--resume", "--workers")]:
         raise cli.UsageError(f"--flags: expected flags that the sweep leaves free; found {', '.join(taken)}.")
-    return [
+    jobs = [
         make_job(request.out, preset, arm, [*shlex.split(flags), *extra], seed)
         for seed in request.seeds
         for preset in request.presets
         for arm, flags in arms.items()
     ]
+    names = [job.name for job in jobs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise cli.UsageError(
+            f"expected a folder of its own for every run; {', '.join(sorted(twice))} is that of several."
+        )
+    return jobs
 
 
 def expand_arms(request: SweepConfig) -> dict[str, str]:

@@ -106,6 +106,13 @@ def test_a_run_that_broke_down_counts_with_zero(tmp_path, capsys):
     assert "broke down with seed 1, 2; counted with success 0" in printed
 
 
+def test_a_method_that_always_broke_down_has_success_zero(tmp_path, capsys):
+    make_run(tmp_path / "a", {100: (1, 1)}, status="failed")
+    assert compare.main([str(tmp_path)]) == 0
+    line = tables(capsys.readouterr().out)[0][2]
+    assert (line[3], line[5]) == ("**0.000**", "1.000")
+
+
 def test_only_common_seeds_are_paired(tmp_path, capsys):
     make_run(tmp_path / "a", {200: (0.5, 0.5)}, seed=0)
     make_run(tmp_path / "b", {200: (0.1, 0.1)}, seed=1)
@@ -178,6 +185,7 @@ BAD = {
         "some step in common",
     ),
     "nowhere to write": (lambda p: [make_run(p / "a").path, "--out", p / "no" / "x.md"], "--out: expected a file"),
+    "a .csv for Markdown": (lambda p: [make_run(p / "a").path, "--out", p / "x.csv"], "expected the Markdown's name"),
     "never evaluated": (lambda p: [make_run(p / "a", {}).path], "no evaluation yet"),
 }  # fmt: skip
 

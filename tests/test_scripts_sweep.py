@@ -3,24 +3,24 @@
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from agents import NonFiniteError
 from mtrl import AGGREGATORS
 from scripts import cli, launcher, sweep, sweep_plan, train
+from scripts.claim import claimed
 from scripts.cli import UsageError
 from scripts.launcher import Stop, execute
 from scripts.run_folder import RunFolder, write_json
 from scripts.runs import status
 from scripts.sweep_plan import ARMS, GROUPS, SweepConfig, make_jobs, plan, share_cores
 
-ROOT = Path(__file__).parents[1]
 SHORT = (
     "--steps-per-task 60 --warmup-steps 20 --eval-every 20 --checkpoint-every 20 --log-every 10 --horizon 10 "
     "--final-goals 2 --eval-goals 1 --actor-width 8 --critic-width 8 --batch-size 4"
@@ -217,6 +217,22 @@ BAD = {
 }
 
 
+def test_two_classes_of_one_name_need_two_folders(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text("from mtrl import Mean\n\n\nclass Mine(Mean):\n    pass\n")
+    arms = tuple(f"{tmp_path}/{name}/mine.py:Mine" for name in ("a", "b"))
+    with pytest.raises(UsageError, match="toy-mine-py-Mine-seed0 is that of several"):
+        jobs(tmp_path / "runs", arms=arms)
+
+
+def test_a_run_that_another_process_trains_is_named(tmp_path):
+    (job,) = jobs(tmp_path, arms=("mean",))
+    folder(job)
+    with claimed(job.path), pytest.raises(UsageError, match=f"process {os.getpid()} trains there"):
+        plan(job)
+
+
 @pytest.mark.parametrize(("words", "message"), BAD.items())
 def test_bad_flags_get_one_clear_line_before_anything_runs(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -273,20 +289,21 @@ def test_a_failed_run_is_named_and_the_rest_is_finished_and_skipped_next_time(tm
 
 def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(tmp_path, capsys):
     words = ["toy", "--arms", "mean", "--seeds", "0,1", "--out", str(tmp_path), "--jobs", "1"]
-    flags = ["--flags", SHORT.replace("60", "3000", 1)]
-    with (tmp_path / "printed").open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.sweep", *words, *flags], cwd=ROOT, stdout=file, start_new_session=True
-        )
-        while not (tmp_path / "toy-mean-seed0" / "metrics.csv").exists() and process.poll() is None:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130, (tmp_path / "printed").read_text()
+    words += ["--flags", SHORT.replace("60", "100000", 1)]
+
+    def press():
+        while not (tmp_path / "toy-mean-seed0" / "metrics.csv").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Thread(target=press, daemon=True).start()
+    assert sweep.main(words) == 130
     run = RunFolder.open(tmp_path / "toy-mean-seed0")
     assert status(run) == "unfinished"
     assert run.newest_checkpoint().is_dir()
     assert not (tmp_path / "toy-mean-seed1").exists()
-    assert sweep.main([*words, *flags, "--dry-run"]) == 0
+    assert "2 runs: 1 stopped, 1 waiting" in capsys.readouterr().out
+    assert sweep.main([*words, "--dry-run"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"python -m scripts.train --resume {run.path} --no-progress"
     assert "--seed 1" in second
