@@ -61,7 +61,8 @@ def require_precision(precision: str, device: str) -> None:
 def run_path(config: TrainConfig) -> Path:
     """Where the run goes: --run-dir, or a name in `runs` that says what it is."""
     some = config.tasks if len(config.tasks) <= 3 else (f"{len(config.tasks)}-tasks",)
-    method = re.sub(r"[^\w-]+", "-", config.aggregator.rpartition("/")[2])  # torchjd:NAME, path/to/file.py:NAME
+    name = "independent" if config.independent else config.aggregator
+    method = re.sub(r"[^\w-]+", "-", name.rpartition("/")[2])  # torchjd:NAME, path/to/file.py:NAME
     parts = (config.preset, *some, method, f"seed{config.seed}")
     return Path(config.run_dir or f"runs/{'-'.join(parts)}")
 

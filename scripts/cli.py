@@ -26,7 +26,7 @@ from rich.table import Table
 from agents import NonFiniteError
 from envs import WorkerError
 from mtrl import AGGREGATORS, ALIASES, Aggregator, aggregator_class
-from scripts.config import TrainConfig, check, shorten
+from scripts.config import TrainConfig, check, plain_sac, shorten
 from scripts.flags import Capture
 from scripts.presets import PRESETS
 
@@ -186,6 +186,8 @@ def _shown(value: Any) -> str:
 
 def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     summary, defaults = PRESETS[preset]
+    if "--independent" in flags:
+        defaults = plain_sac(defaults)
     networks = {flag: name for flag in _AGGREGATOR_FLAGS if (name := _peek(flag, flags, defaults))}
     kinds = {flag: aggregator_kind(name) for flag, name in networks.items()}
     settings: Any = Annotated[TrainConfig, tyro.conf.arg(name="")]  # its flags have no prefix

@@ -157,6 +157,8 @@ class TrainConfig:
     """Numbers in a task's embedding."""
     multi_head: bool = False
     """An output layer per task, on a shared torso."""
+    independent: bool = False
+    """One plain Stable-Baselines3 SAC per task, nothing shared: the baseline. It has neither clipping nor overlap."""
     precision: Precision = "float32"
     """Of the products in hidden layers, in training; bfloat16 is faster where there are units for it, tf32 is for CUDA
     and takes in the heads."""
@@ -230,6 +232,25 @@ def _spelled(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 
+PLAIN_SAC: dict[str, Any] = {  # what --independent fixes
+    **{"aggregator": "mean", "actor_aggregator": "", "critic_aggregator": "", "multi_head": False},
+    **{"loss_weighting": "none", "return_scale": "none", "critic_reduction": "min", "critic_head": "scalar"},
+    **{"actor_torso": "mlp", "critic_torso": "mlp", "conditioning": "one-hot", "n_critics": 2, "policy_delay": 1},
+    **{"ent_coef_min": 0.0, "weight_decay": 0.0, "reset_at": (), "envs_per_task": 1},
+    **{"overlap": False, "max_grad_norm": 0.0, "precision": "float32", "capture": False},
+}
+
+
+def plain_sac(config: TrainConfig) -> TrainConfig:
+    """The config as far as plain SAC can follow it; a BroNet becomes as many plain layers with LayerNorm."""
+    layers: dict[str, Any] = {}
+    for network in ("actor", "critic"):
+        if getattr(config, f"{network}_torso") == "bronet":
+            depth = 1 + 2 * getattr(config, f"{network}_depth")
+            layers |= {f"{network}_depth": depth, f"{network}_layer_norm": True}
+    return replace(config, **PLAIN_SAC, **layers)
+
+
 _AT_LEAST_ONE = (
     *("steps_per_task", "batch_size", "buffer_size", "log_every", "train_freq", "gradient_steps", "keep_checkpoints"),
     *("horizon", "goals", "eval_goals", "final_goals", "actor_width", "actor_depth", "critic_width", "critic_depth"),
@@ -270,6 +291,8 @@ def check(config: TrainConfig) -> None:
         _expect(
             config, name, getattr(config, name) <= config.goals, f"at most --goals ({config.goals}), each goal once"
         )
+    for name, value in PLAIN_SAC.items() if config.independent else ():
+        _expect(config, name, getattr(config, name) == value, f"{value!r} with --independent, as plain SAC has it")
     if config.suite.lower() == "mt1":
         _expect(config, "tasks", len(config.tasks) == 1, "one task name for MT1, e.g. --tasks reach-v3")
 

@@ -17,6 +17,8 @@ from rich.console import Console
 from agents import MTSAC, evaluate
 from scripts import cli
 from scripts.build import make_evaluation_env, resolve
+from scripts.independent import load_team
+from scripts.plain_sac import Team
 from scripts.report import success_table, summarize
 from scripts.run_folder import RunFolder, write_json
 
@@ -47,15 +49,14 @@ def main(argv: Sequence[str]) -> int:
         )
     if request.json:
         cli.check_output("--json", request.json)
-    checkpoint = run.newest_checkpoint()
+    source = run.path / "tasks" if run.config.independent else run.newest_checkpoint()
     config = resolve(replace(run.config, device=request.device, capture=False, workers=request.workers))
-    with cli.usage_errors():
-        # acting needs no aggregator: one from a file or a package of its own may be gone, and its code is not run
-        path = checkpoint / "agent.zip"
-        agent = MTSAC.load(path, device=config.device, aggregator="mean", critic_aggregator="mean")
-    run.require_tasks(agent.task_names, checkpoint)
     with contextlib.closing(make_evaluation_env(config, run.goals)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
+        if config.independent:
+            agent: MTSAC | Team = load_team(run, env, config.device)
+        else:
+            agent = load_agent(run, source, config.device)
         summary = summarize(evaluate(agent, env, request.episodes))
     console = Console(highlight=False)
     protocol = replace(run.protocol, episodes_final=request.episodes)
@@ -66,13 +67,23 @@ def main(argv: Sequence[str]) -> int:
             request.json,
             {
                 "run": str(run.path),
-                "checkpoint": checkpoint.name,
+                "checkpoint": source.name,
                 "env_steps_per_task": agent.steps_per_task,
                 "protocol": {"id": protocol.id, **protocol.to_json()},
                 **summary,
             },
         )
     return 0
+
+
+def load_agent(run: RunFolder, checkpoint: Path, device: str) -> MTSAC:
+    """The agent of a checkpoint. Raises UsageError if it is damaged or of other tasks."""
+    with cli.usage_errors():
+        # acting needs no aggregator: one from a file or a package of its own may be gone, and its code is not run
+        path = checkpoint / "agent.zip"
+        agent = MTSAC.load(path, device=device, aggregator="mean", critic_aggregator="mean")
+    run.require_tasks(agent.task_names, checkpoint)
+    return agent
 
 
 if __name__ == "__main__":

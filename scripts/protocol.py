@@ -17,7 +17,8 @@ from rich.table import Table
 from scripts.config import TrainConfig
 
 # Runs that differ only in these are repetitions or longer runs of one experiment: their curves share an axis.
-_MAY_DIFFER = {"seed", "goal_set", "env_steps_per_task", "env_steps_total"}
+# Overlap is a lag of one transition in training; success is measured alike, and plain SAC has none.
+_MAY_DIFFER = {"seed", "goal_set", "env_steps_per_task", "env_steps_total", "overlap"}
 # A run that goes on may be made longer, and may find other software.
 _MAY_CHANGE = {"env_steps_per_task", "env_steps_total", "metaworld", "mujoco"}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from agents.evaluation import Evaluation
-from scripts.run_folder import RunFolder, intact
+from scripts.run_folder import RunFolder, intact, write_json
 
 
 def wilson(successes: float, episodes: int) -> tuple[float, float]:
@@ -72,6 +73,27 @@ def best_evaluation(run: RunFolder) -> dict[str, Any] | None:
     steps, curves = run.success_curves()
     mean = np.mean(list(curves.values()), axis=0)
     return {"env_steps_per_task": int(steps[mean.argmax()]), "success": float(mean.max())}
+
+
+def write_result(
+    run: RunFolder,
+    status: str,
+    argv: Sequence[str],
+    env_steps_per_task: int,
+    latest: dict[str, Any] | None,
+    seconds: Mapping[str, float],
+) -> None:
+    """Writes result.json: how the run ended, final and best success, and where the time went."""
+    result = {
+        "status": status,
+        "command": shlex.join(["python", "-m", "scripts.train", *argv]),
+        "protocol": {"id": run.protocol.id, **run.protocol.to_json()},
+        "env_steps_per_task": env_steps_per_task,
+        "evaluation": latest,
+        "best": best_evaluation(run),
+        "seconds": seconds,
+    }
+    write_json(run.path / "result.json", result)
 
 
 def success_table(summary: dict[str, Any], title: str) -> Table:

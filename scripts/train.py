@@ -24,13 +24,13 @@ from agents.callbacks import CheckpointCallback, EveryStepsPerTask
 from agents.checkpoint import checkpoints, load_checkpoint, prune, save_checkpoint
 from agents.evaluation import evaluate
 from envs.vec_env import TaskVecEnv
-from scripts import cli
+from scripts import cli, independent
 from scripts.build import buffer_bytes, check_memory, make_agent, make_env, make_evaluation_env, resolve, run_path
 from scripts.claim import claimed
 from scripts.config import TrainConfig
 from scripts.progress import ProgressBar, StopRequested, StopSwitch
 from scripts.protocol import describe
-from scripts.report import best_evaluation, latest_evaluation, success_table, summarize, training_table
+from scripts.report import latest_evaluation, success_table, summarize, training_table, write_result
 from scripts.run_folder import RunFolder, require_new, write_json
 
 
@@ -88,6 +88,9 @@ def main(argv: Sequence[str]) -> int:
     request = cli.parse_train(argv)
     if request is None:
         return 0
+    config = request if isinstance(request, TrainConfig) else RunFolder.open(Path(request.resume)).config
+    if config.independent:
+        return independent.train(request, argv)
     with contextlib.ExitStack() as stack:
         session = start(request, stack) if isinstance(request, TrainConfig) else resume(request, stack)
         introduce(session)
@@ -243,16 +246,7 @@ def way_back(run: RunFolder) -> str:
 def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
     """Writes result.json, then shows the table per task, where everything lies and what to try next."""
     run, agent, console = session.run, session.agent, session.console
-    result = {
-        "status": status,
-        "command": shlex.join(["python", "-m", "scripts.train", *argv]),
-        "protocol": {"id": run.protocol.id, **run.protocol.to_json()},
-        "env_steps_per_task": agent.steps_per_task,
-        "evaluation": session.latest,
-        "best": best_evaluation(run),
-        "seconds": agent.seconds,
-    }
-    write_json(run.path / "result.json", result)
+    write_result(run, status, argv, agent.steps_per_task, session.latest, agent.seconds)
     title = f"{status} at {agent.steps_per_task:,} steps per task"
     if session.latest:
         console.print(success_table(session.latest, f"{title}; success after {session.latest['env_steps_per_task']:,}"))

@@ -33,7 +33,7 @@ from mtrl import diagnostics
 from scripts import cli, methods
 from scripts.build import make_agent, make_env, resolve
 from scripts.config import Names, TrainConfig
-from scripts.plot import COLORS, picture_path
+from scripts.looks import COLORS, picture_path
 from scripts.presets import PRESETS
 
 NETWORKS = ("critic", "actor")

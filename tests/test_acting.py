@@ -14,7 +14,7 @@ from tests.helpers import SMALL, NoSynchronisation, cuda, toy_agent
 from tests.test_capture import SETTINGS, STEPS, assert_bit_equal, capture, eagerly, state_of
 from tests.traced_graphs import TracedGraphs
 
-FORMS = [{}, {"layer_norm": True}, {"multi_head": True}, {"precision": "bfloat16"}]
+FORMS = [{}, {"actor_layer_norm": True}, {"multi_head": True}, {"precision": "bfloat16"}]
 
 
 def observations(rows=2, seed=0):

@@ -8,7 +8,8 @@ import envs.toy
 from scripts import evaluate, train
 from scripts.build import make_agent, resolve, resolve_capture
 from scripts.cli import Resume, UsageError, parse_train
-from scripts.config import PRESETS, TrainConfig
+from scripts.config import TrainConfig
+from scripts.presets import PRESETS
 from tests.helpers import cuda
 from tests.test_scripts_cli import exit_code
 
