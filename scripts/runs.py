@@ -153,7 +153,7 @@ def _require_each_seed_once(label: str, members: Sequence[RunFolder]) -> None:
 def settings(config: TrainConfig) -> dict[str, Any]:
     """All that makes the method, by name; options of aggregators as `aggregator.c`."""
     values = {name: value for name, value in config.to_json().items() if name not in _NO_METHOD}
-    for prefix in ("aggregator", "critic_aggregator"):
+    for prefix in ("aggregator", "actor_aggregator", "critic_aggregator"):
         options = values.pop(f"{prefix}_options")
         values |= {f"{prefix}.{name}": value for name, value in options.items() if name != "seed"}
     return values
@@ -172,6 +172,7 @@ def _label(config: TrainConfig, others: Sequence[TrainConfig]) -> str:
     parts = [
         _kind(config).rpartition("/")[2],
         "multi-head" if config.multi_head else "",
+        f"actor {config.actor_aggregator.rpartition('/')[2]}" if config.actor_aggregator else "",
         f"critic {config.critic_aggregator.rpartition('/')[2]}" if config.critic_aggregator else "",
         config.preset if len(presets) > 1 else "",
         *(f"{name.removeprefix('aggregator.')}={_spelled(mine[name])}" for name in names),

@@ -26,6 +26,7 @@ ARMS = {name: f"--aggregator {name}" for name in AGGREGATORS} | {
     "multi-head-pcgrad": "--aggregator pcgrad --multi-head",
     "pcgrad-critic-only": "--aggregator mean --critic-aggregator pcgrad",
     "pcgrad-actor-only": "--aggregator pcgrad --critic-aggregator mean",
+    "mean-rescaled": "--aggregator mean-rescaled",
     "independent": "--independent",
 }  # name -> flags of scripts.train
 GROUPS = {
@@ -43,7 +44,7 @@ class SweepConfig:
     arms: Names = ("mean", "pcgrad")
     """Aggregators, other arms, or a group of them."""
     seeds: Counts = (0,)
-    """Counts of each arm: the same for all, so that they pair."""
+    """Seeds of each arm: the same for all, so that they pair."""
     out: Path = Path("runs")
     """Folder for the runs, PRESET-ARM-seedSEED, and for what they print, logs/."""
     flags: str = ""
