@@ -18,6 +18,7 @@ from agents.guard import FiniteGuard
 from agents.policies import MultiTaskPolicy
 from agents.replay import TaskReplayBuffer
 from agents.returns import RETURN_SCALES
+from agents.rounds import UpdateRounds
 from agents.settings import (
     build_aggregator,
     check_env,
@@ -28,13 +29,9 @@ from agents.settings import (
     task_names,
 )
 from agents.task_metrics import TaskMetrics
-from agents.update import TaskUpdates, Turn
-from mtrl.precision import float32_products
-
-CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
 
 
-class MTSAC(TaskUpdates):
+class MTSAC(UpdateRounds):
     """One soft actor-critic for T tasks, with the tasks' gradients reconciled by an aggregator before each step.
 
     Column c of the environment is of task c mod T, and the last T columns of an observation are the task's one-hot.
@@ -57,6 +54,7 @@ class MTSAC(TaskUpdates):
     :param n_steps: rewards that a target adds up before it bootstraps, fewer where the episode or the buffer ends.
     :param policy_delay: critic updates per update of actor and temperatures.
     :param ent_coef: "auto", "auto_0.1" (initial value), or a fixed number.
+    :param noise_hold: vector steps for which an action's noise stays the same; 1: fresh noise at each.
     :param ent_coef_min: learned temperatures do not fall below it.
     :param critic_reduction: "min" or "mean" over the critics, in the target and for the actor.
     :param max_grad_norm: clip the global norm of actor's and critic's update at this, after surgery; None: no clipping.
@@ -97,6 +95,7 @@ class MTSAC(TaskUpdates):
         policy_delay: int = 1,
         ent_coef: str | float = "auto",
         ent_coef_min: float = 0.0,
+        noise_hold: int = 1,
         target_entropy: str | float = "auto",
         target_update_interval: int = 1,
         critic_reduction: str = "min",
@@ -125,6 +124,7 @@ class MTSAC(TaskUpdates):
         self.return_steps = n_steps  # Stable-Baselines3's n_steps is for a buffer of its own
         self.policy_delay = policy_delay
         self.ent_coef_min = ent_coef_min
+        self.noise_hold = noise_hold
         self.critic_reduction = critic_reduction
         self.max_grad_norm = max_grad_norm
         self.reward_scale = reward_scale
@@ -188,6 +188,7 @@ class MTSAC(TaskUpdates):
         self.return_scale = RETURN_SCALES[self.return_scale_name](
             tasks, self.n_envs, self.gamma, self.policy.v_max, float(self.target_entropy), device
         )
+        self._noise: torch.Tensor | None = None
         self._resets, self._refreshed = 0, -1  # networks begun anew; steps at the last look of the return scale
         self.task_metrics = TaskMetrics(self.task_names, self._stats_window_size)
         self.guard = FiniteGuard(self.task_names, self.device)
@@ -205,75 +206,6 @@ class MTSAC(TaskUpdates):
         self._log_ent_coef_start = float(self.log_ent_coef[0].detach())
         options = {"fused": True, **self.policy.optimizer_kwargs}
         self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), **options)
-
-    # -------------------------------------------------------------------------------------------------- the update
-
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """`gradient_steps` updates of critic, actor, temperatures and target network, `batch_size` rows per task each.
-
-        :raises NonFiniteError: within 100 updates of the first non-finite loss.
-        """
-        with self.timed("learn"), float32_products(tf32=self.actor.precision == "tf32"):
-            self.policy.set_training_mode(True)
-            self._begin_anew_where_due()
-            self._update_learning_rate(self._optimizers())
-            self._update_number.fill_(self._n_updates)
-            step = 0
-            while step < gradient_steps:
-                count, measure = self._next_updates(gradient_steps - step)
-                turns = tuple(self._turn(step + i, self._n_updates + i) for i in range(count))
-                if measure or self._captured is None:
-                    self._draw_and_update(batch_size, turns, measure)
-                else:
-                    self._captured(batch_size, turns)
-                step += count
-                self._n_updates += count
-                if self._n_updates % CHECK_EVERY < count:
-                    self.guard.check()
-
-    def _turn(self, step: int, update: int) -> Turn:
-        """Of one update: the `step`-th of this round and the `update`-th of all, both from 0."""
-        return Turn(actor=update % self.policy_delay == 0, target=step % self.target_update_interval == 0)
-
-    def _begin_anew_where_due(self) -> None:
-        """Reset the networks at the steps given, and let the return scale look at the buffer now and then."""
-        due = sum(step <= self.steps_per_task for step in self.reset_at)
-        reset, self._resets = due > self._resets, due
-        if reset:
-            self._reset_networks()
-        every = self.return_scale.refresh_every
-        if self._refreshed < 0 or reset or (every and self.steps_per_task >= self._refreshed + every):
-            self.return_scale.refresh(self.replay_buffer.rewards())
-            self._refreshed = self.steps_per_task
-
-    def _reset_networks(self) -> None:
-        """New parameters in the tensors that are there, which a captured graph holds on to."""
-        fresh = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
-        self.policy.load_state_dict(fresh.state_dict())
-        with torch.no_grad():
-            for optimizer in self._optimizers():
-                for moments in optimizer.state.values():
-                    torch._foreach_zero_(list(moments.values()))
-            if self.log_ent_coef is not None:
-                self.log_ent_coef.fill_(self._log_ent_coef_start)
-        self._reset_aggregators()
-
-    def _reset_aggregators(self) -> None:
-        for network, aggregator in ((self.actor, self.aggregator), (self.critic, self.critic_aggregator)):
-            aggregator.reset(self.num_tasks, sum(p.numel() for p in network.shared_parameters()))
-
-    def _next_updates(self, left: int) -> tuple[int, bool]:
-        """How many updates to make at once, and whether to measure conflict, which is one eager update."""
-        until_measured = -self._n_updates % self.log_conflicts if self.log_conflicts else left
-        together = self._captured.together if self._captured is not None else 1
-        return (together if 1 < together <= min(left, until_measured) else 1), until_measured == 0
-
-    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
-        super()._update_learning_rate(optimizers)
-        if self._captured is not None:
-            self._captured.hold_learning_rate()
-
-    # ---------------------------------------------------------------------------------------- environment and logs
 
     def _setup_learn(
         self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
@@ -320,11 +252,20 @@ class MTSAC(TaskUpdates):
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """As Stable-Baselines3's, action for action; on CUDA without its detours."""
-        if self._acting is None or self.num_timesteps < learning_starts or action_noise is not None:
+        draw = self._draw_held if self.noise_hold > 1 else self._acting
+        if draw is None or self.num_timesteps < learning_starts or action_noise is not None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
-        drawn = self.policy.unscale_action(self._acting(np.asarray(self._last_obs)))
+        drawn = self.policy.unscale_action(draw(np.asarray(self._last_obs)))
         stored = self.policy.scale_action(drawn)  # there and back, as Stable-Baselines3: the same rounding
         return self.policy.unscale_action(stored), stored
+
+    @torch.no_grad()
+    def _draw_held(self, observations: np.ndarray) -> np.ndarray:
+        """Actions (E T, A) in (-1, 1) whose normal noise stays the same for `noise_hold` vector steps."""
+        if self._noise is None or self.num_timesteps // self.n_envs % self.noise_hold == 0:
+            self._noise = torch.randn(self.n_envs, *self.action_space.shape, device=self.device)  # type: ignore[misc]
+        rows = torch.as_tensor(observations, device=self.device, dtype=next(self.actor.parameters()).dtype)
+        return self.actor(rows, noise=self._noise).cpu().numpy()
 
     def _record_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
         self.task_metrics.add_episodes(infos, dones)

@@ -20,11 +20,11 @@ from agents.task_metrics import TaskMetrics
 SETTINGS = (
     "buffer_size learning_starts batch_size tau gamma gradient_steps ent_coef target_entropy target_update_interval "
     "max_grad_norm reward_scale loss_weighting overlap log_every log_conflicts seed "
-    "policy_delay ent_coef_min critic_reduction reset_at"
+    "policy_delay noise_hold ent_coef_min critic_reduction reset_at"
 ).split()
 COUNTERS = (
     "num_timesteps _total_timesteps _n_updates _episode_num _current_progress_remaining "
-    "_rollout_steps _next_actions seconds _resets _refreshed"
+    "_rollout_steps _next_actions seconds _resets _refreshed _noise"
 ).split()
 MODULES = ("policy", "actor.optimizer", "critic.optimizer", "aggregator", "critic_aggregator")
 

@@ -121,10 +121,14 @@ class MultiTaskActor(_MultiTaskNetwork):
         mean, log_std = outputs.chunk(2, dim=-1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
-    def forward(self, observations: Float[Tensor, "rows obs"], deterministic: bool = False) -> Tensor:
-        """Actions (rows, A) in (-1, 1), for rows in any order."""
+    def forward(
+        self, observations: Float[Tensor, "rows obs"], deterministic: bool = False, noise: Tensor | None = None
+    ) -> Tensor:
+        """Actions (rows, A) in (-1, 1), for rows in any order; `noise` as in `action_log_prob`."""
         mean, log_std = self._distribution(observations, blocks=False)
-        return torch.tanh(mean if deterministic else mean + log_std.exp() * torch.randn_like(mean))
+        if deterministic:
+            return torch.tanh(mean)
+        return torch.tanh(mean + log_std.exp() * (torch.randn_like(mean) if noise is None else noise))
 
     def action_log_prob(
         self, observations: Float[Tensor, "rows obs"], blocks: bool = False, noise: Tensor | None = None

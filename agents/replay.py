@@ -162,7 +162,8 @@ class TaskReplayBuffer(BaseBuffer):
         length = counts.sum(-1)
         last = ahead.gather(-1, length.unsqueeze(-1) - 1).squeeze(-1)
         discounts = self.gamma ** length.to(reward.dtype)
-        return (reward * powers * counts).sum(-1).view(-1, 1), discounts.view(-1, 1), last
+        counted = torch.where(counts.bool(), reward, 0)  # where: memory that was never written may hold NaN
+        return (counted * powers).sum(-1).view(-1, 1), discounts.view(-1, 1), last
 
     def state_dict(self) -> dict[str, Any]:
         """The filled part, the position and the generator: everything that the next sample depends on."""

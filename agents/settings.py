@@ -74,8 +74,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
     :raises ValueError: naming the setting, what was expected and what was found.
     """
-    whole = "buffer_size batch_size train_freq gradient_steps n_steps policy_delay log_every target_update_interval"
-    for name in whole.split():
+    whole = "buffer_size batch_size train_freq gradient_steps n_steps policy_delay noise_hold log_every"
+    for name in (*whole.split(), "target_update_interval"):
         if not isinstance(settings[name], Integral) or settings[name] < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {settings[name]!r}.")
     for name in ("learning_starts", "log_conflicts"):

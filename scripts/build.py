@@ -142,6 +142,7 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
             train_freq=train_freq,
             gradient_steps=gradient_steps,
             ent_coef=config.ent_coef if config.ent_coef.startswith("auto") else float(config.ent_coef),
+            noise_hold=config.noise_hold,
             ent_coef_min=config.ent_coef_min,
             target_entropy=config.target_entropy,
             critic_reduction=config.critic_reduction,

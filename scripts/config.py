@@ -112,6 +112,8 @@ class TrainConfig:
     """How far the target critics move at each update."""
     ent_coef: str = "auto"
     """Temperature: `auto` learns one per task; auto_0.1 starts it there; a number fixes it."""
+    noise_hold: int = 1
+    """Environment steps for which an action's noise stays the same."""
     ent_coef_min: float = 0.0
     """Learned temperatures do not fall below it."""
     target_entropy: Literal["auto"] | float = "auto"
@@ -236,6 +238,7 @@ PLAIN_SAC: dict[str, Any] = {  # what --independent fixes
     **{"aggregator": "mean", "actor_aggregator": "", "critic_aggregator": "", "multi_head": False},
     **{"loss_weighting": "none", "return_scale": "none", "critic_reduction": "min", "critic_head": "scalar"},
     **{"actor_torso": "mlp", "critic_torso": "mlp", "conditioning": "one-hot", "n_critics": 2, "policy_delay": 1},
+    **{"noise_hold": 1},
     **{"ent_coef_min": 0.0, "weight_decay": 0.0, "reset_at": (), "envs_per_task": 1},
     **{"overlap": False, "max_grad_norm": 0.0, "precision": "float32", "capture": False},
 }
@@ -254,7 +257,7 @@ def plain_sac(config: TrainConfig) -> TrainConfig:
 _AT_LEAST_ONE = (
     *("steps_per_task", "batch_size", "buffer_size", "log_every", "train_freq", "gradient_steps", "keep_checkpoints"),
     *("horizon", "goals", "eval_goals", "final_goals", "actor_width", "actor_depth", "critic_width", "critic_depth"),
-    *("envs_per_task", "policy_delay", "n_steps", "n_critics", "embedding_size"),
+    *("envs_per_task", "policy_delay", "n_steps", "noise_hold", "n_critics", "embedding_size"),
 )
 _POSITIVE = ("learning_rate", "adam_eps", "v_max")
 _NOT_NEGATIVE = ("max_grad_norm", "weight_decay", "ent_coef_min")

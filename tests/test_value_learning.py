@@ -15,6 +15,7 @@ EVERYTHING = {
     "return_scale": "brc",
     "n_steps": 3,
     "policy_delay": 2,
+    "noise_hold": 4,
     "critic_reduction": "mean",
     "ent_coef": "auto_0.1",
     "ent_coef_min": 0.01,
@@ -59,6 +60,20 @@ def test_learned_temperatures_keep_above_their_floor():
     found = agent.log_ent_coef.detach().exp()
     assert (found >= 0.04 * (1 - 1e-6)).all()
     assert (found < 0.041).any()  # it was needed
+
+
+@pytest.mark.parametrize("hold", [1, 4])
+def test_an_actions_noise_is_held_and_then_drawn_anew(hold):
+    """With networks that never learn, the noise is what the stored actions tell."""
+    agent = toy_agent(noise_hold=hold, learning_starts=8, learning_rate=1e-12)
+    agent.learn(2 * 24)
+    rows = agent.replay_buffer.rows[:24].transpose(0, 1)
+    obs, actions, *_ = rows.split(agent.replay_buffer.widths, dim=-1)
+    one_hot = torch.eye(2)[:, None].expand(-1, 24, -1)
+    mean, log_std = agent.actor._distribution(torch.cat([obs, one_hot], -1).flatten(0, 1), blocks=False)
+    noise = ((actions.flatten(0, 1).atanh() - mean) / log_std.exp()).view(2, 24, -1)[:, 4:]
+    held = [bool(torch.allclose(noise[:, k], noise[:, k + 1], atol=1e-3)) for k in range(19)]
+    assert held == [hold == 4 and k % 4 != 3 for k in range(19)]
 
 
 @pytest.mark.parametrize("reduction", ["min", "mean"])
