@@ -16,6 +16,7 @@ from rich import filesize
 
 import envs
 from agents import MTSAC, keep_freed_memory
+from agents.policies import Precision
 from agents.replay import TaskReplayBuffer
 from envs.vec_env import TaskVecEnv
 from scripts.cli import UsageError, usage_errors
@@ -33,7 +34,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     threads = torch.get_num_threads() if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
     keep_freed_memory()
-    return replace(config, device=device, capture=capture, threads=threads)
+    return replace(config, device=device, capture=capture, threads=threads, precision=resolve_precision(config, device))
 
 
 def require_device(device: str) -> None:
@@ -50,6 +51,15 @@ def resolve_capture(capture: Literal["auto"] | bool | int, device: str) -> bool 
         asked = str(capture).lower()
         raise UsageError(f"--capture {asked}: expected a CUDA device, as graphs are CUDA's; found {device}. Use auto.")
     return capture
+
+
+def resolve_precision(config: TrainConfig, device: str) -> Precision:
+    """The precision of the products: auto is bfloat16 on a CPU with units for it (avx512_bf16, AMX), else float32."""
+    if config.precision != "auto":
+        return config.precision
+    units = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch; not public
+    has_units = any(getattr(torch.cpu, name, lambda: False)() for name in units)
+    return "bfloat16" if device == "cpu" and has_units else "float32"
 
 
 def require_precision(precision: str, device: str) -> None:

@@ -161,7 +161,7 @@ class TrainConfig:
     """An output layer per task, on a shared torso."""
     independent: bool = False
     """One plain Stable-Baselines3 SAC per task, nothing shared: the baseline. It has neither clipping nor overlap."""
-    precision: Precision = "float32"
+    precision: Literal["auto"] | Precision = "float32"
     """Of the products in hidden layers, in training; bfloat16 is faster where there are units for it, tf32 is for CUDA
     and takes in the heads."""
 

@@ -15,13 +15,20 @@ _TOY = replace(
     final_goals=20, checkpoint_every=1_000, log_every=100, batch_size=32, buffer_size=2_000, warmup_steps=200,
     learning_rate=1e-3, gamma=0.9, tau=0.02, actor_width=64, actor_depth=2, critic_width=64, critic_depth=2,
 )  # fmt: skip
-# two CPU cores: LayerNorm, rewards in [0, 1], temperatures that start where they do not drown the reward
+# What docs/recipe.md found for two CPU cores: few rows, quick values (three rewards, gamma 0.97), a histogram critic
 _QUICK = replace(
-    _PLUS, steps_per_task=100_000, eval_every=5_000, eval_goals=10, checkpoint_every=5_000, batch_size=64,
-    warmup_steps=1_000, actor_width=256, critic_width=256, actor_layer_norm=True,
-    critic_layer_norm=True, reward_scale=(0.1,), ent_coef="auto_0.01",
+    _PLUS, steps_per_task=100_000, eval_every=5_000, eval_goals=10, checkpoint_every=5_000, warmup_steps=1_000,
+    train_horizon=200, staggered_starts=True, batch_size=32, n_steps=3, gamma=0.97, tau=0.01, learning_rate=1e-3,
+    ent_coef="auto_0.01", target_entropy=-2.0, return_scale="brc", critic_reduction="mean", critic_head="hl-gauss",
+    critic_torso="bronet", critic_depth=1, critic_width=256, actor_width=256, actor_layer_norm=True, precision="auto",
 )  # fmt: skip
 _MT1 = replace(_QUICK, suite="MT1", batch_size=128, checkpoint_every=10_000)
+# The same for a GPU: wide critics, more rows, longer looks ahead. Not measured yet.
+_BEST = replace(
+    _QUICK, steps_per_task=2_000_000, eval_every=20_000, eval_goals=50, checkpoint_every=20_000, warmup_steps=2_000,
+    batch_size=64, gamma=0.99, tau=0.005, learning_rate=3e-4, critic_width=1024, critic_depth=2, actor_width=400,
+    precision="float32",
+)  # fmt: skip
 
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "toy": ("four point-reaching tasks with a known optimum, seconds on a CPU", _TOY),
@@ -30,10 +37,12 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "mt25": ("MT25, settings as mt10", replace(_PLUS, suite="MT25")),
     "mt50": ("MT50, settings as mt10", replace(_PLUS, suite="MT50")),
     "mt10-quick": (
-        "MT10 sized for two CPU cores: 3 x 256, LayerNorm, 64 rows, rewards x 0.1, temperatures from 0.01, 100k steps "
+        "MT10 sized for two CPU cores: two histogram critics of width 256, 32 rows, episodes of 200 steps, 100k steps "
         "per task",
         _QUICK,
     ),
+    "mt10-best": ("MT10 on a GPU: as mt10-quick with critics of 2 x 1024, 2M steps per task; not measured yet", _BEST),
+    "mt50-best": ("MT50, settings as mt10-best", replace(_BEST, suite="MT50")),
     "mt10-paper2020": (
         "MT10 as in the PCGrad paper: 6 x 160, v1 rewards, 500k steps per task; horizon 150 is our reading",
         replace(_PAPER, steps_per_task=500_000, actor_width=160, critic_width=160, actor_depth=6, critic_depth=6),
