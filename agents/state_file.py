@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
-FORMAT = {"format": "mtrl-surgery", "version": 1}
+from agents.atomic import whole_file
 
+FORMAT = {"format": "mtrl-surgery", "version": 1}
+JSON, TENSORS = "state.json", "tensors.safetensors"  # the two members, uncompressed
+DTYPES = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
+}
 
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError, EOFError, zlib.error, SafetensorError)
 
@@ -49,8 +55,7 @@ def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return value.item()
     if isinstance(value, torch.Tensor | np.ndarray):
         name, is_array = str(len(tensors)), isinstance(value, np.ndarray)
-        tensor = torch.as_tensor(value).detach().cpu()
-        tensors[name] = tensor.clone(memory_format=torch.contiguous_format)  # own memory: safetensors wants no sharing
+        tensors[name] = torch.as_tensor(value).detach().cpu()
         return {"$array" if is_array else "$tensor": name}
     if isinstance(value, list):
         return [pack(item, tensors) for item in value]
@@ -91,14 +96,23 @@ def write_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     body = json.dumps({**FORMAT, "kind": kind, "state": pack(state, tensors)}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr("state.json", body)
-            archive.writestr("tensors.safetensors", safetensors.save(tensors))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(JSON, body)
+        with archive.open(TENSORS, "w", force_zip64=True) as member:
+            _write_tensors(member.write, tensors)
+
+
+def _write_tensors(write: Callable[[Any], Any], tensors: dict[str, torch.Tensor]) -> None:
+    """The safetensors format, tensor by tensor: the library's own `save` holds a large buffer three times in memory."""
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of eight
+    write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def read_state(path: str | Path, kind: str) -> dict[str, Any]:
@@ -112,11 +126,9 @@ def read_state(path: str | Path, kind: str) -> dict[str, Any]:
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         with damage_told(path), zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-            if "state.json" not in names:
-                raise StateFileError(_not_ours(path, names))
-            body = json.loads(archive.read("state.json"))
-            tensors = safetensors.load(archive.read("tensors.safetensors"))
+            _check_members(path, archive)
+            body = json.loads(archive.read(JSON))
+            tensors = safetensors.load(archive.read(TENSORS))
             if body["format"] != FORMAT["format"] or body["version"] != FORMAT["version"] or body["kind"] != kind:
                 found = ", ".join(f"{key} {body[key]!r}" for key in (*FORMAT, "kind"))
                 raise StateFileError(
@@ -132,10 +144,16 @@ def read_state(path: str | Path, kind: str) -> dict[str, Any]:
     return state
 
 
-def _not_ours(path: Path, names: set[str]) -> str:
+def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
+    """Exactly our two members, stored as they are: no path leads anywhere, and no small file unpacks to a huge one."""
+    members = archive.infolist()
+    names = [member.filename for member in members]
     if "pytorch_variables.pth" in names:
-        return (
+        raise StateFileError(
             f"{path} is in Stable-Baselines3's format, which holds pickles: opening one can run code. If you trust its "
             "origin: MTSAC.load(path, trust=True)."
         )
-    return f"{path} is a zip, but not one of ours: it has no state.json."
+    if sorted(names) != [JSON, TENSORS]:
+        raise StateFileError(f"{path} is a zip, but not one of ours: expected {JSON} and {TENSORS}, found {names[:5]}.")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise StateFileError(f"{path} is a zip, but not one of ours: its members are compressed, and ours never are.")

@@ -29,6 +29,8 @@ class EvaluateConfig:
     """Folder of the run."""
     episodes: int = 50
     """Goals (= episodes) per task, from the first on."""
+    best: bool = False
+    """The agent of the best evaluation during training (optimistic: chosen on these goals), not the newest."""
     json: Path | None = None
     """Write the numbers to this file, too."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
@@ -47,13 +49,14 @@ def main(argv: Sequence[str]) -> int:
         )
     if request.json:
         cli.check_output("--json", request.json)
-    checkpoint = run.newest_checkpoint()
+    if request.best and not run.best.is_file():
+        raise cli.UsageError(f"--best: expected {run.best}, which the first evaluation writes; found nothing.")
+    path = run.best if request.best else run.newest_checkpoint() / "agent.zip"
     config = resolve(replace(run.config, device=request.device, workers=request.workers))
     with cli.usage_errors():
         # acting needs no aggregator: one from a file or a package of its own may be gone, and its code is not run
-        path = checkpoint / "agent.zip"
         agent = MTSAC.load(path, device=config.device, aggregator="mean", critic_aggregator="mean")
-    run.require_tasks(agent.task_names, checkpoint)
+    run.require_tasks(agent.task_names, path)
     with contextlib.closing(make_env(config, run.goals, "sequential")) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
         summary = summarize(evaluate(agent, env, request.episodes))
@@ -66,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
             request.json,
             {
                 "run": str(run.path),
-                "checkpoint": checkpoint.name,
+                "checkpoint": "best" if request.best else path.parent.name,
                 "env_steps_per_task": agent.vector_steps,
                 "protocol": {"id": protocol.id, **protocol.to_json()},
                 **summary,

@@ -3,7 +3,7 @@
 config.json      every setting               metrics.csv      one row per log point
 protocol.json    how success was measured    evaluations.csv  one row per task and evaluation
 versions.json    software and machine        tensorboard/     the metrics again, as events
-goals.npz        goal vectors per task       checkpoints/     the newest ones
+goals.npz        goal vectors per task       checkpoints/     the newest ones, and best.zip
 conflicts.csv    cosine of each pair of tasks' gradients over time, for actor and critic
 result.json      the end of the run, with the table of success
 versions-resumed.json   the same as versions.json, of the newest part of a run that was resumed
@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
-from agents.checkpoint import latest_checkpoint
+from agents import StateFileError
+from agents.atomic import sync, whole_file
+from agents.checkpoint import checkpoints, latest_checkpoint
 from agents.evaluation import Evaluation
 from mtrl import make_aggregator
 from scripts.claim import LOCK
@@ -50,6 +52,7 @@ class RunFolder:
         self.evaluations = CsvTable(self.path / "evaluations.csv")
         self.conflicts = CsvTable(self.path / "conflicts.csv")
         self.checkpoints = self.path / "checkpoints"
+        self.best = self.checkpoints / "best.zip"  # the agent at its best evaluation, to act with
         self._tensorboard: TensorBoardOutputFormat | None = None  # opened by a training run only
 
     def save(self) -> RunFolder:
@@ -150,11 +153,36 @@ class RunFolder:
             self._tensorboard.write(values, dict.fromkeys(values), total)  # type: ignore[arg-type]
 
     def newest_checkpoint(self) -> Path:
-        """The checkpoint to resume from or to evaluate. Raises UsageError if there is none yet."""
+        """The checkpoint to resume from or to evaluate; damaged ones are passed over, with a warning.
+
+        Raises UsageError if there is none yet, or none that is whole.
+        """
         try:
             return latest_checkpoint(self.checkpoints)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, StateFileError) as error:
             raise UsageError(f"{error} Train it anew, in another --run-dir.") from error
+
+    def never_saved(self) -> bool:
+        """Whether the run ended before its first checkpoint, so that it can begin anew without a loss.
+
+        Raises UsageError if its checkpoints are gone.
+        """
+        if checkpoints(self.checkpoints):
+            return False
+        with intact(self.metrics.path):
+            steps = max((_numbers(row)["env_steps"] for row in self.metrics.read()), default=0)
+        first = self.config.checkpoint_every or self.config.steps_per_task
+        if steps > first * len(self.protocol.tasks):
+            raise UsageError(
+                f"expected a checkpoint in {self.checkpoints}; found none, though the run came further than its first "
+                "one. Restore them from a copy, or train anew in another --run-dir."
+            )
+        return True
+
+    def sync(self) -> None:
+        """Waits until all rows of the tables are on the disk: a checkpoint must not be newer than what led to it."""
+        for table in (self.metrics, self.evaluations, self.conflicts):
+            sync(table.path)
 
     def success_curves(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Env steps per task (N,) and success per task name (N,). Raises UsageError if nothing was evaluated yet."""
@@ -171,9 +199,14 @@ class RunFolder:
         return steps, curves
 
 
+# What `save` leaves if it is killed before config.json makes the folder a run.
+_BEGUN = (LOCK, "goals.npz", "versions.json", "protocol.json")
+
+
 def require_new(path: Path) -> None:
-    """Raises UsageError unless `path` is free for a new run."""
-    if path.is_file() or (path.is_dir() and any(item.name != LOCK for item in path.iterdir())):
+    """Raises UsageError unless `path` is free for a new run, or holds no more than the beginning of one."""
+    begun = {name + end for name in (*_BEGUN, "config.json") for end in ("", ".partial")} - {"config.json"}
+    if path.is_file() or (path.is_dir() and any(item.name not in begun for item in path.iterdir())):
         resume = f" or go on with that run: --resume {path}" if (path / "config.json").exists() else ""
         raise UsageError(f"expected a new or empty run folder; {path} is not empty. Choose another --run-dir{resume}")
 
@@ -193,17 +226,14 @@ def intact(path: Path) -> Iterator[None]:
 
 def write_goals(path: Path, goals: Mapping[str, np.ndarray]) -> None:
     """Writes goal vectors per task, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with whole_file(path) as file:
         np.savez(file, **goals)  # type: ignore[arg-type]  # numpy's stub takes a flag there
-    os.replace(temporary, path)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes indented JSON, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        file.write((json.dumps(values, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -96,7 +96,8 @@ def test_a_finished_run_shows_and_keeps_everything(finished):
     assert (result["status"], result["env_steps_per_task"]) == ("finished", 200)
     assert result["protocol"]["id"] == RunFolder.open(path).protocol.id
     assert result["evaluation"]["mean"]["episodes"] == 4 * 4
-    assert [file.name for file in sorted((path / "checkpoints").iterdir())] == ["step_000000150", "step_000000200"]
+    saved = [file.name for file in sorted((path / "checkpoints").iterdir())]
+    assert saved == ["best.zip", "step_000000150", "step_000000200"]
     metrics = rows(path / "metrics.csv")
     assert [int(row["env_steps"]) for row in metrics] == list(range(80, 801, 80))
     assert all(float(metrics[-1][f"train/critic_loss/point-{i}"]) > 0 for i in range(4))
@@ -187,14 +188,31 @@ def test_evaluate_refuses_more_episodes_than_goals(finished):
         evaluate.main([str(finished[0]), "--episodes", "51"])
 
 
-def test_a_damaged_checkpoint_is_a_clear_error(finished, tmp_path):
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(finished, tmp_path):
     path = tmp_path / "run"
     subprocess.run(["cp", "-r", finished[0], path], check=True)
-    (path / "checkpoints" / "step_000000200" / "agent.zip").write_bytes(b"\x80\x04\x95 a pickle")
-    with pytest.raises(UsageError, match=r"agent\.zip"):
-        evaluate.main([str(path)])
-    with pytest.raises(UsageError, match=r"agent\.zip"):
-        train.main(["--resume", str(path), "--steps-per-task", "400"])
+    newest, before = (path / "checkpoints" / f"step_{step:09d}" / "agent.zip" for step in (200, 150))
+    newest.write_bytes(b"\x80\x04\x95 a pickle")
+    with pytest.warns(match=r"step_000000200 is damaged: agent\.zip .* Going back to step_000000150"):
+        assert evaluate.main([str(path), "--episodes", "1", "--json", str(tmp_path / "e.json")]) == 0
+    assert json.loads((tmp_path / "e.json").read_text())["env_steps_per_task"] == 150
+    with pytest.warns(match="Going back to step_000000150"):
+        assert train.main(["--resume", str(path), "--no-progress"]) == 0
+    assert_same_training(finished[0], path)
+    for file in (newest, before):
+        file.write_bytes(b"\x80\x04\x95 a pickle")
+    for command in (evaluate.main, lambda argv: train.main(["--resume", *argv])):
+        with pytest.raises(UsageError, match=r"step_000000200 is damaged: agent\.zip"):
+            command([str(path)])
+
+
+def test_the_best_agent_is_kept_apart(finished, tmp_path):
+    run = RunFolder.open(finished[0])
+    best = json.loads((run.path / "result.json").read_text())["best"]
+    assert evaluate.main([str(run.path), "--best", "--episodes", "2", "--json", str(tmp_path / "b.json")]) == 0
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert (found["checkpoint"], found["env_steps_per_task"]) == ("best", best["env_steps_per_task"])
+    assert found["mean"]["success"] == best["success"]
 
 
 def test_plot_draws_one_run_and_several(finished, tmp_path):
