@@ -179,6 +179,14 @@ class RunFolder:
             )
         return True
 
+    def concluded(self, env_steps_per_task: int) -> bool:
+        """Whether result.json tells the end of the run at this step: a kill may have come just before."""
+        if not (self.path / "result.json").exists():
+            return False
+        with intact(self.path / "result.json"):
+            result = read_json(self.path / "result.json")
+            return result["status"] == "finished" and result["env_steps_per_task"] == env_steps_per_task
+
     def sync(self) -> None:
         """Waits until all rows of the tables are on the disk: a checkpoint must not be newer than what led to it."""
         for table in (self.metrics, self.evaluations, self.conflicts):

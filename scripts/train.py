@@ -141,7 +141,7 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     changed = [f"{name} {before[name]} -> {value}" for name, value in config.to_json().items() if value != before[name]]
     run = replace(run, config=config, protocol=describe(config, env.task_names, env.goals))
     session = Session(run, agent, env, evaluation_env, console, room, latest_evaluation(run))
-    if session.steps_left <= 0 and not session.owed:
+    if session.steps_left <= 0 and not session.owed and run.concluded(agent.vector_steps):
         raise cli.UsageError(
             f"expected a run with steps left; {run.path} has done {agent.vector_steps:,} of {config.steps_per_task:,} "
             "per task. Extend it with --steps-per-task."

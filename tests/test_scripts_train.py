@@ -1,6 +1,5 @@
 """Train, stop, resume, evaluate and plot, as a user runs them: own processes, real files, the toy suite."""
 
-import csv
 import json
 import signal
 import subprocess
@@ -11,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.state_file import read_state
 from scripts import evaluate, plot, train
 from scripts.cli import UsageError
 from scripts.protocol import describe
 from scripts.run_folder import RunFolder
+from tests.runs import assert_same_training, rows
 
 ROOT = Path(__file__).parents[1]
 SHORT = "--steps-per-task 200 --warmup-steps 40 --eval-every 50 --checkpoint-every 50 --log-every 20".split()
@@ -45,36 +44,6 @@ def finished(tmp_path_factory):
     """A run that was never stopped, and what it printed."""
     path = tmp_path_factory.mktemp("runs") / "whole"
     return path, execute("train", "toy", *SHORT, "--run-dir", path)
-
-
-def rows(path, without="time/seconds"):
-    with path.open() as file:
-        return [{k: v for k, v in row.items() if not k.startswith(without)} for row in csv.DictReader(file)]
-
-
-def assert_same_training(one, other):
-    """Same networks, optimizers, generators and buffer, and the same history in both files."""
-    for name, kind in (("agent.zip", "agent"), ("buffer.zip", "buffer"), ("loop.zip", "loop")):
-        a, b = (read_state(sorted((run / "checkpoints").iterdir())[-1] / name, kind) for run in (one, other))
-        assert without_clocks(a) == without_clocks(b)
-    assert rows(one / "metrics.csv") == rows(other / "metrics.csv")
-    assert rows(one / "conflicts.csv") == rows(other / "conflicts.csv")
-    assert rows(one / "evaluations.csv") == rows(other / "evaluations.csv")
-
-
-def without_clocks(value):
-    """Nested state with arrays and tensors as bytes; wall-clock seconds differ between any two runs."""
-    if isinstance(value, dict):
-        return {key: without_clocks(item) for key, item in value.items() if key != "seconds"}
-    if isinstance(value, list | tuple):
-        return [without_clocks(item) for item in value]
-    return (
-        value.numpy(force=True).tobytes()
-        if hasattr(value, "numpy")
-        else value.tobytes()
-        if hasattr(value, "tobytes")
-        else value
-    )
 
 
 def test_a_finished_run_shows_and_keeps_everything(finished):
