@@ -17,7 +17,7 @@ from scripts.run_folder import RunFolder
 
 # A child of this server has everything imported already: a training begins after a few milliseconds.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["scripts.train"])
+_SERVER.set_forkserver_preload(["scripts.train", "envs.meta_world", "torch._dynamo", "torch.utils.tensorboard"])
 
 
 def rows(path, without="time/seconds"):
