@@ -255,6 +255,7 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
         "evaluation": session.latest,
         "best": best_evaluation(run),
         "seconds": agent.seconds,
+        "unstable_episodes": unstable_episodes(session.env),
     }
     write_json(run.path / "result.json", result)
     title = f"{status} at {agent.vector_steps:,} steps per task"
@@ -264,6 +265,8 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
         console.print(table)
     else:
         console.print(f"{title}, before the first episode ended")
+    if unstable := ", ".join(f"{task} {count}" for task, count in result["unstable_episodes"].items() if count):
+        console.print(f"[bold]MuJoCo became unstable[/] and began anew, in so many training episodes: {unstable}")
     path = shlex.quote(str(run.path))
     complete = session.steps_left <= 0 and not session.owed
     longer = f" --steps-per-task {2 * agent.vector_steps}" if complete else ""
@@ -275,6 +278,15 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
         f"  {resume_command(run)}{longer}",
     )
     console.print(*lines, sep="\n", soft_wrap=True)
+
+
+def unstable_episodes(env: TaskVecEnv) -> dict[str, int]:
+    """Training episodes per task in which MuJoCo's state became NaN or huge; empty where there is no MuJoCo."""
+    try:
+        counts = env.get_attr("instabilities")
+    except AttributeError:
+        return {}
+    return dict(zip(env.task_names, counts, strict=True))
 
 
 if __name__ == "__main__":
