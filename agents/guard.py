@@ -14,7 +14,7 @@ LIMIT = 1e20  # a loss beyond it is lost as well: a value is off by 1e10, and th
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or temperature became NaN, infinite or larger than 1e20; `task` (None: all), `quantity`, `update` tell the first."""
+    """A loss or temperature became NaN or exceeded 1e20; `task` (None: all), `quantity`, `update` tell the first."""
 
     def __init__(self, task: str | None, quantity: str, update: int):
         self.task, self.quantity, self.update = task, quantity, update

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import platform
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -35,6 +36,7 @@ from scripts.config import TrainConfig, check
 from scripts.csv_table import CosinesOutputFormat, CsvOutputFormat, CsvTable
 from scripts.protocol import Protocol, describe
 
+_MOST_GOALS = 2**24  # bytes; the 50 goals of each of 50 tasks are 150 kB
 _SOFTWARE = ("mtrl-surgery", "torch", "stable-baselines3", "gymnasium", "metaworld", "mujoco", "numpy")
 
 
@@ -78,6 +80,11 @@ class RunFolder:
             raise UsageError(
                 f"expected the folder of a run at {path}; found {found}. Give the --run-dir of a training run."
             )
+        if links := [item for item in path.rglob("*") if item.is_symlink()]:
+            raise UsageError(
+                f"expected a run folder of plain files; found the link {links[0]}, and a run must not read or write "
+                "elsewhere. Put what it points at in its place."
+            )
         with intact(path / "config.json"):
             config = TrainConfig.from_json(read_json(path / "config.json"))
             check(config)
@@ -90,8 +97,8 @@ class RunFolder:
             protocol = Protocol.from_json(values)
             if id_ != protocol.id:
                 raise ValueError(f"its id is {id_!r}, but its fields make {protocol.id!r}")
-        with intact(path / "goals.npz"), np.load(path / "goals.npz", allow_pickle=False) as archive:
-            goals = {name: archive[name] for name in archive.files}
+        with intact(path / "goals.npz"):
+            goals = read_goals(path / "goals.npz")
             settled = describe(config, protocol.tasks, goals)
         if changed := protocol.changed(settled):
             found = ", ".join(f"{n} {getattr(protocol, n)!r} against {getattr(settled, n)!r}" for n in changed)
@@ -236,6 +243,18 @@ def write_goals(path: Path, goals: Mapping[str, np.ndarray]) -> None:
     """Writes goal vectors per task, whole or not at all."""
     with whole_file(path) as file:
         np.savez(file, **goals)  # type: ignore[arg-type]  # numpy's stub takes a flag there
+
+
+def read_goals(path: Path) -> dict[str, np.ndarray]:
+    """Goal vectors per task; arrays of numbers only, none of which unpacks to more than any suite has.
+
+    Raises OSError, ValueError or what else zipfile raises for a damaged file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > _MOST_GOALS:
+            raise ValueError(f"it unpacks to more than {_MOST_GOALS} bytes")
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
