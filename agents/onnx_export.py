@@ -19,9 +19,7 @@ class _Deterministic(nn.Module):
 
     def __init__(self, actor: nn.Module, low: Tensor, high: Tensor):
         super().__init__()
-        self.actor = actor
-        self.register_buffer("low", low)
-        self.register_buffer("high", high)
+        self.actor, self.low, self.high = actor, low, high
 
     def forward(self, observations: Float[Tensor, "rows obs"]) -> Tensor:
         return self.low + 0.5 * (self.actor(observations, deterministic=True) + 1.0) * (self.high - self.low)

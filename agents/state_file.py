@@ -37,9 +37,9 @@ def damage_told(path: str | Path, unless: tuple[type[Exception], ...] = ()) -> I
     """
     try:
         yield
-    except (StateFileError, *unless):
-        raise
     except Exception as error:
+        if isinstance(error, (StateFileError, *unless)):
+            raise
         raise StateFileError(
             f"{path} is damaged, or of another version: {error or type(error).__name__}. Use an earlier checkpoint."
         ) from error

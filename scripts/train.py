@@ -247,6 +247,7 @@ class Evaluations(EveryStepsPerTask):
 def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
     """Writes result.json, then shows the table per task, where everything lies and what to try next."""
     run, agent, console = session.run, session.agent, session.console
+    unstable = unstable_episodes(session.env)
     result = {
         "status": status,
         "command": shlex.join(["python", "-m", "scripts.train", *argv]),
@@ -255,7 +256,7 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
         "evaluation": session.latest,
         "best": best_evaluation(run),
         "seconds": agent.seconds,
-        "unstable_episodes": unstable_episodes(session.env),
+        "unstable_episodes": unstable,
     }
     write_json(run.path / "result.json", result)
     title = f"{status} at {agent.vector_steps:,} steps per task"
@@ -265,8 +266,8 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
         console.print(table)
     else:
         console.print(f"{title}, before the first episode ended")
-    if unstable := ", ".join(f"{task} {count}" for task, count in result["unstable_episodes"].items() if count):
-        console.print(f"[bold]MuJoCo became unstable[/] and began anew, in so many training episodes: {unstable}")
+    if found := ", ".join(f"{task} {count}" for task, count in unstable.items() if count):
+        console.print(f"[bold]MuJoCo became unstable[/] and began anew, in so many training episodes: {found}")
     path = shlex.quote(str(run.path))
     complete = session.steps_left <= 0 and not session.owed
     longer = f" --steps-per-task {2 * agent.vector_steps}" if complete else ""
