@@ -198,6 +198,7 @@ def train(session: Session) -> int:
             if session.steps_left > 0 and not switch.pressed:
                 missing = session.steps_left * agent.num_tasks
                 agent.learn(missing, callback=callbacks, reset_num_timesteps=False)
+                run.sync()
                 save_checkpoint(run.checkpoints, agent, session.env)
                 prune(run.checkpoints, config.keep_checkpoints)
             if not switch.pressed:
@@ -215,20 +216,24 @@ def schedule(session: Session, switch: StopSwitch) -> Iterator[EveryStepsPerTask
     """The callbacks for evaluations and checkpoints, as often as the config says; the end of a run has its own."""
     config = session.run.config
     yield Evaluations(switch, session)
-    yield Checkpoints(session.run, config.checkpoint_every, keep=config.keep_checkpoints)
+    yield Checkpoints(session, config.checkpoint_every, keep=config.keep_checkpoints)
 
 
 class Checkpoints(CheckpointCallback):
-    """Writes checkpoints, each after the rows that led to it."""
+    """Writes checkpoints during training, each after the rows that led to it; the end of a run has its own."""
 
-    def __init__(self, run: RunFolder, every: int, keep: int) -> None:
-        super().__init__(run.checkpoints, every, keep)
-        self.run = run
+    def __init__(self, session: Session, every: int, keep: int) -> None:
+        super().__init__(session.run.checkpoints, every, keep)
+        self.session = session
 
     def act(self) -> None:
-        """Rows first: what a checkpoint remembers must not be lost with the power."""
-        self.run.sync()
-        super().act()
+        """Rows first: what a checkpoint remembers must not be lost with the power.
+
+        None at the last step, whose update is still to come: a run that is killed then would end without it.
+        """
+        if self.session.steps_left > 0:
+            self.session.run.sync()
+            super().act()
 
 
 class Evaluations(EveryStepsPerTask):

@@ -1,11 +1,16 @@
 """Killed at any moment, a run goes on, has lost at most one interval, and ends as if nothing had happened."""
 
+import contextlib
 import os
 import signal
+import subprocess
 import time
 
 import pytest
 
+from agents import latest_checkpoint
+from agents.checkpoint import checkpoints
+from scripts import cli
 from scripts.run_folder import RunFolder
 from tests.runs import assert_same_training, children, kill_at_random, start, start_or_resume
 
@@ -72,3 +77,44 @@ def test_a_scheduler_that_stops_a_run_gets_a_checkpoint_and_a_code_to_requeue_on
     assert not children(process.pid)
     start_or_resume(path, TOY).join()
     assert_same_training(toy[0], path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB in memory."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield tmp_path
+    subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_a_full_disk_stops_a_run_cleanly_and_it_goes_on_when_there_is_room(small_disk, tmp_path_factory):
+    printed, path, filler = tmp_path_factory.mktemp("out") / "printed", small_disk / "run", small_disk / "filler"
+    longer = ["--steps-per-task", "400"]
+    process = start([*TOY, *longer, "--run-dir", path], printed)
+    while not checkpoints(path / "checkpoints"):
+        time.sleep(0.01)
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    process.join()
+    assert process.exitcode == cli.EXIT_DISK, printed.read_text()
+    assert "error: the disk took no more" in printed.read_text()
+    assert "Traceback" not in printed.read_text()
+    assert latest_checkpoint(path / "checkpoints") == checkpoints(path / "checkpoints")[-1]
+    assert not list(path.rglob("*.partial"))
+    filler.unlink()
+    process = start_or_resume(path, TOY, printed)
+    process.join()
+    assert process.exitcode == 0, printed.read_text()
+    whole, _ = undisturbed([*TOY, *longer], tmp_path_factory.mktemp("whole"))
+    assert_same_training(whole, path)
+
+
+def test_a_run_that_cannot_fit_says_so_first(small_disk, tmp_path_factory):
+    printed = tmp_path_factory.mktemp("out") / "printed"
+    process = start([*TOY, "--run-dir", small_disk / "run", "--critic-width", "300"], printed)
+    process.join()
+    assert process.exitcode == cli.EXIT_USAGE
+    assert "expected room on the disk for 3 checkpoints" in printed.read_text()
+    assert not list(small_disk.iterdir())
