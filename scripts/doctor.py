@@ -163,7 +163,7 @@ def cores(config: TrainConfig) -> Iterator[Finding]:
 
 def room(config: TrainConfig, agent: MTSAC, env: TaskVecEnv, folder: Path) -> Iterator[Finding]:
     """Memory and disk of a whole run of the preset."""
-    found = measure(config, agent, env.worker_pids, folder.resolve())
+    found = measure(config, agent, env.worker_pids, folder.resolve() / "a-new-run")
     for line in found.lines():
         yield Finding("warning" if "short" in line else "ok", "room", line)
     try:

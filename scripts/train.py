@@ -205,7 +205,7 @@ def train(session: Session) -> int:
                 with agent.timed("evaluate"):
                     session.catch_up(switch)
         except Exception as error:
-            with contextlib.suppress(OSError):  # a full disk takes no post-mortem either
+            with contextlib.suppress(OSError, RuntimeError):  # a full disk or a broken device: the first error counts
                 write_postmortem(run, agent, error)
             session.console.print(way_back(run, lower_rate=isinstance(error, NonFiniteError)), soft_wrap=True)
             raise
