@@ -14,7 +14,7 @@ from agents.mtsac import MTSAC
 
 
 class EveryStepsPerTask(BaseCallback):
-    """Run `act` each time every task has taken another `every` environment steps (0: never)."""
+    """Run `act` each time every task has taken another `every` environment steps, or just passed them (0: never)."""
 
     model: MTSAC
 
@@ -23,7 +23,7 @@ class EveryStepsPerTask(BaseCallback):
         self.every = every
 
     def _on_step(self) -> bool:
-        if self.every > 0 and self.model.vector_steps % self.every == 0:
+        if self.model.due(self.every):
             self.act()
         return True
 
@@ -35,7 +35,7 @@ class EveryStepsPerTask(BaseCallback):
 class EvaluationCallback(EveryStepsPerTask):
     """Evaluate on environments of its own, which are reused.
 
-    :param env: made with `goal_order="sequential"`; never the training environment.
+    :param env: made with `goal_order="sequential"`, one environment per task; never the training environment.
     :param every: environment steps per task between two evaluations; 0 for none.
     :param episodes: per task.
     :param on_result: called with (environment steps per task, Evaluation).
@@ -55,7 +55,7 @@ class EvaluationCallback(EveryStepsPerTask):
             self.logger.record(f"eval/success/{task}", float(success))
         self.logger.record("eval/success", self.last.mean_success)
         if self.on_result is not None:
-            self.on_result(self.model.vector_steps, self.last)
+            self.on_result(self.model.steps_per_task, self.last)
 
 
 class CheckpointCallback(EveryStepsPerTask):

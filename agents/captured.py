@@ -7,7 +7,7 @@ A replay computes what the eager update would, and going on from a saved state n
   stays where it is, and is changed in place: it can be saved, or written to by the host, between any two replays;
 - random numbers come from generators that the graph knows: at each replay their offsets advance, on the host, by as
   much as the same draws advance them eagerly, so that a saved generator state is exact, too;
-- the host decides between updates, never inside: one graph for each pattern of target updates; an update that measures
+- the host decides between updates, never inside: one graph for each pattern of turns; an update that measures
   conflict runs eagerly.
 
 Settings (`gamma`, `tau` ...) are constants of a graph: a change after the capture goes unnoticed.
@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mtrl
-from agents.update import TaskUpdates
+from agents.update import TaskUpdates, Turn
 
 WARM_UP = 3  # eager updates before a capture: libraries make their handles, optimizers their moments
 
@@ -95,20 +95,20 @@ class CapturedUpdates:
         self.refused = False
         self._warm = 0
         self._held: list[Any] = []
-        self._replays: dict[tuple[int, tuple[bool, ...]], Update] = {}
+        self._replays: dict[tuple[int, tuple[Turn, ...]], Update] = {}
         # the fused kernel on CUDA reads a learning rate that is a tensor in float32
         dtype = torch.float32 if agent.device.type == "cuda" else torch.float64
         self._learning_rate = torch.zeros((), dtype=dtype, device=agent.device)
 
-    def __call__(self, batch_size: int, targets: tuple[bool, ...]) -> None:
-        """As many updates as `targets` has entries."""
-        update = partial(self.agent._draw_and_update, batch_size, targets)
+    def __call__(self, batch_size: int, turns: tuple[Turn, ...]) -> None:
+        """One update for each turn."""
+        update = partial(self.agent._draw_and_update, batch_size, turns)
         if self.refused:
             update()
         elif self._warm < WARM_UP or not self._still_held():
             self._warm_up(update)
         else:
-            self._replay((batch_size, targets), update)
+            self._replay((batch_size, turns), update)
 
     def hold_learning_rate(self) -> None:
         """Put the number that Stable-Baselines3 gave to the optimizers into the tensor that the graphs read."""
@@ -127,7 +127,7 @@ class CapturedUpdates:
         if problem := _host_state(self._aggregators()) or watch.problem():
             self._refuse(problem)
 
-    def _replay(self, key: tuple[int, tuple[bool, ...]], update: Update) -> None:
+    def _replay(self, key: tuple[int, tuple[Turn, ...]], update: Update) -> None:
         if key not in self._replays:
             try:
                 self._replays[key] = self.graphs.capture(update, self._generators())

@@ -29,7 +29,7 @@ def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
     :raises NonFiniteError: if training has broken down: then nothing is written.
     :raises OSError: if the disk is full; the checkpoints of before are still there.
     """
-    final = Path(folder) / f"step_{agent.vector_steps:09d}"
+    final = Path(folder) / f"step_{agent.steps_per_task:09d}"
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -33,7 +33,14 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
     `goal_order="sequential"`: episode k of a task visits goal k.
 
     :param agent: anything with Stable-Baselines3's `predict`.
+    :raises ValueError: if `env` has several environments per task, or cuts first episodes short.
     """
+    copies, staggered = getattr(env, "envs_per_task", 1), getattr(env, "staggered", False)
+    if copies != 1 or staggered:
+        raise ValueError(
+            f"Expected one environment per task and whole episodes; found envs_per_task={copies}, "
+            f"staggered={staggered}. Make an environment for evaluation with neither."
+        )
     num_tasks = env.num_envs
     outcomes: list[list[tuple[float, ...]]] = [[] for _ in range(num_tasks)]
     observations = env.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -11,19 +12,24 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
 import mtrl
+from agents.acting import DeviceActing
 from agents.captured import CapturedUpdates
 from agents.guard import FiniteGuard
 from agents.policies import MultiTaskPolicy
 from agents.replay import TaskReplayBuffer
+from agents.returns import RETURN_SCALES
 from agents.settings import (
     build_aggregator,
     check_env,
     check_one_hot,
     check_settings,
+    envs_per_task,
     named_schedule,
+    task_names,
 )
 from agents.task_metrics import TaskMetrics
-from agents.update import TaskUpdates
+from agents.update import TaskUpdates, Turn
+from mtrl.precision import float32_products
 
 CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
 
@@ -31,29 +37,39 @@ CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking 
 class MTSAC(TaskUpdates):
     """One soft actor-critic for T tasks, with the tasks' gradients reconciled by an aggregator before each step.
 
-    Column i of the environment is task i, and the last T columns of an observation are the task's one-hot. Each update
-    takes `batch_size` rows per task from one replay buffer and forms a critic loss and an actor loss per task; the
-    aggregators turn the tasks' gradients of the shared parameters into one update each. Temperatures are per task, and
-    each moves by its own task's loss alone. With one task and `Mean` this is Stable-Baselines3's SAC to rounding.
+    Column c of the environment is of task c mod T, and the last T columns of an observation are the task's one-hot.
+    Each update takes `batch_size` rows per task from one replay buffer and forms a critic loss and an actor loss per
+    task; the aggregators turn the tasks' gradients of the shared parameters into one update each. Temperatures are per
+    task, and each moves by its own task's loss alone. With one task and `Mean` this is Stable-Baselines3's SAC to
+    rounding.
     (Haarnoja et al. 2018, arXiv 1812.05905; Yu et al. 2020, arXiv 2001.06782.)
 
     :param policy: "MultiTaskMlpPolicy"; `policy_kwargs` are those of `MultiTaskPolicy`.
-    :param env: a vector environment with one column per task.
+    :param env: a vector environment with one column per task, or `env.envs_per_task` of them.
     :param aggregator: a name that `mtrl.make_aggregator` knows (options in `aggregator_kwargs`), or an instance.
     :param critic_aggregator: the critic's, if it is to differ from the actor's; else a second instance of the same.
     :param learning_rate: of actor, critic and temperatures; a number or a named schedule ("linear:3e-4").
     :param buffer_size: transitions kept *per task*.
     :param learning_starts: environment steps, all tasks together, of random actions before the first update.
     :param batch_size: rows *per task* in an update.
-    :param train_freq: vector steps between two rounds of `gradient_steps` updates.
+    :param train_freq: vector steps between two rounds of `gradient_steps` updates: with E environments per task, take
+        E times the updates for as many updates per environment step.
+    :param n_steps: rewards that a target adds up before it bootstraps, fewer where the episode or the buffer ends.
+    :param policy_delay: critic updates per update of actor and temperatures.
     :param ent_coef: "auto", "auto_0.1" (initial value), or a fixed number.
+    :param ent_coef_min: learned temperatures do not fall below it.
+    :param critic_reduction: "min" or "mean" over the critics, in the target and for the actor.
     :param max_grad_norm: clip the global norm of actor's and critic's update at this, after surgery; None: no clipping.
     :param reward_scale: one number, or one per task, that rewards are multiplied by in the update (raw in the buffer).
+    :param return_scale: what brings the tasks' returns to one size: "none", "brc", "reward-std", "ars" or "popart" (see
+        `agents.returns`). Temperatures and Q values are in its units.
+    :param reset_at: steps per task at which networks, optimizers, temperatures and aggregators begin anew. Buffer and
+        return scale stay ("ars" is measured again), as do the numbers of updates and steps.
     :param loss_weighting: "temperature" weights task i's losses with T softmax(-log alpha)_i, "none" equally.
     :param capture: on a CUDA device, replay an update as one captured graph (see `agents.captured`); a number: so many
         updates together, where `gradient_steps` has as many. Like `device` it is not saved: say it again at `load`.
     :param overlap: step the environment during the update (see `agents.rollout`).
-    :param log_every: vector steps between two rows of logs.
+    :param log_every: environment steps per task between two rows of logs.
     :param log_conflicts: updates between two measurements of the tasks' conflict (see `mtrl.diagnostics`); 0 for none.
     :raises ValueError: for settings or environments that do not fit; the message says what was expected.
     """
@@ -77,11 +93,17 @@ class MTSAC(TaskUpdates):
         gamma: float = 0.99,
         train_freq: int = 1,
         gradient_steps: int = 1,
+        n_steps: int = 1,
+        policy_delay: int = 1,
         ent_coef: str | float = "auto",
+        ent_coef_min: float = 0.0,
         target_entropy: str | float = "auto",
         target_update_interval: int = 1,
+        critic_reduction: str = "min",
         max_grad_norm: float | None = None,
         reward_scale: float | Sequence[float] = 1.0,
+        return_scale: str = "none",
+        reset_at: Sequence[int] = (),
         loss_weighting: Literal["none", "temperature"] = "none",
         capture: bool | int = False,
         overlap: bool = True,
@@ -100,8 +122,14 @@ class MTSAC(TaskUpdates):
         if critic_aggregator is None:
             critic_aggregator, critic_aggregator_kwargs = aggregator, aggregator_kwargs
         self._aggregators_given = ((aggregator, aggregator_kwargs), (critic_aggregator, critic_aggregator_kwargs))
+        self.return_steps = n_steps  # Stable-Baselines3's n_steps is for a buffer of its own
+        self.policy_delay = policy_delay
+        self.ent_coef_min = ent_coef_min
+        self.critic_reduction = critic_reduction
         self.max_grad_norm = max_grad_norm
         self.reward_scale = reward_scale
+        self.return_scale_name = return_scale
+        self.reset_at = tuple(reset_at)
         self.loss_weighting = loss_weighting
         self.capture = capture
         self.overlap = overlap
@@ -133,7 +161,7 @@ class MTSAC(TaskUpdates):
             _init_setup_model=False,
         )
         self.policy_kwargs.pop("use_sde", None)  # Stable-Baselines3 adds it; this policy has no such noise
-        self.task_names = _task_names(self.env)
+        self.task_names = task_names(self.env)
         self._setup_loop()
         if _init_setup_model:
             self._setup_model()
@@ -144,23 +172,29 @@ class MTSAC(TaskUpdates):
         if self.target_entropy == "auto":
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         self.policy_kwargs["num_tasks"] = self.num_tasks
-        self.replay_buffer_kwargs = {"seed": self.seed or 0, **self.replay_buffer_kwargs}
+        fixed = {"num_tasks": self.num_tasks, "n_steps": self.return_steps, "gamma": self.gamma}
+        self.replay_buffer_kwargs = {"seed": self.seed or 0, **self.replay_buffer_kwargs, **fixed}
         super()._setup_model()
         self._setup_temperatures()
         tasks, device = self.num_tasks, self.device
         self.aggregator, self.critic_aggregator = (
             build_aggregator(given, options, self.seed or 0).to(device) for given, options in self._aggregators_given
         )
-        self.aggregator.reset(tasks, sum(p.numel() for p in self.actor.shared_parameters()))
-        self.critic_aggregator.reset(tasks, sum(p.numel() for p in self.critic.shared_parameters()))
+        self._reset_aggregators()
         scale = torch.as_tensor(self.reward_scale, device=device, dtype=self.replay_buffer.rows.dtype)
         if scale.ndim > 1 or scale.numel() not in (1, tasks):
             raise ValueError(f"reward_scale takes one number or one per task ({tasks}), found {self.reward_scale}.")
         self._reward_scale = scale.expand(tasks)
+        self.return_scale = RETURN_SCALES[self.return_scale_name](
+            tasks, self.n_envs, self.gamma, self.policy.v_max, float(self.target_entropy), device
+        )
+        self._resets, self._refreshed = 0, -1  # networks begun anew; steps at the last look of the return scale
         self.task_metrics = TaskMetrics(self.task_names, self._stats_window_size)
         self.guard = FiniteGuard(self.task_names, self.device)
         self._update_number = torch.zeros((), dtype=torch.int64, device=device)
         self._captured = CapturedUpdates(self, int(self.capture)) if self.capture else None
+        graphs = self._captured.graphs if self._captured else None
+        self._acting = DeviceActing(self.actor, graphs) if device.type == "cuda" else None
 
     def _setup_temperatures(self) -> None:
         """One temperature per task; Stable-Baselines3's set-up has checked `ent_coef` and made a single one."""
@@ -168,6 +202,7 @@ class MTSAC(TaskUpdates):
             self.ent_coef_tensor = self.ent_coef_tensor.repeat(self.num_tasks)
             return
         self.log_ent_coef = self.log_ent_coef.detach().repeat(self.num_tasks).requires_grad_()
+        self._log_ent_coef_start = float(self.log_ent_coef[0].detach())
         options = {"fused": True, **self.policy.optimizer_kwargs}
         self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), **options)
 
@@ -178,22 +213,54 @@ class MTSAC(TaskUpdates):
 
         :raises NonFiniteError: within 100 updates of the first non-finite loss.
         """
-        with self.timed("learn"):
+        with self.timed("learn"), float32_products(tf32=self.actor.precision == "tf32"):
             self.policy.set_training_mode(True)
+            self._begin_anew_where_due()
             self._update_learning_rate(self._optimizers())
             self._update_number.fill_(self._n_updates)
             step = 0
             while step < gradient_steps:
                 count, measure = self._next_updates(gradient_steps - step)
-                targets = tuple(i % self.target_update_interval == 0 for i in range(step, step + count))
+                turns = tuple(self._turn(step + i, self._n_updates + i) for i in range(count))
                 if measure or self._captured is None:
-                    self._draw_and_update(batch_size, targets, measure)
+                    self._draw_and_update(batch_size, turns, measure)
                 else:
-                    self._captured(batch_size, targets)
+                    self._captured(batch_size, turns)
                 step += count
                 self._n_updates += count
                 if self._n_updates % CHECK_EVERY < count:
                     self.guard.check()
+
+    def _turn(self, step: int, update: int) -> Turn:
+        """Of one update: the `step`-th of this round and the `update`-th of all, both from 0."""
+        return Turn(actor=update % self.policy_delay == 0, target=step % self.target_update_interval == 0)
+
+    def _begin_anew_where_due(self) -> None:
+        """Reset the networks at the steps given, and let the return scale look at the buffer now and then."""
+        due = sum(step <= self.steps_per_task for step in self.reset_at)
+        reset, self._resets = due > self._resets, due
+        if reset:
+            self._reset_networks()
+        every = self.return_scale.refresh_every
+        if self._refreshed < 0 or reset or (every and self.steps_per_task >= self._refreshed + every):
+            self.return_scale.refresh(self.replay_buffer.rewards())
+            self._refreshed = self.steps_per_task
+
+    def _reset_networks(self) -> None:
+        """New parameters in the tensors that are there, which a captured graph holds on to."""
+        fresh = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
+        self.policy.load_state_dict(fresh.state_dict())
+        with torch.no_grad():
+            for optimizer in self._optimizers():
+                for moments in optimizer.state.values():
+                    torch._foreach_zero_(list(moments.values()))
+            if self.log_ent_coef is not None:
+                self.log_ent_coef.fill_(self._log_ent_coef_start)
+        self._reset_aggregators()
+
+    def _reset_aggregators(self) -> None:
+        for network, aggregator in ((self.actor, self.aggregator), (self.critic, self.critic_aggregator)):
+            aggregator.reset(self.num_tasks, sum(p.numel() for p in network.shared_parameters()))
 
     def _next_updates(self, left: int) -> tuple[int, bool]:
         """How many updates to make at once, and whether to measure conflict, which is one eager update."""
@@ -213,6 +280,10 @@ class MTSAC(TaskUpdates):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
             self._next_actions, self._rollout_steps = None, 0  # the loop begins with a fresh observation
+        if self.actor.precision == "tf32" and self.device.type != "cuda":
+            warnings.warn(
+                f"precision tf32 has no effect on {self.device}: float32 it is.", RuntimeWarning, stacklevel=3
+            )
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         check_one_hot(np.asarray(self._last_obs), self.num_tasks)
         return result
@@ -222,10 +293,11 @@ class MTSAC(TaskUpdates):
         names = getattr(env, "task_names", None)
         if names is not None and tuple(names) != self.task_names:
             raise ValueError(f"This agent was built for the tasks {self.task_names}, the environment has {names}.")
-        num_envs = getattr(env, "num_envs", 1)
-        if num_envs != self.num_tasks:
+        num_envs, copies = getattr(env, "num_envs", 1), envs_per_task(env)
+        if (num_envs, copies) != (self.n_envs, self.envs_per_task):
             raise ValueError(
-                f"This agent was built for {self.num_tasks} tasks, the environment has {num_envs} columns."
+                f"This agent was built for {self.num_tasks} tasks with {self.envs_per_task} environments each, the "
+                f"environment has {num_envs} columns, {copies} for each task. MTSAC.load(path, env) takes any number."
             )
         super().set_env(env, force_reset)
         assert self.env is not None
@@ -237,6 +309,22 @@ class MTSAC(TaskUpdates):
 
     def reset(self, env_mask: np.ndarray) -> None:
         """Nothing to do at an episode's start: the policy has no memory (`metaworld.evaluation` calls this)."""
+
+    def _store_transition(self, replay_buffer: Any, buffer_action: Any, *step: Any) -> None:
+        super()._store_transition(replay_buffer, buffer_action, *step)
+        _, rewards, dones, infos = step
+        truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
+        self.return_scale.observe(rewards, dones, truncated)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As Stable-Baselines3's, action for action; on CUDA without its detours."""
+        if self._acting is None or self.num_timesteps < learning_starts or action_noise is not None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        drawn = self.policy.unscale_action(self._acting(np.asarray(self._last_obs)))
+        stored = self.policy.scale_action(drawn)  # there and back, as Stable-Baselines3: the same rounding
+        return self.policy.unscale_action(stored), stored
 
     def _record_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
         self.task_metrics.add_episodes(infos, dones)
@@ -253,7 +341,7 @@ class MTSAC(TaskUpdates):
         for key, value in self.metrics().items():
             # by task: to files only, as Stable-Baselines3's table has no room for names that long
             self.logger.record(key, value, exclude="stdout" if key.count("/") > 1 else None)
-        self.logger.record("time/env_steps_per_task", self.vector_steps)
+        self.logger.record("time/env_steps_per_task", self.steps_per_task)
         self.logger.record("time/updates", self._n_updates)
         for part, seconds in self.seconds.items():
             self.logger.record(f"time/seconds_{part}", round(seconds, 3))
@@ -264,8 +352,3 @@ class MTSAC(TaskUpdates):
             self.logger.record(f"cosines/{network}", cosines, exclude=("stdout", "log", "csv", "json", "tensorboard"))
         self.task_metrics.measured.clear()  # each measurement is written once
         self.logger.dump(step=self.num_timesteps)
-
-
-def _task_names(env: Any) -> tuple[str, ...]:
-    names = getattr(env, "task_names", None)
-    return tuple(names) if names else tuple(f"task-{i}" for i in range(getattr(env, "num_envs", 0)))

@@ -88,13 +88,87 @@ class TaskHeads(nn.Module):
         return (every_head * one_hot.T.unsqueeze(-1)).sum(-3)
 
 
-def torso(in_features: int, width: int, depth: int, layer_norm: bool, num_members: int | None = None) -> nn.Sequential:
-    """`depth` layers of `width` ReLU units, each with LayerNorm before the ReLU if asked; N of them side by side if
-    `num_members` is given."""
-    layers: list[nn.Module] = []
-    for fan_in in [in_features] + [width] * (depth - 1):
-        layers.append(nn.Linear(fan_in, width) if num_members is None else EnsembleLinear(num_members, fan_in, width))
-        if layer_norm:
-            layers.append(nn.LayerNorm(width) if num_members is None else EnsembleLayerNorm(num_members, width))
-        layers.append(nn.ReLU())
+class TaskColumns(nn.Module):
+    """A linear layer whose inputs end in the task's one-hot, with the one-hot's columns as parameters of its own.
+
+    The same map as a linear layer on all inputs; but these columns belong to one task each, so that they can stay out
+    of surgery, where they lengthen a task's gradient and add nothing to an inner product.
+
+    :param layer: what maps the inputs without the one-hot: the shared part.
+    """
+
+    def __init__(self, layer: nn.Linear | EnsembleLinear, num_tasks: int, in_features: int, out_features: int):
+        super().__init__()
+        self.layer = layer
+        self.num_tasks = num_tasks
+        members = (len(layer.weight),) if isinstance(layer, EnsembleLinear) else ()
+        self.columns = _uniform(*members, num_tasks, out_features, fan_in=in_features + num_tasks)
+
+    def forward(self, x: Float[Tensor, "*members rows in"]) -> Float[Tensor, "*members rows out"]:
+        """The affine map of all inputs."""
+        return self.layer(x[..., : -self.num_tasks]) + x[..., -self.num_tasks :] @ self.columns
+
+
+class TaskEmbedding(nn.Module):
+    """A learned vector of unit length per task (and member of an ensemble), in the place of its one-hot."""
+
+    def __init__(self, num_tasks: int, size: int, batch_shape: tuple[int, ...] = ()):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(*batch_shape, num_tasks, size))
+
+    def forward(self, one_hot: Float[Tensor, "rows tasks"]) -> Float[Tensor, "*batch rows size"]:
+        """Each row's own vector."""
+        return one_hot @ F.normalize(self.table, dim=-1)
+
+
+class ResidualBlock(nn.Module):
+    """x + LN(W2 ReLU(LN(W1 x))): a block of BroNet (Nauman et al. 2024, arXiv 2405.16158, Section 3)."""
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__()
+        self.inner = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The rows, changed by what the layers add."""
+        return x + self.inner(x)
+
+
+def torso(
+    in_features: int,
+    width: int,
+    depth: int,
+    layer_norm: bool = False,
+    num_members: int | None = None,
+    form: str = "mlp",
+    num_tasks: int | None = None,
+) -> nn.Sequential:
+    """The hidden layers; N of them side by side if `num_members` is given.
+
+    :param form: "mlp": `depth` layers of `width` ReLU units, each with LayerNorm before the ReLU if asked. "bronet":
+        one such layer and `depth` residual blocks, all with LayerNorm, from orthogonal matrices.
+    :param num_tasks: T, if the inputs end in a one-hot whose columns are to be parameters of their own.
+    """
+
+    def linear(fan_in: int) -> nn.Linear | EnsembleLinear:
+        layer = nn.Linear(fan_in, width) if num_members is None else EnsembleLinear(num_members, fan_in, width)
+        if form == "bronet":
+            for weight in [layer.weight] if num_members is None else layer.weight:
+                nn.init.orthogonal_(weight, math.sqrt(2))
+            nn.init.zeros_(layer.bias)
+        return layer
+
+    def norm() -> nn.Module:
+        return nn.LayerNorm(width) if num_members is None else EnsembleLayerNorm(num_members, width)
+
+    def hidden(first: nn.Module) -> list[nn.Module]:
+        return [first, norm(), nn.ReLU()] if layer_norm or form == "bronet" else [first, nn.ReLU()]
+
+    first = (
+        linear(in_features) if num_tasks is None else TaskColumns(linear(in_features), num_tasks, in_features, width)
+    )
+    layers = hidden(first)
+    if form == "bronet":
+        layers += [ResidualBlock(*hidden(linear(width)), linear(width), norm()) for _ in range(depth)]
+    else:
+        layers += [layer for _ in range(depth - 1) for layer in hidden(linear(width))]
     return nn.Sequential(*layers)

@@ -13,14 +13,15 @@ from stable_baselines3.common.type_aliases import GymEnv
 from agents.guard import FiniteGuard, NonFiniteError
 from agents.onnx_export import export_onnx
 from agents.rollout import OverlappedSAC
-from agents.settings import describe_aggregator
+from agents.settings import describe_aggregator, envs_per_task
 from agents.state_file import damage_told, read_state, write_state
 from agents.task_metrics import TaskMetrics
 
 # Constructor arguments that are attributes of the same name and plain JSON.
 SETTINGS = (
     "buffer_size learning_starts batch_size tau gamma gradient_steps ent_coef target_entropy target_update_interval "
-    "max_grad_norm reward_scale loss_weighting overlap log_every log_conflicts seed"
+    "max_grad_norm reward_scale loss_weighting overlap log_every log_conflicts seed "
+    "policy_delay ent_coef_min critic_reduction reset_at"
 ).split()
 # Further ones that a file may name. No others: `tensorboard_log`, say, would let a file choose where we write.
 OTHERS = (
@@ -29,7 +30,7 @@ OTHERS = (
 ).split()
 COUNTERS = (
     "num_timesteps _total_timesteps _n_updates _episode_num _current_progress_remaining "
-    "_rollout_steps _next_actions seconds"
+    "_rollout_steps _next_actions seconds _resets _refreshed"
 ).split()
 MODULES = ("policy", "actor.optimizer", "critic.optimizer", "aggregator", "critic_aggregator")
 
@@ -42,8 +43,9 @@ class SafeSaves(OverlappedSAC):
     aggregator: Any
     critic_aggregator: Any
     guard: FiniteGuard
-    task_names: tuple[str, ...]
     learning_rate_name: float | str
+    return_scale_name: str
+    return_steps: int
     task_metrics: TaskMetrics
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
@@ -74,6 +76,7 @@ class SafeSaves(OverlappedSAC):
     ) -> Agent:
         """An agent from a file of `save`; without an environment it can act, with one it can go on learning.
 
+        :param env: with the tasks of the file; the number of environments per task may be another one.
         :param trust: also open Stable-Baselines3's format. It holds pickles, which can run any code: only for files
             whose origin you trust.
         :param run_code: allow the aggregator to be a class in a Python file, which is run. Else give another one:
@@ -91,6 +94,7 @@ class SafeSaves(OverlappedSAC):
         with damage_told(path):
             settings = dict(saved["settings"])
             spaces_, task_names = settings.pop("spaces"), tuple(settings.pop("task_names"))
+            copies = settings.pop("envs_per_task", 1)
             if unknown := settings.keys() - {*SETTINGS, *OTHERS}:
                 raise ValueError(f"it has settings that no agent has: {', '.join(sorted(unknown))}")
             settings = {**settings, "policy_kwargs": dict(settings["policy_kwargs"])}
@@ -110,7 +114,8 @@ class SafeSaves(OverlappedSAC):
             agent.observation_space, agent.action_space = (
                 spaces.Box(box["low"], box["high"], dtype=box["low"].dtype) for box in spaces_
             )
-            agent.task_names, agent.n_envs = task_names, len(task_names)
+            agent.task_names = task_names
+            agent.n_envs = len(task_names) * (copies if env is None else envs_per_task(env))
             agent._setup_model()
         with damage_told(path):
             agent._load_state(saved["state"], skip=[name for name in MODULES if name in changes])
@@ -154,15 +159,22 @@ class SafeSaves(OverlappedSAC):
             "critic_aggregator": critic_name,
             "critic_aggregator_kwargs": critic_options,
             "learning_rate": self.learning_rate_name,
+            "return_scale": self.return_scale_name,
+            "n_steps": self.return_steps,
             "train_freq": self.train_freq.frequency,  # type: ignore[union-attr]
             "stats_window_size": self._stats_window_size,
             "task_names": list(self.task_names),
+            "envs_per_task": self.envs_per_task,
             "spaces": boxes,
         }
 
     def _modules(self) -> dict[str, Any]:
         """Everything with a `state_dict`, by dotted name."""
-        names = [*MODULES, "ent_coef_optimizer"] if self.ent_coef_optimizer is not None else MODULES
+        names = (
+            [*MODULES, "return_scale", "ent_coef_optimizer"]
+            if self.ent_coef_optimizer is not None
+            else [*MODULES, "return_scale"]
+        )
         return {name: _dotted(self, name) for name in names}
 
     def _state(self) -> dict[str, Any]:
@@ -190,7 +202,8 @@ class SafeSaves(OverlappedSAC):
             setattr(self.task_metrics, group, {name: value.to(self.device) for name, value in state[group].items()})
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "capture", "_captured"]  # they belong to a device, not to the agent
+        of_the_device = ["capture", "_captured", "_acting"]  # not of the agent
+        return [*super()._excluded_save_params(), *of_the_device]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,40 +13,95 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from agents.networks import EnsembleLinear, TaskHeads, torso
+from agents.networks import EnsembleLinear, TaskColumns, TaskEmbedding, TaskHeads, torso
+from agents.values import ScalarValue, make_value
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+Torso = Literal["mlp", "bronet"]
+Conditioning = Literal["one-hot", "own-columns", "embedding"]
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
+@dataclass(frozen=True)
+class NetworkSize:
+    """Size and form of one network; see `MultiTaskPolicy`."""
+
+    width: int
+    depth: int
+    layer_norm: bool
+    torso: str
+    num_tasks: int
+    multi_head: bool
+    conditioning: str
+    embedding_size: int
+
+
 class _MultiTaskNetwork(nn.Module):
-    """What actor and critic share: the number of tasks, the heads, and which parameters take part in surgery."""
+    """What actor and critic share: how the task enters, the heads, and which parameters take part in surgery.
+
+    The last T of the observation's columns are a one-hot of the task.
+
+    :param others: further input columns, beside the observation.
+    :param num_outputs: of the head.
+    :param num_members: N networks side by side; None: one, without a dimension for it.
+    """
 
     optimizer: torch.optim.Optimizer
-    torso: nn.Module
-    head: nn.Module
     precision: str = "float32"  # MultiTaskPolicy sets it
 
-    def __init__(self, num_tasks: int, multi_head: bool):
+    def __init__(self, size: NetworkSize, obs_dim: int, others: int, num_outputs: int, num_members: int | None = None):
         super().__init__()
-        self.num_tasks = num_tasks
-        self.multi_head = multi_head
+        self.num_tasks, self.num_members = size.num_tasks, num_members
+        self.multi_head, self.conditioning = size.multi_head, size.conditioning
+        members = () if num_members is None else (num_members,)
+        plain = obs_dim - size.num_tasks + others  # columns without the one-hot
+        if size.conditioning == "embedding":
+            self.embedding = TaskEmbedding(size.num_tasks, size.embedding_size, members)
+        columns = {"one-hot": plain + size.num_tasks, "embedding": plain + size.embedding_size}.get(
+            size.conditioning, plain
+        )
+        own = size.num_tasks if size.conditioning == "own-columns" else None
+        self.torso = torso(columns, size.width, size.depth, size.layer_norm, num_members, size.torso, own)
+        self.head: nn.Module
+        if size.multi_head:
+            self.head = TaskHeads(size.num_tasks, size.width, num_outputs, members)
+        elif num_members is None:
+            self.head = nn.Linear(size.width, num_outputs)
+        else:
+            self.head = EnsembleLinear(num_members, size.width, num_outputs)
 
     def task_parameters(self) -> list[nn.Parameter]:
-        """Parameters that belong to one task each (the heads of the multi-head form): never projected."""
-        return list(self.head.parameters()) if self.multi_head else []
+        """Parameters that belong to one task each (its head, embedding or input column): never projected."""
+        conditioning = [m for m in self.modules() if isinstance(m, TaskEmbedding)]
+        own = [module.columns for module in self.modules() if isinstance(module, TaskColumns)]
+        heads = list(self.head.parameters()) if self.multi_head else []
+        return [*(p for module in conditioning for p in module.parameters()), *own, *heads]
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters that all tasks share: the ones that surgery sees."""
         own = {id(p) for p in self.task_parameters()}
         return [p for p in self.parameters() if id(p) not in own]
 
-    def _outputs(self, inputs: Tensor, observations: Tensor, blocks: bool) -> Tensor:
+    def _inputs(self, observations: Tensor, *others: Tensor) -> Tensor:
+        """What the first layer sees: (rows, columns), or the same with the members before."""
+        if self.conditioning == "one-hot":
+            parts = [observations, *others]
+        else:
+            plain, one_hot = observations[:, : -self.num_tasks], observations[:, -self.num_tasks :]
+            parts = [plain, *others, self.embedding(one_hot) if self.conditioning == "embedding" else one_hot]
+        if self.num_members is None:
+            return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        if parts[-1].ndim == 2:  # the members see the same
+            return torch.cat(parts, dim=-1).expand(self.num_members, -1, -1)
+        return torch.cat([part.expand(self.num_members, -1, -1) for part in parts], dim=-1)
+
+    def _outputs(self, observations: Tensor, *others: Tensor, blocks: bool) -> Tensor:
         """What the head makes of the hidden layers; only these multiply in less precision, and only in training.
 
         The head is a thousandth of the work, and its outputs (values, log-probabilities) need every digit.
         """
+        inputs = self._inputs(observations, *others)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=blocks and self.precision == "bfloat16"):
             hidden = self.torso(inputs)
         hidden = hidden.to(inputs.dtype)
@@ -57,15 +113,11 @@ class _MultiTaskNetwork(nn.Module):
 class MultiTaskActor(_MultiTaskNetwork):
     """A tanh-squashed diagonal Gaussian policy; the last T of the D observation columns are a one-hot of the task."""
 
-    def __init__(
-        self, obs_dim: int, action_dim: int, num_tasks: int, width: int, depth: int, layer_norm: bool, multi_head: bool
-    ):
-        super().__init__(num_tasks, multi_head)
-        self.torso = torso(obs_dim, width, depth, layer_norm)
-        self.head = TaskHeads(num_tasks, width, 2 * action_dim) if multi_head else nn.Linear(width, 2 * action_dim)
+    def __init__(self, size: NetworkSize, obs_dim: int, action_dim: int):
+        super().__init__(size, obs_dim, 0, 2 * action_dim)
 
     def _distribution(self, observations: Tensor, blocks: bool) -> tuple[Tensor, Tensor]:
-        outputs = self._outputs(observations, observations, blocks)
+        outputs = self._outputs(observations, blocks=blocks)
         mean, log_std = outputs.chunk(2, dim=-1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
@@ -92,32 +144,28 @@ class MultiTaskActor(_MultiTaskNetwork):
 
 
 class MultiTaskCritic(_MultiTaskNetwork):
-    """N state-action values side by side: (rows, D) and (rows, A) -> (N, rows). All N form one parameter vector."""
+    """N state-action values side by side: (rows, D) and (rows, A) -> (N, rows). All N form one parameter vector.
 
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        num_tasks: int,
-        width: int,
-        depth: int,
-        layer_norm: bool,
-        multi_head: bool,
-        n_critics: int,
-    ):
-        super().__init__(num_tasks, multi_head)
+    :param values: what the outputs mean.
+    """
+
+    def __init__(self, size: NetworkSize, obs_dim: int, action_dim: int, n_critics: int, values: ScalarValue):
+        super().__init__(size, obs_dim, action_dim, values.num_outputs, n_critics)
         self.n_critics = n_critics
-        self.torso = torso(obs_dim + action_dim, width, depth, layer_norm, num_members=n_critics)
-        self.head = (
-            TaskHeads(num_tasks, width, 1, batch_shape=(n_critics,))
-            if multi_head
-            else EnsembleLinear(n_critics, width, 1)
-        )
+        self.values = values
+        with torch.no_grad():
+            self.head.bias.add_(values.initial_outputs())  # type: ignore[operator]
+
+    def outputs(
+        self, observations: Tensor, actions: Tensor, blocks: bool = False
+    ) -> Float[Tensor, "critics rows outputs"]:
+        """What `values` turns into Q values; `blocks` says that the rows lie in T equal task blocks (else the one-hot
+        picks the head)."""
+        return self._outputs(observations, actions, blocks=blocks)
 
     def forward(self, observations: Tensor, actions: Tensor, blocks: bool = False) -> Float[Tensor, "critics rows"]:
-        """Q values; `blocks` says that the rows lie in T equal task blocks (else the one-hot picks the head)."""
-        rows = torch.cat([observations, actions], dim=-1).expand(self.n_critics, -1, -1)
-        return self._outputs(rows, observations, blocks).squeeze(-1)
+        """Q values."""
+        return self.values.value(self.outputs(observations, actions, blocks))
 
 
 class MultiTaskPolicy(BasePolicy):
@@ -126,11 +174,20 @@ class MultiTaskPolicy(BasePolicy):
     :param num_tasks: T; set by MTSAC from its environment.
     :param actor_width: units of each hidden layer of the actor; `actor_depth` layers.
     :param critic_width: units of each hidden layer of each critic; `critic_depth` layers.
-    :param layer_norm: LayerNorm before each ReLU, in actor and critics.
+    :param actor_layer_norm: LayerNorm before each ReLU of the actor; `critic_layer_norm` of the critics.
+    :param actor_torso: "mlp", or "bronet": one layer and `actor_depth` residual blocks of two, with LayerNorm;
+        `critic_torso` of the critics.
+    :param conditioning: how the task enters: "one-hot", as inputs like the others; "own-columns", the same with the
+        one-hot's columns of the first layer left out of surgery; "embedding", a learned vector per task.
+    :param embedding_size: numbers in such a vector.
     :param multi_head: one output layer per task instead of one for all.
-    :param n_critics: number of critics; the target takes their minimum.
+    :param n_critics: number of critics.
+    :param critic_head: what a critic's outputs are: "scalar" a value, "c51" or "hl-gauss" a histogram of returns with
+        `bins` bins from -`v_max` to `v_max` (see `agents.values`).
     :param precision: of the products in the hidden layers during training: "float32", or "bfloat16", faster where the
-        device has units for it. Weights, optimizer, heads, surgery and acting stay in float32.
+        device has units for it. Weights, optimizer, heads, surgery and acting stay in float32. "tf32" is for CUDA:
+        all products of an update but those of surgery, heads included, round their factors to 10 bits.
+    :param weight_decay: of AdamW; 0 is Adam.
     :param optimizer_kwargs: further options of Adam, such as `eps`.
     """
 
@@ -148,33 +205,56 @@ class MultiTaskPolicy(BasePolicy):
         actor_depth: int = 3,
         critic_width: int = 400,
         critic_depth: int = 3,
-        layer_norm: bool = False,
+        actor_layer_norm: bool = False,
+        critic_layer_norm: bool = False,
+        actor_torso: str = "mlp",
+        critic_torso: str = "mlp",
+        conditioning: str = "one-hot",
+        embedding_size: int = 32,
         multi_head: bool = False,
         n_critics: int = 2,
+        critic_head: str = "scalar",
+        bins: int = 101,
+        v_max: float = 10.0,
         precision: str = "float32",
+        weight_decay: float = 0.0,
         optimizer_kwargs: dict[str, Any] | None = None,
     ):
         super().__init__(observation_space, action_space, optimizer_kwargs=optimizer_kwargs or {}, squash_output=True)
         sizes = {"actor_width": actor_width, "actor_depth": actor_depth, "critic_width": critic_width}
-        for name, value in {**sizes, "critic_depth": critic_depth, "n_critics": n_critics}.items():
+        more = {"critic_depth": critic_depth, "n_critics": n_critics, "embedding_size": embedding_size}
+        for name, value in {**sizes, **more}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
-        if precision not in get_args(Precision):
-            raise ValueError(f"precision is one of {', '.join(get_args(Precision))}; found {precision!r}.")
-        shape = (observation_space.shape[0], action_space.shape[0], num_tasks)
-        form: dict[str, Any] = {"layer_norm": layer_norm, "multi_head": multi_head}
-        self.actor = MultiTaskActor(*shape, width=actor_width, depth=actor_depth, **form)
-        critic = {"width": critic_width, "depth": critic_depth, "n_critics": n_critics, **form}
-        self.critic = MultiTaskCritic(*shape, **critic)
-        self.critic_target = MultiTaskCritic(*shape, **critic)
+        if not 0 <= weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be 0 or more, found {weight_decay}.")
+        for name, found, known in (
+            ("actor_torso", actor_torso, Torso),
+            ("critic_torso", critic_torso, Torso),
+            ("conditioning", conditioning, Conditioning),
+            ("precision", precision, Precision),
+        ):
+            if found not in get_args(known):
+                raise ValueError(f"{name} is one of {', '.join(get_args(known))}; found {found!r}.")
+        self.v_max = v_max
+        common = (num_tasks, multi_head, conditioning, embedding_size)
+        of_actor = NetworkSize(actor_width, actor_depth, actor_layer_norm, actor_torso, *common)
+        of_critic = NetworkSize(critic_width, critic_depth, critic_layer_norm, critic_torso, *common)
+        obs_dim, action_dim = observation_space.shape[0], action_space.shape[0]
+        self.actor = MultiTaskActor(of_actor, obs_dim, action_dim)
+        self.critic, self.critic_target = (
+            MultiTaskCritic(of_critic, obs_dim, action_dim, n_critics, make_value(critic_head, bins, v_max))
+            for _ in range(2)
+        )
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.requires_grad_(False)
         for network in (self.actor, self.critic, self.critic_target):
             network.precision = precision
-        for network in (self.actor, self.critic):
+        kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
+        for trained in (self.actor, self.critic):
             # fused: one pass over parameters and moments instead of one per operation
-            options = {"fused": True, **self.optimizer_kwargs}
-            network.optimizer = torch.optim.Adam(network.parameters(), lr=lr_schedule(1), **options)
+            options = {"fused": True, "weight_decay": weight_decay, **self.optimizer_kwargs}
+            trained.optimizer = kind(trained.parameters(), lr=lr_schedule(1), **options)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         assert isinstance(observation, Tensor)

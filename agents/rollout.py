@@ -24,11 +24,12 @@ class OverlappedSAC(SAC):
     """SAC whose environment steps during the update, and whose loop can be resumed exactly where a callback saw it.
 
     Unlike Stable-Baselines3's loop it stores a transition *before* the callbacks see the step, and it logs every
-    `log_every` vector steps instead of once per finished episode.
+    `log_every` environment steps per task instead of once per finished episode.
     """
 
     overlap: bool
     log_every: int
+    task_names: tuple[str, ...]
     seconds: dict[str, float]
 
     def _setup_loop(self) -> None:
@@ -38,9 +39,23 @@ class OverlappedSAC(SAC):
         self.seconds = {"env": 0.0, "act": 0.0, "learn": 0.0, "evaluate": 0.0}
 
     @property
-    def vector_steps(self) -> int:
+    def num_tasks(self) -> int:
+        """T: of the environment's E T columns."""
+        return len(self.task_names)
+
+    @property
+    def envs_per_task(self) -> int:
+        """E: environment steps per task in a vector step."""
+        return self.n_envs // self.num_tasks
+
+    @property
+    def steps_per_task(self) -> int:
         """Environment steps per task so far."""
-        return self.num_timesteps // self.n_envs
+        return self.num_timesteps // self.num_tasks
+
+    def due(self, every: int) -> bool:
+        """Whether the last vector step reached or passed a multiple of `every` steps per task; 0: never."""
+        return every > 0 and self.steps_per_task > 0 and self.steps_per_task % every < self.envs_per_task
 
     @contextlib.contextmanager
     def timed(self, part: str) -> Any:
@@ -88,7 +103,7 @@ class OverlappedSAC(SAC):
             self._send()
             actions, new_obs, rewards, dones, infos = self._receive(replay_buffer)  # names that callbacks look for
             self._rollout_steps += 1
-            if self.vector_steps % self.log_every == 0:
+            if self.due(self.log_every):
                 self.dump_logs()  # before the callbacks: a checkpoint of this step finds the step's row written
             callback.update_locals(locals())
             with self.timed("evaluate"):

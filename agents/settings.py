@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
+import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from stable_baselines3.common.type_aliases import Schedule
@@ -14,6 +16,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 import mtrl
+from agents.returns import RETURN_SCALES
+from agents.values import Reduction
 
 
 def named_schedule(learning_rate: float | str) -> float | Schedule:
@@ -70,7 +74,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
     :raises ValueError: naming the setting, what was expected and what was found.
     """
-    for name in ("buffer_size", "batch_size", "train_freq", "gradient_steps", "log_every", "target_update_interval"):
+    whole = "buffer_size batch_size train_freq gradient_steps n_steps policy_delay log_every target_update_interval"
+    for name in whole.split():
         if not isinstance(settings[name], Integral) or settings[name] < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {settings[name]!r}.")
     for name in ("learning_starts", "log_conflicts"):
@@ -83,8 +88,70 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must lie in [0, 1], found {settings[name]}.")
     if settings["max_grad_norm"] is not None and not settings["max_grad_norm"] > 0:
         raise ValueError(f"max_grad_norm must be positive, or None for no clipping; found {settings['max_grad_norm']}.")
+    check_values(settings)
     if settings["loss_weighting"] not in ("none", "temperature"):
         raise ValueError(f"loss_weighting is 'none' or 'temperature', found {settings['loss_weighting']!r}.")
+
+
+def check_values(settings: Mapping[str, Any]) -> None:
+    """Refuse settings of value learning that make no sense, alone or together.
+
+    :raises ValueError: saying what was expected, what was found, and why.
+    """
+    kind, policy = settings["return_scale"], settings["policy_kwargs"] or {}
+    histogram = policy.get("critic_head", "scalar") != "scalar"
+    if kind not in RETURN_SCALES:
+        raise ValueError(f"return_scale is one of {', '.join(RETURN_SCALES)}; found {kind!r}.")
+    if settings["critic_reduction"] not in get_args(Reduction):
+        raise ValueError(f"critic_reduction is 'min' or 'mean', found {settings['critic_reduction']!r}.")
+    if kind != "none" and not np.all(np.equal(settings["reward_scale"], 1)):
+        raise ValueError(
+            f"return_scale={kind!r} undoes any reward_scale: leave that at 1; found {settings['reward_scale']!r}."
+        )
+    if kind == "brc" and settings["gamma"] == 1:
+        raise ValueError("return_scale='brc' counts with the horizon 1 / (1 - gamma): gamma must be below 1.")
+    if kind == "popart" and histogram:
+        raise ValueError(
+            "return_scale='popart' moves the values, and the bins of critic_head="
+            f"{policy['critic_head']!r} stay where they are: take 'brc' with it, or critic_head='scalar'."
+        )
+    if kind == "popart" and not policy.get("multi_head"):
+        raise ValueError("return_scale='popart' rescales each task's own output layer: it needs multi_head.")
+    if histogram and kind == "none":
+        warnings.warn(
+            f"critic_head={policy['critic_head']!r} with return_scale='none': returns beyond its v_max "
+            f"({policy.get('v_max', 10.0)}) all count as v_max; return_scale='brc' brings them into its range.",
+            stacklevel=4,
+        )
+    if not 0 <= settings["ent_coef_min"] < math.inf:
+        raise ValueError(f"ent_coef_min must be 0 or more, found {settings['ent_coef_min']}.")
+    if settings["ent_coef_min"] and not str(settings["ent_coef"]).startswith("auto"):
+        raise ValueError(f"ent_coef_min bounds learned temperatures; ent_coef={settings['ent_coef']!r} is a fixed one.")
+    resets = list(settings["reset_at"])
+    if resets != sorted({step for step in resets if isinstance(step, int) and step > 0}):
+        raise ValueError(f"reset_at takes growing whole numbers of steps above 0, found {settings['reset_at']!r}.")
+
+
+def envs_per_task(env: Any) -> int:
+    """E, where the environment says so; else every column is a task of its own."""
+    return getattr(env, "envs_per_task", 1)
+
+
+def task_names(env: Any) -> tuple[str, ...]:
+    """The T names of the environment's tasks, or task-0, task-1, ...; none without an environment.
+
+    :raises ValueError: unless each of the columns c is of task c mod T.
+    """
+    if env is None:
+        return ()
+    copies, names = envs_per_task(env), getattr(env, "task_names", None)
+    names = tuple(names or (f"task-{i}" for i in range(env.num_envs // copies)))
+    if env.num_envs != copies * len(names):
+        raise ValueError(
+            f"Expected {copies} columns for each of {len(names)} tasks ({', '.join(names)}); the environment has "
+            f"{env.num_envs} columns. Let its task_names and envs_per_task agree with its num_envs."
+        )
+    return names
 
 
 def check_env(env: VecEnv) -> None:
@@ -97,22 +164,24 @@ def check_env(env: VecEnv) -> None:
             "VecNormalize mixes the tasks' statistics and changes the one-hot columns. Give the environment "
             "without it; use reward_scale for rewards of different size."
         )
-    shape = env.observation_space.shape or ()
-    if len(shape) != 1 or shape[0] <= env.num_envs:
+    shape, num_tasks = env.observation_space.shape or (), len(task_names(env))
+    if len(shape) != 1 or shape[0] <= num_tasks:
         raise ValueError(
-            f"Expected flat observations whose last {env.num_envs} columns are the task's one-hot; found the space "
+            f"Expected flat observations whose last {num_tasks} columns are the task's one-hot; found the space "
             f"{env.observation_space}. envs.from_gymnasium adds the columns to any list of environments."
         )
 
 
 def check_one_hot(observations: np.ndarray, num_tasks: int) -> None:
-    """Refuse observations (T, D) whose last T columns are not the identity.
+    """Refuse observations (E T, D) whose last T columns are not the identity, E times.
 
     :raises ValueError: showing the columns found.
     """
     one_hot = observations[:, -num_tasks:]
-    if not np.array_equal(one_hot, np.eye(num_tasks)):
+    rows = np.arange(len(observations))
+    if not np.array_equal(one_hot, np.eye(num_tasks)[rows % num_tasks]):
         raise ValueError(
-            f"Expected the last {num_tasks} observation columns to be the identity (row i: task i); found\n"
+            f"Expected the last {num_tasks} observation columns to be the identity (row i: task i mod {num_tasks}); "
+            f"found\n"
             f"{one_hot}\nenvs.make and envs.from_gymnasium give such observations."
         )

@@ -34,11 +34,12 @@ class TaskMetrics:
         self.latest |= new
 
     def add_episodes(self, infos: Sequence[dict[str, Any]], dones: np.ndarray) -> None:
-        """Take note of the tasks whose episode ended with this step."""
-        for task in np.flatnonzero(dones).tolist():
-            episode = infos[task].get("episode")
+        """Take note of the episodes that ended with this step; column c is of task c mod T."""
+        for column in np.flatnonzero(dones).tolist():
+            episode = infos[column].get("episode")
             if episode is not None:
-                success = float(infos[task].get("is_success", np.nan))
+                success = float(infos[column].get("is_success", np.nan))
+                task = column % len(self.task_names)
                 self.episodes[task].append((success, float(episode["r"]), float(episode["l"])))
 
     def read(self) -> dict[str, float]:

@@ -1,13 +1,15 @@
 """One update of multi-task SAC as a function of tensors on the device, and of nothing else.
 
-What the host decides (target network or not, measure or not) comes as arguments; counters, fill level, learning rate
+What the host decides (which networks move, measure or not) comes as arguments; counters, fill level, learning rate
 and logged numbers are tensors that stay the same and are changed in place. So the same code runs eagerly and inside
 the capture of a CUDA graph (`agents.captured`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,8 +20,16 @@ import mtrl
 from agents.persistence import SafeSaves
 from agents.policies import MultiTaskActor, MultiTaskCritic
 from agents.replay import TaskReplayBuffer
+from agents.returns import ReturnScale
 from agents.settings import looks_back
 from agents.task_metrics import StepPath
+
+
+class Turn(NamedTuple):
+    """What an update moves besides the critics."""
+
+    actor: bool  # and the temperatures with it
+    target: bool
 
 
 class TaskUpdates(SafeSaves):
@@ -31,91 +41,120 @@ class TaskUpdates(SafeSaves):
     replay_buffer: TaskReplayBuffer  # type: ignore[assignment]
     max_grad_norm: float | None
     loss_weighting: str
+    critic_reduction: str
+    ent_coef_min: float
+    return_scale: ReturnScale
     _reward_scale: Tensor  # (T,)
     _update_number: Tensor  # (), int64: _n_updates, for the device
-
-    @property
-    def num_tasks(self) -> int:
-        """T: the number of columns of the environment."""
-        return self.n_envs
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         temperatures = [self.ent_coef_optimizer] if self.ent_coef_optimizer is not None else []
         return [self.actor.optimizer, self.critic.optimizer, *temperatures]
 
-    def _draw_and_update(self, batch_size: int, targets: tuple[bool, ...], measure: bool = False) -> None:
-        """As many updates as `targets` has entries; each says whether the target network moves, too."""
-        for update_target in targets:
-            self._update(self.replay_buffer.sample(batch_size), update_target, measure)
+    def _draw_and_update(self, batch_size: int, turns: Sequence[Turn], measure: bool = False) -> None:
+        """One update for each turn."""
+        for turn in turns:
+            self._update(self.replay_buffer.sample(batch_size), turn, measure)
 
-    def _update(self, batch: ReplayBufferSamples, update_target: bool, measure: bool = False) -> None:
-        # One draw of a and log pi at s serves temperature and actor; it comes before the critic's step.
-        noise = torch.randn_like(batch.actions)
-        with mtrl.record(self.actor, self.num_tasks, self.actor.task_parameters()) as actor_tape:
-            actions_pi, log_prob = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
-        alpha = self._step_temperatures(self._by_task(log_prob))
+    def _update(self, batch: ReplayBufferSamples, turn: Turn, measure: bool = False) -> None:
+        alpha = self._temperatures()
+        if turn.actor:
+            # One draw of a and log pi at s serves temperature and actor; it comes before the critic's step.
+            noise = torch.randn_like(batch.actions)
+            with mtrl.record(self.actor, self.num_tasks, self.actor.task_parameters()) as actor_tape:
+                actions_pi, log_prob = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
+            self._step_temperatures(self._by_task(log_prob))
         weights = self._loss_weights(alpha)
 
-        target = self._target(batch, alpha)
+        target = self.return_scale.adapt(self._target(batch, alpha), self.critic, self.critic_target)
         with mtrl.record(self.critic, self.num_tasks, self.critic.task_parameters()) as critic_tape:
-            q_values = self._by_task(self.critic(batch.observations, batch.actions, blocks=True))  # (N, T, B)
-        critic_losses = self._critic_losses(q_values, target)
+            outputs = self._critic_outputs(self.critic, batch.observations, batch.actions)
+        critic_losses = self._critic_losses(outputs, target)
 
         def critic_again() -> Tensor:
-            q_after = self._by_task(self.critic(batch.observations, batch.actions, blocks=True))
-            return self._critic_losses(q_after, target) * weights
+            after = self._critic_outputs(self.critic, batch.observations, batch.actions)
+            return self._critic_losses(after, target) * weights
 
         self._step("critic", critic_losses * weights, self.critic_aggregator, critic_tape, measure, critic_again)
 
-        # The critic's parameters are constants here: mtrl.backward differentiates by the actor's alone.
-        actor_losses = self._actor_losses(batch.observations, actions_pi, log_prob, alpha)
+        actor_losses = None
+        if turn.actor:
+            # The critic's parameters are constants here: mtrl.backward differentiates by the actor's alone.
+            actor_losses = self._actor_losses(batch.observations, actions_pi, log_prob, alpha)
 
-        def actor_again() -> Tensor:
-            after = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
-            return self._actor_losses(batch.observations, *after, alpha) * weights
+            def actor_again() -> Tensor:
+                after = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
+                return self._actor_losses(batch.observations, *after, alpha) * weights
 
-        self._step("actor", actor_losses * weights, self.aggregator, actor_tape, measure, actor_again)
+            self._step("actor", actor_losses * weights, self.aggregator, actor_tape, measure, actor_again)
+            self.task_metrics.note(actor_loss=actor_losses, entropy=-self._by_task(log_prob).mean(-1))
 
-        if update_target:
+        if turn.target:
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
-        self._note(critic_losses, actor_losses, alpha, self._by_task(log_prob), q_values)
+        self._note(critic_losses, actor_losses, alpha, outputs)
 
-    def _critic_losses(self, q_values: Float[Tensor, "critics tasks rows"], target: Tensor) -> Float[Tensor, " tasks"]:
-        return 0.5 * (q_values - target).square().mean(-1).sum(0)
+    def _critic_outputs(
+        self, critic: MultiTaskCritic, observations: Tensor, actions: Tensor
+    ) -> Float[Tensor, "critics tasks rows outputs"]:
+        return critic.outputs(observations, actions, blocks=True).unflatten(1, (self.num_tasks, -1))
+
+    def _critic_losses(self, outputs: Float[Tensor, "critics tasks rows outputs"], target: Tensor) -> Tensor:
+        """Of each task, (T,): the mean over its rows, the sum over the critics."""
+        return self.critic.values.loss(outputs, target).mean(-1).sum(0)
 
     def _actor_losses(
         self, observations: Tensor, actions: Tensor, log_prob: Tensor, alpha: Tensor
     ) -> Float[Tensor, " tasks"]:
-        q_pi = self._by_task(self.critic(observations, actions, blocks=True)).amin(0)
+        outputs = self._critic_outputs(self.critic, observations, actions)
+        q_pi = self.critic.values.reduce(outputs, self.critic_reduction)
         return (alpha.unsqueeze(1) * self._by_task(log_prob) - q_pi).mean(-1)
 
     def _by_task(self, rows: Tensor) -> Tensor:
         """(..., T B) -> (..., T, B)."""
         return rows.unflatten(-1, (self.num_tasks, -1))
 
-    def _step_temperatures(self, log_prob: Float[Tensor, "tasks rows"]) -> Float[Tensor, " tasks"]:
-        """The temperatures before their update, which is made here: each task's own loss, summed over tasks."""
+    def _temperatures(self) -> Float[Tensor, " tasks"]:
+        return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
+
+    def _step_temperatures(self, log_prob: Float[Tensor, "tasks rows"]) -> None:
+        """Each temperature moves by its own task's loss."""
         if self.log_ent_coef is None or self.ent_coef_optimizer is None:
-            return self.ent_coef_tensor
-        alpha = self.log_ent_coef.detach().exp()
+            return
         # gradient of -log_alpha_i (mean_B log pi + target entropy): no autograd needed for a linear loss
         assert isinstance(self.target_entropy, float)
         self.log_ent_coef.grad = -(log_prob.detach() + self.target_entropy).mean(-1)
         self.ent_coef_optimizer.step()
-        return alpha
+        if self.ent_coef_min:
+            self.log_ent_coef.data.clamp_(min=math.log(self.ent_coef_min))
 
     def _loss_weights(self, alpha: Tensor) -> Tensor | float:
         return self.num_tasks * torch.softmax(-alpha.log(), 0) if self.loss_weighting == "temperature" else 1.0
 
     @torch.no_grad()
-    def _target(self, batch: ReplayBufferSamples, alpha: Tensor) -> Float[Tensor, "tasks rows"]:
-        """y = r + gamma (1 - terminated) (min_n Q_target(s', a') - alpha_i log pi(a' | s')), a' ~ pi(. | s')."""
+    def _target(self, batch: ReplayBufferSamples, alpha: Tensor) -> Float[Tensor, "tasks rows targets"]:
+        """What the critics learn: for a scalar critic, K = 1 and, in the units of the return scale,
+
+        y = r + gamma (1 - terminated) (min_n Q_target(s', a') - alpha_i log pi(a' | s')), a' ~ pi(. | s').
+        """
         next_actions, next_log_prob = self.actor.action_log_prob(batch.next_observations, blocks=True)
-        next_q = self.critic_target(batch.next_observations, next_actions, blocks=True).amin(0)
-        next_value = self._by_task(next_q) - alpha.unsqueeze(1) * self._by_task(next_log_prob)
-        rewards = self._by_task(batch.rewards.squeeze(1)) * self._reward_scale.unsqueeze(1)
-        return rewards + self.gamma * (1 - self._by_task(batch.dones.squeeze(1))) * next_value
+        outputs = self._critic_outputs(self.critic_target, batch.next_observations, next_actions)
+        by_task = (self.num_tasks, -1, 1)
+        entropy = alpha.view(by_task) * next_log_prob.view(by_task)
+        scale = self._reward_scale / self.return_scale.divisor(alpha)
+        rewards = batch.rewards.view(by_task) * scale.view(by_task)
+        gamma = self.gamma if batch.discounts is None else batch.discounts.view(by_task)
+        discounts = gamma * (1 - batch.dones.view(by_task))
+
+        def backup(value: Tensor) -> Tensor:
+            return rewards + discounts * (value - entropy)
+
+        def shifted_backup(value: Tensor) -> Tensor:
+            shift = self.return_scale.shift.view(by_task)  # type: ignore[union-attr]
+            return backup(value + shift) - shift
+
+        moves = self.return_scale.shift is not None
+        return self.critic_target.values.target(outputs, shifted_backup if moves else backup, self.critic_reduction)
 
     def _step(
         self,
@@ -146,14 +185,13 @@ class TaskUpdates(SafeSaves):
                 self.task_metrics.measured |= {f"{name}_{key}": value for key, value in found.items()}
 
     @torch.no_grad()
-    def _note(self, critic_losses: Tensor, actor_losses: Tensor, alpha: Tensor, log_prob: Tensor, q: Tensor) -> None:
+    def _note(self, critic_losses: Tensor, actor_losses: Tensor | None, alpha: Tensor, outputs: Tensor) -> None:
         """Keep what the logs show, on the device, and flag the first non-finite value of each task."""
-        self.guard.watch(torch.stack([critic_losses, actor_losses, alpha]), self._update_number)
+        watched = [critic_losses, torch.zeros_like(critic_losses) if actor_losses is None else actor_losses, alpha]
+        self.guard.watch(torch.stack(watched), self._update_number)
         self._update_number += 1
         self.task_metrics.note(
-            critic_loss=critic_losses,
-            actor_loss=actor_losses,
-            ent_coef=alpha,
-            entropy=-log_prob.mean(-1),
-            q_value=q.mean((0, 2)),
+            critic_loss=critic_losses, ent_coef=alpha, q_value=self.critic.values.value(outputs).mean((0, 2))
         )
+        if self.return_scale.measured:
+            self.task_metrics.note(return_scale=self.return_scale.divisor(alpha))

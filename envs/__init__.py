@@ -1,4 +1,4 @@
-"""Benchmarks as vector environments: column i is task i."""
+"""Benchmarks as vector environments: column c is task c mod T."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ def make(
     goals: int | Mapping[str, np.ndarray] = 50,
     horizon: int = 500,
     goal_order: str = "random",
+    envs_per_task: int = 1,
+    staggered: bool = False,
 ) -> "TaskVecEnv":
     """Build a suite as one vector environment; one seed always gives the same numbers, with workers or without.
 
@@ -42,6 +44,10 @@ def make(
     :param goals: the first n of the 50 that metaworld draws per task, or name -> (G, D) vectors of a saved run.
     :param horizon: steps per episode, at most 500 in Meta-World (the toy tasks are meant for about 25).
     :param goal_order: "random", or "sequential": the n-th episode since `reset()` has goal n mod G.
+    :param envs_per_task: E environments of each task, each with its own random order of the same goals: E T columns,
+        column c is environment c // T of task c mod T.
+    :param staggered: truncate the first episode after `reset()` of column c after ceil(horizon (c + 1) / (E T)) steps,
+        so that episodes do not all end together.
 
     The toy suite has no goals to choose, one reward and one order; there `goals`, `reward_version` and `goal_order`
     have no effect.
@@ -51,15 +57,16 @@ def make(
     """
     # Imported here and not above: they bring Stable-Baselines3 and torch, and workers import this package.
     from envs import meta_world, suites, toy
-    from envs.vec_env import TaskVecEnv, count_workers
+    from envs.pool import count_workers
+    from envs.vec_env import TaskVecEnv
 
     if not 0 <= seed < 2**32:
         raise ValueError(f"expected a seed of 0 to 2**32 - 1, found {seed}")
     if suites.suite_name(suite) == "toy":
         num_tasks = 4 if tasks is None else toy.check_names(tasks)
-        return toy.make(num_tasks, seed=seed, horizon=horizon, workers=workers)
+        return toy.make(num_tasks, 0.5, seed, horizon, workers, envs_per_task, staggered)
     names = suites.task_names(suite, tasks)
-    count = count_workers(workers, len(names))
+    count = count_workers(workers, len(names), envs_per_task)
     meta_world.check_options(reward_version, horizon, goal_order)
     chosen = suites.choose_goals(names, suite, seed, goals)
     options = {"reward_version": reward_version, "horizon": horizon, "goal_order": goal_order}
@@ -67,4 +74,4 @@ def make(
         TaskSpec(name, "envs.meta_world:MetaWorldTask", {"name": name, "goals": chosen[name], **options})
         for name in names
     ]
-    return TaskVecEnv.from_specs(specs, seed, count, chosen)
+    return TaskVecEnv.from_specs(specs, seed, count, chosen, envs_per_task, stagger=horizon if staggered else 0)

@@ -1,7 +1,7 @@
 """The same code steps the tasks in-process and in a worker: columns of tasks that write rows of one board.
 
-The board is a structured array with one record per task: the action goes in, everything else comes out. In a worker it
-lies in shared memory.
+The board is a structured array with one record per column: the action goes in, everything else comes out. In a worker
+it lies in shared memory.
 """
 
 import importlib
@@ -31,10 +31,12 @@ class TaskSpec:
         return self.load()(**self.options)
 
 
-def make_board(env: gymnasium.Env | type[gymnasium.Env], num_tasks: int, memory: Any = None) -> np.ndarray:
-    """Lay the board for `num_tasks` tasks with the spaces of `env`, over `memory` if given: (T,) records.
+def make_board(
+    env: gymnasium.Env | type[gymnasium.Env], num_tasks: int, envs_per_task: int = 1, memory: Any = None
+) -> np.ndarray:
+    """Lay the board for E environments of each of T tasks with the spaces of `env`, over `memory` if given: (E T,).
 
-    Observations carry the task's one-hot in their last T columns; it is written here, once.
+    Record c is of task c mod T. Observations carry its one-hot in their last T columns; it is written here, once.
     """
     action, width = env.action_space, env.observation_space.shape[0] + num_tasks  # type: ignore[index]
     dtype = np.dtype(
@@ -53,9 +55,10 @@ def make_board(env: gymnasium.Env | type[gymnasium.Env], num_tasks: int, memory:
         ],
         align=True,
     )
-    board = np.zeros(num_tasks, dtype) if memory is None else np.ndarray(num_tasks, dtype, buffer=memory)
+    size = num_tasks * envs_per_task
+    board = np.zeros(size, dtype) if memory is None else np.ndarray(size, dtype, buffer=memory)
     for rows in (board["observation"], board["final_observation"]):
-        rows[:, -num_tasks:] = np.eye(num_tasks)
+        rows[:, -num_tasks:] = np.tile(np.eye(num_tasks), (envs_per_task, 1))
     return board
 
 
@@ -79,9 +82,14 @@ class Column:
         self._final_observation = board["final_observation"][place, :width]
         self._fields = {key: board[key][place : place + 1] for key in _SCALARS}
         self._started = self._over = False
+        self._cut: int | None = None
 
-    def reset(self, seed: int | None) -> None:
-        """Abandon the episode and begin anew; tasks with a sequence of goals begin it again."""
+    def reset(self, seed: int | None, cut: int | None = None) -> None:
+        """Abandon the episode and begin anew; tasks with a sequence of goals begin it again.
+
+        :param cut: truncate this one episode after so many steps.
+        """
+        self._cut = cut
         if hasattr(self.env, "restart"):
             self.env.restart()
         self._begin(self.env.reset(seed=seed)[0])
@@ -98,10 +106,12 @@ class Column:
         fields["success"][0] = success = float(info.get("success", info.get("is_success", 0.0)))
         if success > 0:
             fields["solved"][0] = True
+        truncated = truncated or fields["length"][0] == self._cut
         fields["terminated"][0] = terminated
         fields["truncated"][0] = truncated
         self._over = bool(terminated or truncated)
         if self._over:
+            self._cut = None
             self._final_observation[:] = observation
             observation, _ = self.env.reset()
         self._observation[:] = observation
@@ -121,6 +131,7 @@ class Column:
             "return": 0.0 if over else float(row["return"]),
             "length": 0 if over else int(row["length"]),
             "solved": False if over else bool(row["solved"]),
+            "cut": self._cut,
         }
 
     def restore(self, state: dict[str, Any]) -> str | None:
@@ -131,6 +142,7 @@ class Column:
         self._begin(observation)
         for key in ("return", "length", "solved"):
             self.row[key] = state[key]
+        self._cut = state["cut"]
         return None if np.array_equal(observation, state["observation"], equal_nan=True) else "bits"
 
     def get_attr(self, name: str) -> Any:
@@ -175,9 +187,9 @@ class Columns:
         """Step every task with its row's action."""
         self._each("step")
 
-    def reset(self, seeds: Sequence[int | None]) -> None:
-        """Reset every task, with a seed each or None."""
-        self._each("reset", seeds)
+    def reset(self, seeds: Sequence[int | None], cuts: Sequence[int | None]) -> None:
+        """Reset every task, with a seed each or None; see `Column.reset`."""
+        self._each("reset", seeds, cuts)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Return the state of every task."""

@@ -1,6 +1,6 @@
 """The trainer's side of the workers: K processes, several tasks each, one board in shared memory.
 
-Worker k has tasks k, k + K, k + 2K, ... Whatever goes wrong with one of them ends all, and the error names the task.
+Worker k has columns k, k + K, k + 2K, ... Whatever goes wrong with one of them ends all, and the error names the task.
 """
 
 import mmap
@@ -32,14 +32,21 @@ class WorkerError(RuntimeError):
 class Pool:
     """Tasks in worker processes; the same operations as `Columns`, and a step in two halves.
 
-    :param workers: number of processes, 1 to the number of tasks.
+    :param workers: number of processes, 1 to the number of columns.
     :param step_timeout: seconds until a worker that does not answer a step counts as hanging.
     :param build_timeout: the same for everything else: building, resetting, restoring.
+    :param envs_per_task: E environments of each of T tasks make E T columns, all tasks, then all tasks again.
     """
 
     def __init__(
-        self, specs: Sequence[TaskSpec], workers: int, step_timeout: float = 60.0, build_timeout: float = 300.0
+        self,
+        specs: Sequence[TaskSpec],
+        workers: int,
+        step_timeout: float = 60.0,
+        build_timeout: float = 300.0,
+        envs_per_task: int = 1,
     ) -> None:
+        sizes, specs = (len(specs), envs_per_task), list(specs) * envs_per_task
         self.num_workers = workers
         self._names = [spec.name for spec in specs]
         self._shares = [list(range(k, len(specs), workers)) for k in range(workers)]
@@ -49,12 +56,12 @@ class Pool:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._owing: set[int] = set()  # workers that have not answered yet
         with tempfile.TemporaryFile() as file:  # has no name on disk: nothing is left behind, however we end
-            file.truncate(make_board(specs[0].load(), len(specs)).nbytes)
-            self.board = make_board(specs[0].load(), len(specs), mmap.mmap(file.fileno(), 0))
+            file.truncate(make_board(specs[0].load(), *sizes).nbytes)
+            self.board = make_board(specs[0].load(), *sizes, mmap.mmap(file.fileno(), 0))
             for _ in range(workers):
                 self._start(file.fileno())
         for worker, share in enumerate(self._shares):
-            self._send(worker, "build", [asdict(specs[i]) for i in share], share, len(specs))
+            self._send(worker, "build", [asdict(specs[i]) for i in share], share, *sizes)
         self._gather(build_timeout)
 
     def step_async(self) -> None:
@@ -66,9 +73,9 @@ class Pool:
         """Wait until every task has stepped."""
         self._gather(self._step_timeout)
 
-    def reset(self, seeds: Sequence[int | None]) -> None:
-        """Reset every task, with a seed each or None."""
-        self._scatter("reset", seeds)
+    def reset(self, seeds: Sequence[int | None], cuts: Sequence[int | None]) -> None:
+        """Reset every task, with a seed each or None; see `Column.reset`."""
+        self._scatter("reset", seeds, cuts)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Return the state of every task."""
@@ -130,10 +137,10 @@ class Pool:
         poll.register(self._connections[-1].fileno(), select.POLLIN)
         self._polls.append(poll)
 
-    def _scatter(self, command: str, per_task: Sequence[Any] | None = None) -> list[Any]:
-        """Send a command with each task's argument to its worker; return the answers in the order of the tasks."""
+    def _scatter(self, command: str, *per_task: Sequence[Any]) -> list[Any]:
+        """Send a command with each task's arguments to its worker; return the answers in the order of the tasks."""
         for worker, share in enumerate(self._shares):
-            self._send(worker, command, *([] if per_task is None else [[per_task[i] for i in share]]))
+            self._send(worker, command, *([given[i] for i in share] for given in per_task))
         answers: list[Any] = [None] * len(self._names)
         for share, answer in zip(self._shares, self._gather(self._build_timeout), strict=True):
             answers[share[0] :: self.num_workers] = answer or [None] * len(share)
@@ -191,6 +198,21 @@ class Pool:
             process.kill()
         self.close()
         raise WorkerError(
-            f"worker {worker}, at {', '.join(names)}, {what}; all workers have been ended. "
+            f"worker {worker}, at {', '.join(dict.fromkeys(names))}, {what}; all workers have been ended. "
             "Build the environment anew, with workers=0 to see the error in this process."
         )
+
+
+def count_workers(workers: int | str, num_tasks: int, envs_per_task: int = 1) -> int:
+    """Resolve "auto" to one worker for every two cores, at most one per column; check a number.
+
+    :raises ValueError: unless it is "auto" or 0 to E T, or if E is not a whole number of at least 1.
+    """
+    if not isinstance(envs_per_task, int) or envs_per_task < 1:
+        raise ValueError(f"expected envs_per_task to be a whole number of at least 1, found {envs_per_task!r}")
+    most, each = num_tasks * envs_per_task, "task" if envs_per_task == 1 else "environment"
+    if workers == "auto":
+        return min(most, max(1, (os.cpu_count() or 1) // 2))
+    if not isinstance(workers, int) or not 0 <= workers <= most:
+        raise ValueError(f"expected workers 'auto' or 0 (in-process) to {most}, one per {each}; found {workers!r}")
+    return workers

@@ -128,11 +128,18 @@ def names(num_tasks: int) -> tuple[str, ...]:
 
 
 def make(
-    num_tasks: int = 4, conflict: float = 0.5, seed: int = 0, horizon: int = 25, workers: int | str = 0
+    num_tasks: int = 4,
+    conflict: float = 0.5,
+    seed: int = 0,
+    horizon: int = 25,
+    workers: int | str = 0,
+    envs_per_task: int = 1,
+    staggered: bool = False,
 ) -> "TaskVecEnv":
     """Build `num_tasks` point-reaching tasks as one vector environment.
 
     :param conflict: 0, all tasks share one goal, to 1, two tasks are opposite.
+    :param envs_per_task: and `staggered`: as in `envs.make`.
     :raises ValueError: for a number of tasks or a horizon below 1, or a conflict outside 0 to 1.
     """
     from envs.vec_env import TaskVecEnv  # brings Stable-Baselines3 and torch, which workers must not import
@@ -145,7 +152,7 @@ def make(
     shared = {"num_tasks": num_tasks, "conflict": conflict, "horizon": horizon}
     specs = [TaskSpec(name, "envs.toy:PointReach", {"index": i, **shared}) for i, name in enumerate(names(num_tasks))]
     goals = {spec.name: spec.build().goal[None] for spec in specs}
-    return TaskVecEnv.from_specs(specs, seed=seed, workers=workers, goals=goals)
+    return TaskVecEnv.from_specs(specs, seed, workers, goals, envs_per_task, stagger=horizon if staggered else 0)
 
 
 def check_names(tasks: Sequence[str]) -> int:

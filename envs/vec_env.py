@@ -1,6 +1,5 @@
-"""T tasks as one Stable-Baselines3 vector environment: column i is task i, in-process or in worker processes."""
+"""T tasks as one Stable-Baselines3 vector environment: column c is task c mod T, in-process or in worker processes."""
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -13,11 +12,11 @@ from jaxtyping import Bool, Float32
 from stable_baselines3.common.vec_env import VecEnv
 
 from envs.columns import Columns, TaskSpec, make_board
-from envs.pool import Pool
+from envs.pool import Pool, count_workers
 
-Observations = Float32[np.ndarray, "tasks width"]  # width = D + T
-Rewards = Float32[np.ndarray, " tasks"]
-Dones = Bool[np.ndarray, " tasks"]
+Observations = Float32[np.ndarray, "columns width"]  # columns = E T, width = D + T
+Rewards = Float32[np.ndarray, " columns"]
+Dones = Bool[np.ndarray, " columns"]
 
 _LOST = {
     "episode": "cannot restore their state and began a new episode",
@@ -31,8 +30,9 @@ class InProcess(Columns):
     num_workers = 0
 
     def __init__(self, names: Sequence[str], envs: Sequence[gymnasium.Env]) -> None:
-        self.board = make_board(envs[0], len(envs))
-        super().__init__(names, envs, self.board, range(len(envs)))
+        copies = len(envs) // len(names)
+        self.board = make_board(envs[0], len(names), copies)
+        super().__init__(list(names) * copies, envs, self.board, range(len(envs)))
 
     def step_async(self) -> None:
         """Do nothing yet."""
@@ -43,14 +43,18 @@ class InProcess(Columns):
 
 
 class TaskVecEnv(VecEnv):
-    """Step T tasks together. Observations are (T, D + T) float32: the task's own D numbers, then its one-hot.
+    """Step E environments of each of T tasks together. Column c is environment c // T of task c mod T: all tasks, then
+    all tasks again. Observations are (E T, D + T) float32: the task's own D numbers, then its one-hot.
 
-    Infos, one dict per task and step: "success" (float, of this step), "is_success" (any step of the episode so far),
+    Infos, one dict per column and step: "success" (float, of this step), "is_success" (any step of the episode so far),
     "TimeLimit.truncated"; with the last step of an episode also "episode" (r, l, t) and "terminal_observation".
 
+    :param names: of the T tasks.
     :param crew: the tasks, in this process or in workers.
     :param goals: name -> (G, D) goal vectors, kept to be saved with the run.
-    :param seed: column i is seeded from (seed, i).
+    :param seed: column c is seeded from (seed, c): with more environments per task, the first of each goes its old way.
+    :param stagger: the horizon H, if the first episode after `reset` is to be truncated after ceil(H (c + 1) / (E T))
+        steps, so that episodes do not all end together; 0: all episodes have full length.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class TaskVecEnv(VecEnv):
         crew: InProcess | Pool,
         seed: int = 0,
         goals: dict[str, np.ndarray] | None = None,
+        stagger: int = 0,
     ) -> None:
         self.task_names = tuple(names)
         self.goals = goals or {}
@@ -70,7 +75,10 @@ class TaskVecEnv(VecEnv):
         self._born = time.time()
         observation, action = spaces
         width = observation.shape[0] + len(names)  # type: ignore[index]
-        super().__init__(len(names), Box(-np.inf, np.inf, (width,), np.float32), action)
+        size = len(self._board)
+        super().__init__(size, Box(-np.inf, np.inf, (width,), np.float32), action)
+        self.staggered = stagger > 0
+        self._cuts = [-(-stagger * (c + 1) // size) if stagger else None for c in range(size)]
         self.seed(seed)
 
     @classmethod
@@ -80,49 +88,65 @@ class TaskVecEnv(VecEnv):
         seed: int = 0,
         workers: int | str = "auto",
         goals: dict[str, np.ndarray] | None = None,
+        envs_per_task: int = 1,
+        stagger: int = 0,
         **timeouts: float,
     ) -> "TaskVecEnv":
         """Build the tasks in-process (workers=0) or in K processes ("auto": one for every two cores).
 
         :param timeouts: step_timeout, build_timeout, in seconds; see `Pool`.
-        :raises ValueError: for a number of workers outside 0 to T, or spaces that differ between tasks.
+        :raises ValueError: for a number of workers outside 0 to E T, or spaces that differ between tasks.
         """
         names = [spec.name for spec in specs]
         spaces = common_spaces(names, [spec.load() for spec in specs])
-        count = count_workers(workers, len(specs))
-        crew = Pool(specs, count, **timeouts) if count else InProcess(names, [spec.build() for spec in specs])
-        return cls(names, spaces, crew, seed, goals)
+        count = count_workers(workers, len(specs), envs_per_task)
+        crew: InProcess | Pool
+        if count:
+            crew = Pool(specs, count, envs_per_task=envs_per_task, **timeouts)
+        else:
+            crew = InProcess(names, [spec.build() for spec in list(specs) * envs_per_task])
+        return cls(names, spaces, crew, seed, goals, stagger)
+
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return len(self.task_names)
+
+    @property
+    def envs_per_task(self) -> int:
+        """E: there are E T columns."""
+        return self.num_envs // self.num_tasks
 
     def seed(self, seed: int | None = None) -> list[int | None]:
-        """Seed column i from (seed, i) at the next reset; None keeps the generators as they are."""
+        """Seed column c from (seed, c) at the next reset; None keeps the generators as they are."""
         if seed is None:
             self._reset_seeds()
         else:
-            sequences = [np.random.SeedSequence([seed, i]) for i in range(self.num_envs)]
+            sequences = [np.random.SeedSequence([seed, c]) for c in range(self.num_envs)]
             self._seeds = [int(sequence.generate_state(1)[0]) for sequence in sequences]
         return self._seeds
 
     def reset(self) -> Observations:
-        """Begin a new episode of every task: (T, D + T). A pending step is awaited and dropped."""
+        """Begin a new episode in every column: (E T, D + T). A pending step is awaited and dropped."""
         if self._pending:
             self.step_wait()
         self._idle("reset")
-        self._crew.reset(self._seeds)
+        self._crew.reset(self._seeds, self._cuts)
         self._reset_seeds()
         return self._board["observation"].copy()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Hand over the actions (T, ...) and return at once; workers begin to step."""
+        """Hand over the actions (E T, ...) and return at once; workers begin to step."""
         self._idle("step_async")
         expected = self._board["action"].shape
         if np.shape(actions) != expected:
-            raise ValueError(f"expected actions of shape {expected}, one row per task; found {np.shape(actions)}")
+            raise ValueError(f"expected actions of shape {expected}, one row per column; found {np.shape(actions)}")
         self._board["action"] = actions
         self._crew.step_async()
         self._pending = True
 
     def step_wait(self) -> tuple[Observations, Rewards, Dones, list[dict[str, Any]]]:
-        """Return observations (T, D + T), rewards (T,), dones (T,), infos; a finished task has been reset already."""
+        """Return observations (E T, D + T), rewards, dones (E T,), infos; what is finished has been reset already."""
         if not self._pending:
             raise RuntimeError("expected a pending step, found none; call step_async(actions) first")
         self._crew.step_wait()
@@ -137,12 +161,12 @@ class TaskVecEnv(VecEnv):
         return {"task_names": list(self.task_names), "tasks": self._crew.snapshot()}
 
     def set_state(self, state: dict[str, Any]) -> Observations:
-        """Go back to what `get_state` returned and return the current observation (T, D + T).
+        """Go back to what `get_state` returned and return the current observation (E T, D + T).
 
         Running episodes are played again, bit for bit. Tasks without `snapshot` and `restore` begin a new episode,
         with a warning.
 
-        :raises ValueError: if the state is of other tasks or of observations of another size.
+        :raises ValueError: if the state is of other tasks or columns, or of observations of another size.
         """
         self._idle("set_state")
         if list(state["task_names"]) != list(self.task_names):
@@ -150,14 +174,19 @@ class TaskVecEnv(VecEnv):
                 f"expected the state of {', '.join(self.task_names)}; found that of {', '.join(state['task_names'])}; "
                 "make the environment with the tasks of the saved run"
             )
-        expected, found = self._board["observation"].shape[1] - self.num_envs, len(state["tasks"][0]["observation"])
+        if len(state["tasks"]) != self.num_envs:
+            raise ValueError(
+                f"expected the state of {self.num_envs} columns, found that of {len(state['tasks'])}; "
+                "make the environment with the envs_per_task of the saved run"
+            )
+        expected, found = self._board["observation"].shape[1] - self.num_tasks, len(state["tasks"][0]["observation"])
         if expected != found:
             raise ValueError(f"expected a state with {expected} numbers per observation, found {found}")
         self.reset()  # tasks that cannot be restored begin a new episode
         losses = self._crew.restore(state["tasks"])
         for loss, text in _LOST.items():
-            names = [name for name, lost in zip(self.task_names, losses, strict=True) if lost == loss]
-            if names:
+            columns = zip(self.task_names * self.envs_per_task, losses, strict=True)
+            if names := dict.fromkeys(name for name, lost in columns if lost == loss):
                 warnings.warn(f"{', '.join(names)} {text}", stacklevel=2)
         return self._board["observation"].copy()
 
@@ -263,15 +292,3 @@ def common_spaces(names: Sequence[str], envs: Sequence[Any]) -> tuple[gymnasium.
             f"expected observations in a one-dimensional Box, found {first.observation_space}; flatten them"
         )
     return first.observation_space, first.action_space
-
-
-def count_workers(workers: int | str, num_tasks: int) -> int:
-    """Resolve "auto" to one worker for every two cores, at most one per task; check a number.
-
-    :raises ValueError: unless it is "auto" or 0 to the number of tasks.
-    """
-    if workers == "auto":
-        return min(num_tasks, max(1, (os.cpu_count() or 1) // 2))
-    if not isinstance(workers, int) or not 0 <= workers <= num_tasks:
-        raise ValueError(f"expected workers 'auto' or 0 (in-process) to {num_tasks}, one per task; found {workers!r}")
-    return workers

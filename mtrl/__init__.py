@@ -2,6 +2,7 @@
 
 from mtrl.aggregators import (
     AGGREGATORS,
+    ALIASES,
     FAMO,
     IMTLG,
     MGDA,
@@ -28,6 +29,7 @@ from mtrl.tape import Tape, record
 
 __all__ = [
     "AGGREGATORS",
+    "ALIASES",
     "FAMO",
     "IMTLG",
     "MGDA",

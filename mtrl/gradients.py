@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mtrl import diagnostics as measure
 from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator, gramian_of
+from mtrl.precision import float32_products
 from mtrl.tape import Tape
 
 
@@ -32,6 +33,7 @@ class _Rows(NamedTuple):
     def gramian(self) -> Float[Tensor, "tasks tasks"]:
         return torch.stack([gramian_of(flat) for flat in self.flat()]).sum(0) * self.scale**2
 
+    @float32_products(tf32=False)
     def combine(self, weights: Float[Tensor, " tasks"]) -> list[Tensor]:
         """Update w @ J, piece by piece."""
         weights = weights * self.scale

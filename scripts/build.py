@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -24,14 +25,15 @@ from scripts.config import TrainConfig
 def resolve(config: TrainConfig) -> TrainConfig:
     """Replaces `auto` by what this machine has, so that the saved config says what was used; fits this process to it.
 
-    Raises UsageError if CUDA is asked for and not there.
+    Raises UsageError if CUDA, or what only CUDA has, is asked for and not there.
     """
     require_device(config.device)
     device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    capture = resolve_capture(config.capture, device)
     threads = torch.get_num_threads() if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
     keep_freed_memory()
-    return replace(config, device=device, threads=threads)
+    return replace(config, device=device, capture=capture, threads=threads)
 
 
 def require_device(device: str) -> None:
@@ -40,10 +42,27 @@ def require_device(device: str) -> None:
         raise UsageError("expected a CUDA device for --device cuda; torch finds none. Use --device cpu or auto.")
 
 
+def resolve_capture(capture: Literal["auto"] | bool | int, device: str) -> bool | int:
+    """Whether, or how many, updates are captured: auto is yes on CUDA. Raises UsageError for a capture on a CPU."""
+    if capture == "auto":
+        return device == "cuda"
+    if capture and device != "cuda":
+        asked = str(capture).lower()
+        raise UsageError(f"--capture {asked}: expected a CUDA device, as graphs are CUDA's; found {device}. Use auto.")
+    return capture
+
+
+def require_precision(precision: str, device: str) -> None:
+    """Raises UsageError if TF32 is asked for and the device does not have it."""
+    if precision == "tf32" and device != "cuda":
+        raise UsageError(f"expected a CUDA device for precision tf32; found {device}. Use float32 or bfloat16.")
+
+
 def run_path(config: TrainConfig) -> Path:
     """Where the run goes: --run-dir, or a name in `runs` that says what it is."""
     some = config.tasks if len(config.tasks) <= 3 else (f"{len(config.tasks)}-tasks",)
-    method = re.sub(r"[^\w-]+", "-", config.aggregator.rpartition("/")[2])  # torchjd:NAME, path/to/file.py:NAME
+    name = "independent" if config.independent else config.aggregator
+    method = re.sub(r"[^\w-]+", "-", name.rpartition("/")[2])  # torchjd:NAME, path/to/file.py:NAME
     parts = (config.preset, *some, method, f"seed{config.seed}")
     return Path(config.run_dir or f"runs/{'-'.join(parts)}")
 
@@ -53,7 +72,7 @@ def make_env(
     goals: int | Mapping[str, np.ndarray],
     goal_order: Literal["random", "sequential"] = "random",
 ) -> TaskVecEnv:
-    """The tasks of the config: goals in random order to train on, each once in order to evaluate on."""
+    """The tasks of the config: goals in random order to train on; see `make_evaluation_env` for the other order."""
     with usage_errors():
         return envs.make(
             config.suite,
@@ -62,45 +81,81 @@ def make_env(
             reward_version=config.reward_version,
             tasks=list(config.tasks) or None,
             goals=goals if isinstance(goals, int) else dict(goals),
-            horizon=config.horizon,
+            horizon=config.train_horizon or config.horizon,
             goal_order=goal_order,
+            envs_per_task=config.envs_per_task,
+            staggered=config.staggered_starts,
         )
 
 
+_NETWORKS = (
+    *("actor_width", "actor_depth", "actor_layer_norm", "actor_torso"),
+    *("critic_width", "critic_depth", "critic_layer_norm", "critic_torso"),
+    *("n_critics", "critic_head", "bins", "v_max", "conditioning", "embedding_size", "multi_head"),
+    *("precision", "weight_decay"),
+)
+
+
+def make_evaluation_env(config: TrainConfig, goals: Mapping[str, np.ndarray]) -> TaskVecEnv:
+    """One environment per task, with whole episodes of --horizon steps, each goal once, in order.
+
+    Training may have a worker for each of its environments; here that are at most the tasks.
+    """
+    workers = config.workers
+    if workers != "auto" and len(goals) < workers <= len(goals) * config.envs_per_task:
+        workers = len(goals)
+    config = replace(config, envs_per_task=1, staggered_starts=False, train_horizon=0, workers=workers)
+    return make_env(config, goals, "sequential")
+
+
+def update_rounds(config: TrainConfig) -> tuple[int, int]:
+    """MTSAC's `train_freq`, in vector steps, and `gradient_steps`: as many updates per step as the config says.
+
+    A round comes where a vector step and a round of the config end together, with the updates of all since the last.
+    """
+    steps = math.lcm(config.train_freq, config.envs_per_task)
+    return steps // config.envs_per_task, config.gradient_steps * (steps // config.train_freq)
+
+
 def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
-    """A new agent for the tasks of `env`."""
+    """A new agent for the tasks of `env`. Raises UsageError for settings that do not fit."""
+    require_precision(config.precision, config.device)
+    train_freq, gradient_steps = update_rounds(config)
     with usage_errors():
         return MTSAC(
             "MultiTaskMlpPolicy",
             env,
-            aggregator=config.aggregator,
-            aggregator_kwargs=config.aggregator_options,
-            critic_aggregator=config.critic_aggregator or None,
-            critic_aggregator_kwargs=config.critic_aggregator_options,
+            aggregator=config.actor_aggregator or config.aggregator,
+            aggregator_kwargs=config.actor_aggregator_options if config.actor_aggregator else config.aggregator_options,
+            critic_aggregator=config.critic_aggregator or config.aggregator,
+            critic_aggregator_kwargs=(
+                config.critic_aggregator_options if config.critic_aggregator else config.aggregator_options
+            ),
             learning_rate=config.learning_rate,
             buffer_size=config.buffer_size,
-            learning_starts=config.warmup_steps * env.num_envs,
+            learning_starts=config.warmup_steps * env.num_tasks,
             batch_size=config.batch_size,
             tau=config.tau,
             gamma=config.gamma,
-            train_freq=config.train_freq,
-            gradient_steps=config.gradient_steps,
+            n_steps=config.n_steps,
+            policy_delay=config.policy_delay,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
             ent_coef=config.ent_coef if config.ent_coef.startswith("auto") else float(config.ent_coef),
+            ent_coef_min=config.ent_coef_min,
             target_entropy=config.target_entropy,
+            critic_reduction=config.critic_reduction,
             max_grad_norm=config.max_grad_norm or None,
             reward_scale=config.reward_scale[0] if len(config.reward_scale) == 1 else config.reward_scale,
+            return_scale=config.return_scale,
+            reset_at=config.reset_at,
             loss_weighting=config.loss_weighting,
+            capture=resolve_capture(config.capture, config.device),
             overlap=config.overlap,
             log_every=config.log_every,
             log_conflicts=config.log_conflicts,
             policy_kwargs={
-                "actor_width": config.actor_width,
-                "actor_depth": config.actor_depth,
-                "critic_width": config.critic_width,
-                "critic_depth": config.critic_depth,
-                "layer_norm": config.layer_norm,
-                "multi_head": config.multi_head,
-                "precision": config.precision,
+                **{name: getattr(config, name) for name in _NETWORKS},
                 "optimizer_kwargs": {"eps": config.adam_eps},
             },
             seed=config.seed,
@@ -111,7 +166,7 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
 def buffer_bytes(config: TrainConfig, env: TaskVecEnv) -> int:
     """Memory of the replay buffer once it is full."""
     (columns,), (actions,) = env.observation_space.shape or (), env.action_space.shape or ()
-    return TaskReplayBuffer.bytes_needed(config.buffer_size, env.num_envs, columns - env.num_envs, actions)
+    return TaskReplayBuffer.bytes_needed(config.buffer_size, env.num_tasks, columns - env.num_tasks, actions)
 
 
 def check_memory(config: TrainConfig, env: TaskVecEnv) -> None:
@@ -122,5 +177,6 @@ def check_memory(config: TrainConfig, env: TaskVecEnv) -> None:
     if needed > there:
         raise UsageError(
             f"--buffer-size: expected a replay buffer that fits in memory; {config.buffer_size:,} transitions of each "
-            f"of {env.num_envs} tasks need {filesize.decimal(needed)}, there are {filesize.decimal(there)}. Keep fewer."
+            f"of {env.num_tasks} tasks need {filesize.decimal(needed)}, there are {filesize.decimal(there)}. Keep "
+            "fewer."
         )

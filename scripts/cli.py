@@ -21,15 +21,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from agents import NonFiniteError
 from envs import WorkerError
-from mtrl import AGGREGATORS, Aggregator, aggregator_class
-from scripts.config import PRESETS, TrainConfig, check, shorten
+from mtrl import AGGREGATORS, ALIASES, Aggregator, aggregator_class
+from scripts.config import TrainConfig, check, plain_sac, shorten
+from scripts.flags import Capture
+from scripts.presets import PRESETS
 
 PROGRAM = "python -m scripts.train"
+_AGGREGATOR_FLAGS = ("aggregator", "actor_aggregator", "critic_aggregator")
 EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_DISK, EXIT_INTERRUPTED = 2, 3, 4, 5, 130
 # what a full or broken disk answers: no space, over quota, over a file-size limit, input or output error, read-only
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -87,7 +91,7 @@ def aggregator_kind(name: str) -> type[Aggregator]:
     Raises UsageError if there is none, or if TorchJD is not installed.
     """
     if ":" not in name:
-        return AGGREGATORS[choose("aggregator", name, AGGREGATORS)]
+        choose("aggregator", name, (*AGGREGATORS, *ALIASES))
     with usage_errors():
         return aggregator_class(name)
 
@@ -113,6 +117,8 @@ class Resume:
     """Extend the run to this many steps per task."""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """Go on on another device; without it, on that of the run."""
+    capture: Capture | None = None
+    """Go on with updates captured as CUDA graphs, or not; without it, as the run does, or auto on another device."""
     workers: Literal["auto"] | int | None = None
     """Go on with another number of workers; the numbers stay the same."""
     learning_rate: float | None = None
@@ -129,10 +135,13 @@ class Resume:
         steps = config.steps_per_task if self.steps_per_task is None else self.steps_per_task
         if limit := step_limit():
             steps = min(steps, config.steps_per_task + limit)
+        device = self.device or config.device
+        as_before = config.capture if device == config.device else "auto"
         changed = replace(
             config,
             steps_per_task=steps,
-            device=self.device or config.device,
+            capture=as_before if self.capture is None else self.capture,
+            device=device,
             workers=config.workers if self.workers is None else self.workers,
             learning_rate=config.learning_rate if self.learning_rate is None else self.learning_rate,
             max_grad_norm=config.max_grad_norm if self.max_grad_norm is None else self.max_grad_norm,
@@ -144,7 +153,7 @@ class Resume:
 
 
 def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
-    """The config or the run to resume that `argv` asks for; None after `--help` without a preset."""
+    """The config or the run to resume that `argv` asks for; None where it only asks to be told something."""
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         return tyro.cli(Resume, prog=PROGRAM, args=argv, description="Go on with a run, exactly where it stopped.")
     if not argv or argv[0] in ("-h", "--help"):
@@ -154,12 +163,44 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
         return None
     if argv[0].startswith("-"):
         raise UsageError(f"expected a preset first, found {argv[0]!r}. Write: {PROGRAM} PRESET {' '.join(argv)}")
-    return _parse_preset(choose("preset", argv[0], PRESETS), argv[1:])
+    flags, other = _without_diff(argv[1:])
+    config = _parse_preset(choose("preset", argv[0], PRESETS), flags)
+    if not other:
+        return config
+    print_difference(config, choose("preset", other, PRESETS))
+    return None
+
+
+def _without_diff(flags: Sequence[str]) -> tuple[list[str], str]:
+    """The flags without `--diff PRESET`, and that preset's name."""
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    reader.add_argument("--diff", default="")
+    try:
+        known, rest = reader.parse_known_args(flags)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"--diff: expected a preset, one of {', '.join(sorted(PRESETS))}; found nothing.") from error
+    return rest, known.diff
+
+
+def print_difference(config: TrainConfig, preset: str) -> None:
+    """Every setting in which the config differs from a preset."""
+    ours, theirs = config.to_json(), PRESETS[preset][1].to_json()
+    table = Table("", config.preset, preset, box=box.SIMPLE_HEAD)
+    for name in ours:
+        if ours[name] != theirs[name] and name != "preset" and not name.endswith("_options"):
+            table.add_row(f"--{name.replace('_', '-')}", _shown(ours[name]), _shown(theirs[name]))
+    Console(highlight=False).print(table)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value) or "-"
 
 
 def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     summary, defaults = PRESETS[preset]
-    networks = {flag: name for flag in ("aggregator", "critic_aggregator") if (name := _peek(flag, flags, defaults))}
+    if "--independent" in flags:
+        defaults = plain_sac(defaults)
+    networks = {flag: name for flag in _AGGREGATOR_FLAGS if (name := _peek(flag, flags, defaults))}
     kinds = {flag: aggregator_kind(name) for flag, name in networks.items()}
     settings: Any = Annotated[TrainConfig, tyro.conf.arg(name="")]  # its flags have no prefix
     groups = [
@@ -171,9 +212,8 @@ def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     parsed: Any = tyro.cli(command, prog=f"{PROGRAM} {preset}", args=flags, description=f"Train: {summary}.")
     options = {f"{flag}_options": _options(flag, parsed, flags) for flag in kinds}
     config: TrainConfig = replace(parsed.config, **options)
-    config = replace(
-        config, aggregator=_in_full(config.aggregator), critic_aggregator=_in_full(config.critic_aggregator)
-    )
+    full_names: dict[str, Any] = {flag: _in_full(getattr(config, flag)) for flag in _AGGREGATOR_FLAGS}
+    config = replace(config, **full_names)
     if config.tasks and config.suite.upper() in ("MT10", "MT25", "MT50"):
         config = replace(config, suite="custom")  # the protocol must not call a list of one's own MT10
     with usage_errors():
@@ -219,10 +259,12 @@ def print_overview() -> None:
     """Usage, presets and aggregators, one line each."""
     console = Console(highlight=False)
     console.print(f"Train one agent on many tasks.\n\n  {PROGRAM} PRESET [--aggregator NAME] [--steps-per-task N] ...")
-    console.print(f"  {PROGRAM} PRESET --help\n  {PROGRAM} --resume RUN [--steps-per-task N]\n")
+    console.print(f"  {PROGRAM} PRESET --help\n  {PROGRAM} PRESET [flags] --diff OTHER-PRESET")
+    console.print(f"  {PROGRAM} --resume RUN [--steps-per-task N]\n")
     listings = {
         "Presets": {name: summary for name, (summary, _) in PRESETS.items()},
-        "Aggregators": {name: first_line(kind) for name, kind in AGGREGATORS.items()},
+        "Aggregators": {name: first_line(kind) for name, kind in AGGREGATORS.items()}
+        | {alias: f"{name} by another name" for alias, name in ALIASES.items()},
     }
     for title, rows in listings.items():
         table = Table.grid(padding=(0, 2), pad_edge=True)

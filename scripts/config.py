@@ -1,44 +1,22 @@
-"""What one training run is: a frozen set of plain settings, and the presets.
+"""What one training run is: a frozen set of plain settings (`scripts.presets` has sets of them by name).
 
 Every field is a flag of `python -m scripts.train`; the string under it is its help. The whole object is saved in the
-run folder, so a run has no hidden defaults. A "step" is one environment step of one task, that is one step of the
-vector environment; totals over all tasks are T times larger.
+run folder, so a run has no hidden defaults. A "step" is one environment step of one task: a step of the vector
+environment is --envs-per-task of them. Totals over all tasks are T times larger.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tyro.conf import Suppress
-from tyro.constructors import PrimitiveConstructorSpec
 
-from agents.policies import Precision
-
-
-def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
-    """Reads `a,b,c` as one tuple: the natural way to write a list of tasks in a shell."""
-
-    def read(words: list[str]) -> tuple[Any, ...]:
-        found = tuple(item(part.strip()) for part in words[0].split(",") if part.strip())
-        if words[0] and not found:  # an empty list would mean all
-            raise ValueError(f"expected names separated by commas; found {words[0]!r}")
-        return found
-
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(map(str, value))],
-    )
-
-
-Names = Annotated[tuple[str, ...], _comma_separated(str, "A,B,...")]
-Numbers = Annotated[tuple[float, ...], _comma_separated(float, "X,Y,...")]
+from agents.policies import Conditioning, Precision, Torso
+from agents.values import CriticHead, Reduction
+from scripts.flags import Capture, Counts, Names, Numbers
 
 
 @dataclass(frozen=True)
@@ -53,6 +31,9 @@ class TrainConfig:
     aggregator: str = "pcgrad"
     """How task gradients become one update; its own options follow as --aggregator.NAME."""
     aggregator_options: Suppress[dict[str, Any]] = field(default_factory=dict)
+    actor_aggregator: str = ""
+    """Another aggregator for the actor; empty: the same one."""
+    actor_aggregator_options: Suppress[dict[str, Any]] = field(default_factory=dict)
     critic_aggregator: str = ""
     """Another aggregator for the critic; empty: the same one."""
     critic_aggregator_options: Suppress[dict[str, Any]] = field(default_factory=dict)
@@ -62,10 +43,14 @@ class TrainConfig:
     """Environment steps of each task."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; auto: cuda if there is one."""
+    capture: Capture = "auto"
+    """Make updates by replaying CUDA graphs, N in one if a round has as many; auto: on CUDA, one each."""
     run_dir: str = ""
     """Folder of the run, new or empty; empty: runs/PRESET[-TASKS]-AGGREGATOR-seedSEED."""
     workers: Literal["auto"] | int = "auto"
     """Processes that step the environments; 0: none, in this process."""
+    envs_per_task: int = 1
+    """Environments of each task; what comes every N steps comes with the first vector step that reaches them."""
     threads: Literal["auto"] | int = "auto"
     """Threads of torch; chosen once and kept at resume, as they change the order of sums."""
     progress: bool = True
@@ -75,6 +60,10 @@ class TrainConfig:
     """Meta-World's reward functions; never compare across versions."""
     horizon: int = 500
     """Steps of an episode, at most 500; its end is a time limit, values bootstrap through it."""
+    train_horizon: int = 0
+    """Steps of a training episode; 0: as --horizon, which evaluations keep."""
+    staggered_starts: bool = False
+    """Cut the first training episode of each environment at another step, so that episodes do not all end together."""
     goals: int = 50
     """Goals per task, of the 50 that metaworld draws for the seed."""
     overlap: bool = True
@@ -102,13 +91,19 @@ class TrainConfig:
     warmup_steps: int = 4_000
     """Steps per task with random actions, before the first update."""
     train_freq: int = 1
-    """Steps per task between rounds of updates."""
+    """Steps per task between rounds of updates; --envs-per-task joins rounds, and keeps the updates per step."""
     gradient_steps: int = 1
     """Updates in a round."""
+    policy_delay: int = 1
+    """Critic updates per update of actor and temperatures."""
+    n_steps: int = 1
+    """Rewards that a target adds up before it bootstraps."""
     learning_rate: float = 3e-4
     """Of Adam, for actor, critic and temperatures."""
     adam_eps: float = 1e-5
     """Epsilon of Adam."""
+    weight_decay: float = 0.0
+    """Of AdamW; 0: Adam."""
     max_grad_norm: float = 1.0
     """Clip of the global norm, after surgery; 0: off."""
     gamma: float = 0.99
@@ -117,10 +112,16 @@ class TrainConfig:
     """How far the target critics move at each update."""
     ent_coef: str = "auto"
     """Temperature: `auto` learns one per task; auto_0.1 starts it there; a number fixes it."""
+    ent_coef_min: float = 0.0
+    """Learned temperatures do not fall below it."""
     target_entropy: Literal["auto"] | float = "auto"
     """Target of the learned temperatures; auto: minus the number of action dimensions."""
     reward_scale: Numbers = (1.0,)
     """Factor on the rewards: one for all tasks or one per task."""
+    return_scale: Literal["none", "brc", "reward-std", "ars", "popart"] = "none"
+    """What brings the tasks' returns to one size; temperatures and Q values are in its units."""
+    reset_at: Counts = ()
+    """Steps per task at which networks, optimizers, temperatures and aggregators begin anew; the buffer stays."""
     loss_weighting: Literal["none", "temperature"] = "none"
     """temperature: weigh the loss of task i by T softmax(-log alpha)_i."""
 
@@ -132,16 +133,43 @@ class TrainConfig:
     """Units in a hidden layer of each critic."""
     critic_depth: int = 3
     """Hidden layers of each critic."""
-    layer_norm: bool = False
-    """LayerNorm before each ReLU."""
+    actor_layer_norm: bool = False
+    """LayerNorm before each ReLU of the actor."""
+    critic_layer_norm: bool = False
+    """LayerNorm before each ReLU of the critics."""
+    actor_torso: Torso = "mlp"
+    """bronet: one layer and --actor-depth residual blocks of two, with LayerNorm."""
+    critic_torso: Torso = "mlp"
+    """bronet: one layer and --critic-depth residual blocks of two, with LayerNorm."""
+    n_critics: int = 2
+    """Number of critics."""
+    critic_reduction: Reduction = "min"
+    """Over the critics, in the target and for the actor."""
+    critic_head: CriticHead = "scalar"
+    """A value, or a histogram of returns: C51, or HL-Gauss."""
+    bins: int = 101
+    """Bins of the histogram."""
+    v_max: float = 10.0
+    """It reaches from -v_max to v_max; brc brings the returns into that range."""
+    conditioning: Conditioning = "one-hot"
+    """How the task enters; own-columns: a one-hot whose input columns stay out of surgery."""
+    embedding_size: int = 32
+    """Numbers in a task's embedding."""
     multi_head: bool = False
     """An output layer per task, on a shared torso."""
+    independent: bool = False
+    """One plain Stable-Baselines3 SAC per task, nothing shared: the baseline. It has neither clipping nor overlap."""
     precision: Precision = "float32"
-    """Of the products in hidden layers, in training; bfloat16 is faster where there are units for it."""
+    """Of the products in hidden layers, in training; bfloat16 is faster where there are units for it, tf32 is for CUDA
+    and takes in the heads."""
 
     def aggregators(self) -> dict[str, dict[str, Any]]:
         """Names of the methods and their options: one, or the actor's and the critic's."""
-        found = {self.aggregator: self.aggregator_options, self.critic_aggregator: self.critic_aggregator_options}
+        found = {
+            self.aggregator: self.aggregator_options,
+            self.actor_aggregator: self.actor_aggregator_options,
+            self.critic_aggregator: self.critic_aggregator_options,
+        }
         return {name: options for name, options in found.items() if name}
 
     def to_json(self) -> dict[str, Any]:
@@ -174,6 +202,7 @@ def shorten(config: TrainConfig, limit: int) -> TrainConfig:
     return replace(
         config,
         horizon=steps,
+        train_horizon=min(config.train_horizon, steps),
         eval_goals=1,
         final_goals=1,
         warmup_steps=min(config.warmup_steps, steps // 2),
@@ -203,21 +232,43 @@ def _spelled(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 
+PLAIN_SAC: dict[str, Any] = {  # what --independent fixes
+    **{"aggregator": "mean", "actor_aggregator": "", "critic_aggregator": "", "multi_head": False},
+    **{"loss_weighting": "none", "return_scale": "none", "critic_reduction": "min", "critic_head": "scalar"},
+    **{"actor_torso": "mlp", "critic_torso": "mlp", "conditioning": "one-hot", "n_critics": 2, "policy_delay": 1},
+    **{"ent_coef_min": 0.0, "weight_decay": 0.0, "reset_at": (), "envs_per_task": 1},
+    **{"overlap": False, "max_grad_norm": 0.0, "precision": "float32", "capture": False},
+}
+
+
+def plain_sac(config: TrainConfig) -> TrainConfig:
+    """The config as far as plain SAC can follow it; a BroNet becomes as many plain layers with LayerNorm."""
+    layers: dict[str, Any] = {}
+    for network in ("actor", "critic"):
+        if getattr(config, f"{network}_torso") == "bronet":
+            depth = 1 + 2 * getattr(config, f"{network}_depth")
+            layers |= {f"{network}_depth": depth, f"{network}_layer_norm": True}
+    return replace(config, **PLAIN_SAC, **layers)
+
+
 _AT_LEAST_ONE = (
     *("steps_per_task", "batch_size", "buffer_size", "log_every", "train_freq", "gradient_steps", "keep_checkpoints"),
     *("horizon", "goals", "eval_goals", "final_goals", "actor_width", "actor_depth", "critic_width", "critic_depth"),
+    *("envs_per_task", "policy_delay", "n_steps", "n_critics", "embedding_size"),
 )
+_POSITIVE = ("learning_rate", "adam_eps", "v_max")
+_NOT_NEGATIVE = ("max_grad_norm", "weight_decay", "ent_coef_min")
 
 
 def check(config: TrainConfig) -> None:
     """Raises ValueError for numbers that make no sense: expected, found, flag."""
     for name in _AT_LEAST_ONE:
         _expect(config, name, getattr(config, name) >= 1, "at least 1")
-    for name in ("eval_every", "checkpoint_every", "log_conflicts", "warmup_steps", "max_grad_norm", "seed"):
+    for name in ("eval_every", "checkpoint_every", "log_conflicts", "warmup_steps", "seed", *_NOT_NEGATIVE):
         _expect(config, name, getattr(config, name) >= 0, "0 or more")
-    for name in ("learning_rate", "adam_eps"):
+    for name in _POSITIVE:
         _expect(config, name, getattr(config, name) > 0, "more than 0")
-    for name in ("learning_rate", "adam_eps", "max_grad_norm"):
+    for name in (*_POSITIVE, *_NOT_NEGATIVE):
         _expect(config, name, math.isfinite(getattr(config, name)), "a finite number")
     target = config.target_entropy
     _expect(config, "target_entropy", target == "auto" or math.isfinite(target), "auto or a finite number")
@@ -226,6 +277,11 @@ def check(config: TrainConfig) -> None:
     _expect(config, "gamma", 0 <= config.gamma <= 1, "between 0 and 1")
     _expect(config, "tau", 0 < config.tau <= 1, "more than 0, at most 1")
     _expect(config, "horizon", config.horizon <= 500, "at most 500, the limit of Meta-World")
+    _expect(config, "train_horizon", 0 <= config.train_horizon <= 500, "0 (as --horizon) to 500")
+    _expect(config, "bins", config.bins >= 2, "at least 2")
+    resets = config.reset_at
+    growing = list(resets) == sorted({step for step in resets if step > 0})
+    _expect(config, "reset_at", growing, "growing numbers of steps above 0")
     _expect(config, "ent_coef", _is_temperature(config.ent_coef), "auto, auto_X or X with a finite X above 0")
     _expect(
         config, "reward_scale", all(0 < scale < math.inf for scale in config.reward_scale), "finite factors above 0"
@@ -235,6 +291,8 @@ def check(config: TrainConfig) -> None:
         _expect(
             config, name, getattr(config, name) <= config.goals, f"at most --goals ({config.goals}), each goal once"
         )
+    for name, value in PLAIN_SAC.items() if config.independent else ():
+        _expect(config, name, getattr(config, name) == value, f"{value!r} with --independent, as plain SAC has it")
     if config.suite.lower() == "mt1":
         _expect(config, "tasks", len(config.tasks) == 1, "one task name for MT1, e.g. --tasks reach-v3")
 
@@ -250,49 +308,3 @@ def _expect(config: TrainConfig, name: str, holds: bool, expectation: str) -> No
     if not holds:
         found = ",".join(map(str, value)) if isinstance(value := getattr(config, name), tuple) else value
         raise ValueError(f"--{name.replace('_', '-')}: expected {expectation}; found {found!r}")
-
-
-_PLUS = TrainConfig()  # Meta-World+ (McLean et al. 2025), multi-task SAC on a plain network
-_PAPER = replace(  # PCGrad (Yu et al. 2020); what the paper leaves open is chosen here: v1 rewards, horizon 150
-    _PLUS, reward_version="v1", horizon=150, train_freq=600, gradient_steps=600, max_grad_norm=0.0, adam_eps=1e-8
-)
-_TOY = replace(
-    _PLUS, suite="toy", steps_per_task=2_000, workers=0, threads=1, horizon=25, eval_every=500, eval_goals=10,
-    final_goals=20, checkpoint_every=1_000, log_every=100, batch_size=32, buffer_size=2_000, warmup_steps=200,
-    learning_rate=1e-3, gamma=0.9, tau=0.02, actor_width=64, actor_depth=2, critic_width=64, critic_depth=2,
-)  # fmt: skip
-# two CPU cores: LayerNorm, rewards in [0, 1], temperatures that start where they do not drown the reward
-_QUICK = replace(
-    _PLUS, steps_per_task=100_000, eval_every=5_000, eval_goals=10, checkpoint_every=5_000, batch_size=64,
-    warmup_steps=1_000, actor_width=256, critic_width=256, layer_norm=True, reward_scale=(0.1,), ent_coef="auto_0.01",
-)  # fmt: skip
-_MT1 = replace(_QUICK, suite="MT1", batch_size=128, checkpoint_every=10_000)
-
-PRESETS: dict[str, tuple[str, TrainConfig]] = {
-    "toy": ("four point-reaching tasks with a known optimum, seconds on a CPU", _TOY),
-    "mt1": ("one Meta-World task, given by --tasks; settings as mt10-quick, 128 rows", _MT1),
-    "mt10": ("MT10 with the settings of Meta-World+: 3 x 400, 128 rows, 2M steps per task", _PLUS),
-    "mt25": ("MT25, settings as mt10", replace(_PLUS, suite="MT25")),
-    "mt50": ("MT50, settings as mt10", replace(_PLUS, suite="MT50")),
-    "mt10-quick": (
-        "MT10 sized for two CPU cores: 3 x 256, LayerNorm, 64 rows, rewards x 0.1, temperatures from 0.01, 100k steps "
-        "per task",
-        _QUICK,
-    ),
-    "mt10-paper2020": (
-        "MT10 as in the PCGrad paper: 6 x 160, v1 rewards, 500k steps per task; horizon 150 is our reading",
-        replace(_PAPER, steps_per_task=500_000, actor_width=160, critic_width=160, actor_depth=6, critic_depth=6),
-    ),
-    "mt50-paper2020": (
-        "MT50 as in the PCGrad paper: 6 x 300, v1 rewards, 400k steps per task; horizon 150 is our reading",
-        replace(
-            _PAPER,
-            suite="MT50",
-            steps_per_task=400_000,
-            actor_width=300,
-            critic_width=300,
-            actor_depth=6,
-            critic_depth=6,
-        ),
-    ),
-}  # name -> (one line, settings)

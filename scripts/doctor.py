@@ -31,7 +31,9 @@ from envs import WorkerError
 from envs.vec_env import TaskVecEnv
 from scripts import cli
 from scripts.build import make_agent, make_env, resolve
-from scripts.config import PRESETS, Names, TrainConfig, check
+from scripts.config import TrainConfig, check
+from scripts.flags import Names
+from scripts.presets import PRESETS
 from scripts.progress import ProgressBar
 from scripts.record import back_end
 from scripts.room import measure
@@ -227,7 +229,7 @@ def training(config: TrainConfig, steps: int, console: Console) -> Iterator[Find
         yield _verdict("temperature", "one that moves", bad)
     total = agent.seconds["env"] + agent.seconds["learn"] + agent.seconds["act"]
     yield Finding(
-        "ok", "speed", f"{agent.vector_steps / total:.0f} steps per second and task, with every update measured"
+        "ok", "speed", f"{agent.steps_per_task / total:.0f} steps per second and task, with every update measured"
     )
 
 

@@ -16,7 +16,9 @@ from rich.console import Console
 
 from agents import MTSAC, evaluate
 from scripts import cli
-from scripts.build import make_env, resolve
+from scripts.build import make_evaluation_env, resolve
+from scripts.independent import load_team
+from scripts.plain_sac import Team
 from scripts.report import success_table, summarize
 from scripts.run_folder import RunFolder, write_json
 
@@ -49,33 +51,45 @@ def main(argv: Sequence[str]) -> int:
         )
     if request.json:
         cli.check_output("--json", request.json)
-    if request.best and not run.best.is_file():
+    if request.best and (run.config.independent or not run.best.is_file()):
         raise cli.UsageError(f"--best: expected {run.best}, which the first evaluation writes; found nothing.")
-    path = run.best if request.best else run.newest_checkpoint() / "agent.zip"
-    config = resolve(replace(run.config, device=request.device, workers=request.workers))
-    with cli.usage_errors():
-        # acting needs no aggregator: one from a file or a package of its own may be gone, and its code is not run
-        agent = MTSAC.load(path, device=config.device, aggregator="mean", critic_aggregator="mean")
-    run.require_tasks(agent.task_names, path)
-    with contextlib.closing(make_env(config, run.goals, "sequential")) as env:
+    if run.config.independent:
+        source = run.path / "tasks"
+    else:
+        source = run.best if request.best else run.newest_checkpoint() / "agent.zip"
+    config = resolve(replace(run.config, device=request.device, capture=False, workers=request.workers))
+    with contextlib.closing(make_evaluation_env(config, run.goals)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
+        if config.independent:
+            agent: MTSAC | Team = load_team(run, env, config.device)
+        else:
+            agent = load_agent(run, source, config.device)
         summary = summarize(evaluate(agent, env, request.episodes))
     console = Console(highlight=False)
     protocol = replace(run.protocol, episodes_final=request.episodes)
-    console.print(success_table(summary, f"{run.path.name} after {agent.vector_steps:,} steps per task"))
+    console.print(success_table(summary, f"{run.path.name} after {agent.steps_per_task:,} steps per task"))
     console.print(f"Protocol {protocol.id}: deterministic, each goal once, success at any of {config.horizon} steps.")
     if request.json:
         write_json(
             request.json,
             {
                 "run": str(run.path),
-                "checkpoint": "best" if request.best else path.parent.name,
-                "env_steps_per_task": agent.vector_steps,
+                "checkpoint": source.parent.name if source.name == "agent.zip" else source.stem,
+                "env_steps_per_task": agent.steps_per_task,
                 "protocol": {"id": protocol.id, **protocol.to_json()},
                 **summary,
             },
         )
     return 0
+
+
+def load_agent(run: RunFolder, path: Path, device: str) -> MTSAC:
+    """The agent in a file of the run. Raises UsageError if it is damaged or of other tasks."""
+    with cli.usage_errors():
+        # acting needs no aggregator: one from a file or a package of its own may be gone, and its code is not run
+        agent = MTSAC.load(path, device=device, aggregator="mean", critic_aggregator="mean")
+    run.require_tasks(agent.task_names, path)
+    return agent
 
 
 if __name__ == "__main__":

@@ -98,21 +98,21 @@ class ProgressBar(BaseCallback):
         )
 
     def _on_training_start(self) -> None:
-        done = self.model.vector_steps
+        done = self.model.steps_per_task
         self.row = self.bar.add_task("", total=self.steps_per_task, completed=done, success="-")
         self.bar.start()
 
     def _on_step(self) -> bool:
-        step = self.model.vector_steps
-        if step % 10 == 0 or step == self.steps_per_task:
+        step = self.model.steps_per_task
+        if self.model.due(10) or step == self.steps_per_task:
             self.bar.update(self.row, completed=step)
-        if step % 100 == 0:  # reads the device
+        if self.model.due(100):  # reads the device
             self.bar.update(self.row, success=recent_success(self.model))
             self.bar.below = split(self.model.seconds)
         return True
 
     def _on_training_end(self) -> None:
-        self.bar.update(self.row, completed=self.model.vector_steps)
+        self.bar.update(self.row, completed=self.model.steps_per_task)
 
     def close(self) -> None:
         """Takes the bar off the screen, also after an error."""

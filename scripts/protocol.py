@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -16,7 +17,8 @@ from rich.table import Table
 from scripts.config import TrainConfig
 
 # Runs that differ only in these are repetitions or longer runs of one experiment: their curves share an axis.
-_MAY_DIFFER = {"seed", "goal_set", "env_steps_per_task", "env_steps_total"}
+# Overlap is a lag of one transition in training; success is measured alike, and plain SAC has none.
+_MAY_DIFFER = {"seed", "goal_set", "env_steps_per_task", "env_steps_total", "overlap"}
 # A run that goes on may be made longer, and may find other software.
 _MAY_CHANGE = {"env_steps_per_task", "env_steps_total", "metaworld", "mujoco"}
 
@@ -32,8 +34,11 @@ class Protocol:
     goals_per_task: int
     seed: int
     horizon: int
+    train_horizon: int
     termination: str
     overlap: bool
+    envs_per_task: int
+    staggered_starts: bool
     episodes_during: int
     episodes_final: int
     deterministic: bool
@@ -88,6 +93,8 @@ class Protocol:
 
 def describe(config: TrainConfig, task_names: tuple[str, ...], goals: Mapping[str, np.ndarray]) -> Protocol:
     """The protocol of a run with this config on these tasks with these goals."""
+    vector_steps = math.ceil(config.steps_per_task / config.envs_per_task)
+    steps_per_task = vector_steps * config.envs_per_task
     return Protocol(
         benchmark=config.suite.upper(),
         tasks=task_names,
@@ -96,14 +103,17 @@ def describe(config: TrainConfig, task_names: tuple[str, ...], goals: Mapping[st
         goals_per_task=config.goals,
         seed=config.seed,
         horizon=config.horizon,
+        train_horizon=config.train_horizon or config.horizon,
         termination="never; values bootstrap through the time limit",
         overlap=config.overlap,
+        envs_per_task=config.envs_per_task,
+        staggered_starts=config.staggered_starts,
         episodes_during=config.eval_goals,
         episodes_final=config.final_goals,
         deterministic=True,
         success="at any step of the episode",
-        env_steps_per_task=config.steps_per_task,
-        env_steps_total=config.steps_per_task * len(task_names),
+        env_steps_per_task=steps_per_task,
+        env_steps_total=steps_per_task * len(task_names),
         metaworld=version("metaworld"),
         mujoco=version("mujoco"),
     )

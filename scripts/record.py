@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import tyro
 
 from scripts import cli
-from scripts.config import Names
+from scripts.flags import Names
 from scripts.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]

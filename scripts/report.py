@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from rich import box
 from rich.table import Table
 
 from agents.evaluation import Evaluation
-from scripts.run_folder import RunFolder, intact
+from envs.vec_env import TaskVecEnv
+from scripts.run_folder import RunFolder, intact, write_json
 
 
 def wilson(successes: float, episodes: int) -> tuple[float, float]:
@@ -72,6 +74,38 @@ def best_evaluation(run: RunFolder) -> dict[str, Any] | None:
     steps, curves = run.success_curves()
     mean = np.mean(list(curves.values()), axis=0)
     return {"env_steps_per_task": int(steps[mean.argmax()]), "success": float(mean.max())}
+
+
+def write_result(
+    run: RunFolder,
+    status: str,
+    argv: Sequence[str],
+    env_steps_per_task: int,
+    latest: dict[str, Any] | None,
+    seconds: Mapping[str, float],
+    unstable: Mapping[str, int] | None = None,
+) -> None:
+    """Writes result.json: how the run ended, final and best success, where the time went, and `unstable_episodes`."""
+    result = {
+        "status": status,
+        "command": shlex.join(["python", "-m", "scripts.train", *argv]),
+        "protocol": {"id": run.protocol.id, **run.protocol.to_json()},
+        "env_steps_per_task": env_steps_per_task,
+        "evaluation": latest,
+        "best": best_evaluation(run),
+        "seconds": seconds,
+        "unstable_episodes": unstable or {},
+    }
+    write_json(run.path / "result.json", result)
+
+
+def unstable_episodes(env: TaskVecEnv) -> dict[str, int]:
+    """Training episodes per task in which MuJoCo's state became NaN or huge; empty where there is no MuJoCo."""
+    try:
+        counts = env.get_attr("instabilities")
+    except AttributeError:
+        return {}
+    return {name: sum(counts[i :: env.num_tasks]) for i, name in enumerate(env.task_names)}
 
 
 def success_table(summary: dict[str, Any], title: str) -> Table:

@@ -6,6 +6,7 @@ versions.json    software and machine        tensorboard/     the metrics again,
 goals.npz        goal vectors per task       checkpoints/     the newest ones, and best.zip
 conflicts.csv    cosine of each pair of tasks' gradients over time, for actor and critic
 result.json      the end of the run, with the table of success
+tasks/           in place of checkpoints, the single tasks of an --independent run
 versions-resumed.json   the same as versions.json, of the newest part of a run that was resumed
 """
 
@@ -140,17 +141,7 @@ class RunFolder:
 
     def add_evaluation(self, env_steps_per_task: int, evaluation: Evaluation) -> None:
         """Appends one row per task, and shows the successes in TensorBoard."""
-        self.evaluations.append(
-            {
-                "env_steps_per_task": env_steps_per_task,
-                "task": task,
-                "success": evaluation.success[i].mean(),
-                "success_last": evaluation.success_last[i].mean(),
-                "return": evaluation.returns[i].mean(),
-                "episodes": evaluation.success.shape[1],
-            }
-            for i, task in enumerate(evaluation.task_names)
-        )
+        self.evaluations.append(evaluation_rows(env_steps_per_task, evaluation))
         if self._tensorboard:
             rates = dict(zip(evaluation.task_names, evaluation.success.mean(1), strict=True))
             values = {"eval/success": evaluation.success.mean()} | {
@@ -207,11 +198,28 @@ class RunFolder:
             curves = {
                 name: np.array([s for _, task, s in sorted(rows) if task == name]) for name in self.protocol.tasks
             }
+            if strange := [success for _, _, success in rows if not 0 <= success <= 1]:
+                raise ValueError(f"expected success rates of 0 to 1, found {strange[0]}")
             if short := [name for name, curve in curves.items() if len(curve) != len(steps)]:
                 raise ValueError(f"expected one row of {short[0]} at each of {len(steps)} steps")
         if not rows:
             raise UsageError(f"{self.path} holds no evaluation yet: wait for the first one, or train longer.")
         return steps, curves
+
+
+def evaluation_rows(env_steps_per_task: int, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The rows of evaluations.csv: one per task."""
+    return [
+        {
+            "env_steps_per_task": env_steps_per_task,
+            "task": task,
+            "success": evaluation.success[i].mean(),
+            "success_last": evaluation.success_last[i].mean(),
+            "return": evaluation.returns[i].mean(),
+            "episodes": evaluation.success.shape[1],
+        }
+        for i, task in enumerate(evaluation.task_names)
+    ]
 
 
 # What `save` leaves if it is killed before config.json makes the folder a run.

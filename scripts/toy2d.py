@@ -41,7 +41,7 @@ from rich.table import Table
 from mtrl import AGGREGATORS
 from scripts import cli, methods
 from scripts.config import Names
-from scripts.plot import ENDINGS, STYLES, color_of
+from scripts.looks import ENDINGS, STYLES, color_of
 
 START = (0.5, -3.0)
 FLOOR = 5e-6  # the losses are flat below: log 0 has no value

@@ -22,16 +22,24 @@ from agents.callbacks import CheckpointCallback, EveryStepsPerTask
 from agents.checkpoint import load_checkpoint, prune, save_checkpoint
 from agents.evaluation import evaluate
 from envs.vec_env import TaskVecEnv
-from scripts import cli
-from scripts.build import check_memory, make_agent, make_env, resolve, run_path
+from scripts import cli, independent
+from scripts.build import check_memory, make_agent, make_env, make_evaluation_env, resolve, run_path
 from scripts.claim import claimed
 from scripts.config import TrainConfig
 from scripts.postmortem import resume_command, way_back, write_postmortem
 from scripts.progress import ProgressBar, StopRequested, StopSwitch
 from scripts.protocol import describe
-from scripts.report import best_evaluation, latest_evaluation, success_table, summarize, training_table
+from scripts.report import (
+    best_evaluation,
+    latest_evaluation,
+    success_table,
+    summarize,
+    training_table,
+    unstable_episodes,
+    write_result,
+)
 from scripts.room import Room, measure
-from scripts.run_folder import RunFolder, require_new, write_json
+from scripts.run_folder import RunFolder, require_new
 
 
 @dataclass
@@ -53,7 +61,7 @@ class Session:
         """
         self.agent.guard.check()
         self.evaluation_env.seed(self.run.config.seed)
-        evaluation, step = evaluate(self.agent, self.evaluation_env, episodes), self.agent.vector_steps
+        evaluation, step = evaluate(self.agent, self.evaluation_env, episodes), self.agent.steps_per_task
         best = best_evaluation(self.run)
         if best is None or evaluation.mean_success > best["success"]:
             self.agent.save(self.run.best)  # before the rows: given up in between, the evaluation is repeated
@@ -68,17 +76,17 @@ class Session:
     @property
     def steps_left(self) -> int:
         """Environment steps per task until the end of the run."""
-        return self.run.config.steps_per_task - self.agent.vector_steps
+        return self.run.config.steps_per_task - self.agent.steps_per_task
 
     @property
     def owed(self) -> int:
         """Episodes per task of an evaluation that is due at this very step and was given up; 0 if there is none."""
-        config, step = self.run.config, self.agent.vector_steps
+        config, step = self.run.config, self.agent.steps_per_task
         if self.latest and self.latest["env_steps_per_task"] == step:
             return 0
         if self.steps_left <= 0:
             return config.final_goals
-        return config.eval_goals if config.eval_every and step and step % config.eval_every == 0 else 0
+        return config.eval_goals if self.agent.due(config.eval_every) else 0
 
     def catch_up(self, switch: StopSwitch) -> None:
         """Evaluates if that is owed; gives up at Ctrl-C."""
@@ -92,6 +100,9 @@ def main(argv: Sequence[str]) -> int:
     request = cli.parse_train(argv)
     if request is None:
         return 0
+    config = request if isinstance(request, TrainConfig) else RunFolder.open(Path(request.resume)).config
+    if config.independent:
+        return independent.train(request, argv)
     with contextlib.ExitStack() as stack:
         session = start(request, stack) if isinstance(request, TrainConfig) else resume(request, stack)
         introduce(session)
@@ -108,7 +119,7 @@ def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
     config = resolve(config)
     env = stack.enter_context(contextlib.closing(make_env(config, config.goals)))
     check_memory(config, env)
-    evaluation_env = stack.enter_context(contextlib.closing(make_env(config, env.goals, "sequential")))
+    evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, env.goals)))
     config = replace(config, workers=env.num_workers, run_dir=str(path))
     agent = make_agent(config, env)
     run = RunFolder(path, config, describe(config, env.task_names, env.goals), env.goals)
@@ -125,9 +136,13 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     checkpoint = None if run.never_saved() else run.newest_checkpoint()
     config = resolve(request.apply(run.config))
     env = stack.enter_context(contextlib.closing(make_env(config, run.goals)))
-    evaluation_env = stack.enter_context(contextlib.closing(make_env(config, run.goals, "sequential")))
+    evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, run.goals)))
     run.require_tasks(env.task_names, run.path / "config.json")
-    changes = {"learning_rate": config.learning_rate, "max_grad_norm": config.max_grad_norm or None}
+    changes: dict[str, Any] = {
+        "learning_rate": config.learning_rate,
+        "max_grad_norm": config.max_grad_norm or None,
+        "capture": config.capture,
+    }
     if checkpoint is None:  # stopped before the first one: the same seed gives the same beginning
         agent = make_agent(config, env)
     else:
@@ -135,21 +150,21 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
             agent = load_checkpoint(checkpoint, env, device=config.device, run_code=request.run_code, **changes)
     room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
     room.check()
-    run.rewind(agent.vector_steps)
+    run.rewind(agent.steps_per_task)
     console, software = Console(highlight=False), run.other_software()
     before = run.config.to_json()
     changed = [f"{name} {before[name]} -> {value}" for name, value in config.to_json().items() if value != before[name]]
     run = replace(run, config=config, protocol=describe(config, env.task_names, env.goals))
     session = Session(run, agent, env, evaluation_env, console, room, latest_evaluation(run))
-    if session.steps_left <= 0 and not session.owed and run.concluded(agent.vector_steps):
+    if session.steps_left <= 0 and not session.owed and run.concluded(agent.steps_per_task):
         raise cli.UsageError(
-            f"expected a run with steps left; {run.path} has done {agent.vector_steps:,} of {config.steps_per_task:,} "
-            "per task. Extend it with --steps-per-task."
+            f"expected a run with steps left; {run.path} has done {agent.steps_per_task:,} of "
+            f"{config.steps_per_task:,} per task. Extend it with --steps-per-task."
         )
     if checkpoint is None:
         console.print("[bold]No checkpoint yet[/]: this run begins anew.")
     if changed:
-        console.print(f"Changed from {agent.vector_steps:,} steps on: {', '.join(changed)}")
+        console.print(f"Changed from {agent.steps_per_task:,} steps on: {', '.join(changed)}")
     if software:
         console.print(f"[bold]Other software[/] than this run began with, so its numbers may differ: {software}")
     run.save()
@@ -169,8 +184,9 @@ def introduce(session: Session) -> None:
     """Says what is about to happen: protocol, settings that matter, memory."""
     config, env, console = session.run.config, session.env, session.console
     console.print(session.run.protocol.table())
+    captured = ", updates captured as graphs" if config.capture else ""
     console.print(
-        f"{config.aggregator} on {config.device}; torch threads: {config.threads}, workers: {env.num_workers}"
+        f"{config.aggregator} on {config.device}{captured}; torch threads: {config.threads}, workers: {env.num_workers}"
     )
     if config.steps_per_task <= config.warmup_steps:
         console.print(
@@ -190,7 +206,7 @@ def train(session: Session) -> int:
     config, agent, run = session.run.config, session.agent, session.run
     agent.set_logger(run.logger())
     switch = StopSwitch(session.console)
-    bar = ProgressBar(session.console, config.steps_per_task, config.progress)
+    bar = ProgressBar(session.console, run.protocol.env_steps_per_task, config.progress)
     callbacks = [*schedule(session, switch), switch, bar]
     with switch.listening(), contextlib.closing(bar):
         try:
@@ -253,18 +269,8 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
     """Writes result.json, then shows the table per task, where everything lies and what to try next."""
     run, agent, console = session.run, session.agent, session.console
     unstable = unstable_episodes(session.env)
-    result = {
-        "status": status,
-        "command": shlex.join(["python", "-m", "scripts.train", *argv]),
-        "protocol": {"id": run.protocol.id, **run.protocol.to_json()},
-        "env_steps_per_task": agent.vector_steps,
-        "evaluation": session.latest,
-        "best": best_evaluation(run),
-        "seconds": agent.seconds,
-        "unstable_episodes": unstable,
-    }
-    write_json(run.path / "result.json", result)
-    title = f"{status} at {agent.vector_steps:,} steps per task"
+    write_result(run, status, argv, agent.steps_per_task, session.latest, agent.seconds, unstable)
+    title = f"{status} at {agent.steps_per_task:,} steps per task"
     if session.latest:
         console.print(success_table(session.latest, f"{title}; success after {session.latest['env_steps_per_task']:,}"))
     elif table := training_table(agent.metrics(), agent.task_names, title):
@@ -275,7 +281,7 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
         console.print(f"[bold]MuJoCo became unstable[/] and began anew, in so many training episodes: {found}")
     path = shlex.quote(str(run.path))
     complete = session.steps_left <= 0 and not session.owed
-    longer = f" --steps-per-task {2 * agent.vector_steps}" if complete else ""
+    longer = f" --steps-per-task {2 * agent.steps_per_task}" if complete else ""
     lines = (
         f"Everything is in {path}: result.json, evaluations.csv, metrics.csv, tensorboard/, checkpoints/",
         "Next:",
@@ -284,15 +290,6 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
         f"  {resume_command(run)}{longer}",
     )
     console.print(*lines, sep="\n", soft_wrap=True)
-
-
-def unstable_episodes(env: TaskVecEnv) -> dict[str, int]:
-    """Training episodes per task in which MuJoCo's state became NaN or huge; empty where there is no MuJoCo."""
-    try:
-        counts = env.get_attr("instabilities")
-    except AttributeError:
-        return {}
-    return dict(zip(env.task_names, counts, strict=True))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,9 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from mtrl import diagnostics
 from scripts import cli, methods
 from scripts.build import make_agent, make_env, resolve
-from scripts.config import PRESETS, Names, TrainConfig
-from scripts.plot import COLORS, picture_path
+from scripts.config import Names, TrainConfig
+from scripts.looks import COLORS, picture_path
+from scripts.presets import PRESETS
 
 NETWORKS = ("critic", "actor")
 PAPER, TOY = ("reach-v3", "button-press-topdown-v3"), ("point-0", "point-1")
@@ -129,7 +130,7 @@ def measure(config: TrainConfig, updates: int) -> Recorder:
     with closing(make_env(config, config.goals)) as env:
         agent, recorder = make_agent(config, env), Recorder(env.task_names)
         agent.set_logger(Logger(None, [recorder]))
-        agent.learn((config.warmup_steps + updates + 1) * env.num_envs)  # an update is logged with the step after it
+        agent.learn((config.warmup_steps + updates + 1) * env.num_tasks)  # an update is logged with the step after it
     return recorder
 
 

@@ -1,11 +1,21 @@
 """Small agents for tests."""
 
+import contextlib
+from unittest import mock
+
+import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import envs.toy
 from agents import MTSAC
 
 SMALL = {"actor_width": 16, "actor_depth": 2, "critic_width": 16, "critic_depth": 2}
+
+
+def cuda(test):
+    """Marks a test that needs a CUDA device; skipped without one."""
+    return pytest.mark.cuda(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")(test))
 
 
 def toy_agent(env=None, aggregator="pcgrad", **settings):
@@ -28,10 +38,26 @@ def tensors(state):
 
 
 class NoSynchronisation(TorchDispatchMode):
-    """Fail on operations that make a device wait for the host."""
+    """Fail on operations that make a device wait for the host, and on numbers that travel between the two.
 
-    forbidden = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal")
+    On a CPU nothing travels: there it is the call that fails, and the tensor that is made of the host's numbers.
+    """
+
+    forbidden = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "lift_fresh")
+
+    def __enter__(self):
+        self.patches = contextlib.ExitStack()
+        for name in ("cpu", "tolist"):
+            refusal = AssertionError(f"Tensor.{name} synchronises")
+            self.patches.enter_context(mock.patch.object(torch.Tensor, name, side_effect=refusal))
+        return super().__enter__()
+
+    def __exit__(self, *args):
+        self.patches.close()
+        return super().__exit__(*args)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func.__name__.split(".")[0] not in self.forbidden, f"{func} synchronises"
+        masks = args[1] if func.__name__ == "index.Tensor" else []
+        assert not any(mask is not None and mask.dtype == torch.bool for mask in masks), f"{func} synchronises"
         return func(*args, **(kwargs or {}))

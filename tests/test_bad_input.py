@@ -21,7 +21,8 @@ import envs.toy
 import mtrl
 from agents import MTSAC, StateFileError, evaluate, latest_checkpoint, load_checkpoint
 from scripts import cli, train
-from scripts.config import PRESETS, TrainConfig, check
+from scripts.config import TrainConfig, check
+from scripts.presets import PRESETS
 from scripts.run_folder import RunFolder
 from tests.helpers import toy_agent
 

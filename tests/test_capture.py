@@ -10,7 +10,8 @@ import envs.toy
 import mtrl
 from agents import load_checkpoint, save_checkpoint
 from agents.captured import WARM_UP, CapturedUpdates
-from tests.helpers import SMALL, tensors, toy_agent
+from tests.helpers import SMALL, NoSynchronisation, cuda, tensors, toy_agent
+from tests.test_value_learning import EVERYTHING
 from tests.traced_graphs import TracedGraphs
 
 # The first update follows step 20 per task and the buffer wraps at step 35; two target patterns; measurements.
@@ -62,7 +63,7 @@ def eagerly(steps=STEPS, **settings):
     ("aggregator", "form"),
     [
         *((name, {}) for name in CAPTURABLE),
-        ("pcgrad", {"layer_norm": True, "precision": "bfloat16"}),
+        ("pcgrad", {"critic_layer_norm": True, "precision": "bfloat16"}),
         ("pcgrad", {"multi_head": True}),
         ("mean", {"multi_head": True}),
     ],
@@ -78,6 +79,19 @@ def test_replayed_updates_equal_eager_ones(aggregator, form):
     graphs = agent._captured.graphs
     assert (graphs.warm_ups, graphs.captures) == (WARM_UP, 2)
     assert graphs.replays == 50 - graphs.warm_ups - len(range(0, 50, 17))
+    assert_bit_equal(eager, state_of(agent))
+
+
+@pytest.mark.parametrize("scale", ["brc", "reward-std", "popart"])
+def test_the_options_of_value_learning_are_captured_too(scale):
+    """A delayed actor makes two patterns more; networks begin anew within the tensors that the graphs hold."""
+    head = {} if scale != "popart" else {"critic_head": "scalar"}
+    settings = {**EVERYTHING, "reset_at": (33,), "return_scale": scale, "aggregator": "pcgrad"}
+    settings["policy_kwargs"] = {**EVERYTHING["policy_kwargs"], **head}
+    eager = eagerly(**settings)
+    agent = capture(toy_agent(**SETTINGS, **settings))
+    agent.learn(2 * STEPS)
+    assert agent._captured.graphs.replays > 25
     assert_bit_equal(eager, state_of(agent))
 
 
@@ -153,6 +167,23 @@ def test_what_cannot_be_captured_runs_eagerly_with_one_warning(aggregator, graph
     assert_bit_equal(eager, state_of(agent))
 
 
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda: torch.ones(()).item(),
+        lambda: torch.ones(2).cpu(),
+        lambda: torch.ones(2).tolist(),
+        lambda: torch.ones(2).nonzero(),
+        lambda: torch.tensor([1.0]),
+        lambda: torch.zeros(2)[torch.ones(2) > 0],
+    ],
+)
+def test_the_watch_over_captures_sees_what_waits_and_what_travels(wait):
+    with pytest.raises(AssertionError, match="synchronises"), NoSynchronisation():
+        wait()
+    wait()
+
+
 def test_capture_needs_a_cuda_device():
     with pytest.raises(ValueError, match="capture needs a CUDA device, the agent is on cpu"):
         toy_agent(capture=True)
@@ -167,10 +198,6 @@ def test_orders_begin_anew_with_a_state_of_another_kind_of_device_and_only_then(
     method.load_state_dict({"_extra_state": torch.zeros(16, dtype=torch.uint8)})  # as long as a CUDA generator's
     assert torch.equal(method.draw_orders(5), first)
     assert torch.equal(method.to("cpu").double().draw_orders(5), second)
-
-
-def cuda(test):
-    return pytest.mark.cuda(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")(test))
 
 
 @cuda

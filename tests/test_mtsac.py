@@ -117,7 +117,7 @@ def test_non_finite_numbers_stop_the_run_and_name_the_task(tmp_path):
     with pytest.raises(NonFiniteError):
         save_checkpoint(tmp_path, agent, env)
     assert [p.name for p in tmp_path.iterdir() if "partial" not in p.name] == [path.name]
-    assert load_checkpoint(path, env, device="cpu").vector_steps == 10
+    assert load_checkpoint(path, env, device="cpu").steps_per_task == 10
 
 
 def test_evaluation_does_not_disturb_training():
@@ -151,7 +151,7 @@ def test_options_change_the_losses_as_documented():
     for agent in (base, scaled):
         agent.policy.load_state_dict(base.policy.state_dict())
         torch.manual_seed(0)
-        targets.append(agent._target(batch, alpha))
+        targets.append(agent._target(batch, alpha).squeeze(-1))
     rewards = base._by_task(batch.rewards.squeeze(1))
     torch.testing.assert_close(targets[1] - targets[0], torch.stack([0 * rewards[0], 2 * rewards[1]]))
     weights = toy_agent(loss_weighting="temperature")._loss_weights(alpha)
@@ -245,9 +245,9 @@ def test_learn_ends_at_its_total_in_mid_rollout_and_goes_on_there():
     straight.learn(2 * 60)
     parted = toy_agent(**settings)
     parted.learn(2 * 40)
-    assert parted.vector_steps == 40
+    assert parted.steps_per_task == 40
     parted.learn(2 * 20, reset_num_timesteps=False)
-    assert parted.vector_steps == straight.vector_steps == 60
+    assert parted.steps_per_task == straight.steps_per_task == 60
     pairs = zip(tensors(parted._state()), tensors(straight._state()), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
 
@@ -255,7 +255,78 @@ def test_learn_ends_at_its_total_in_mid_rollout_and_goes_on_there():
 def test_third_party_callbacks_find_their_names():
     agent = toy_agent(envs.toy.make(num_tasks=2, seed=0, horizon=5))
     agent.learn(2 * 30, callback=StopTrainingOnMaxEpisodes(max_episodes=2))
-    assert agent.vector_steps == 10
+    assert agent.steps_per_task == 10
+
+
+def test_steps_and_updates_are_counted_per_task_whatever_the_environments_per_task():
+    """Three per task: 100 steps are 34 vector steps. Warm-up, 20 steps, ends within the seventh: 28 rounds follow."""
+    agent = toy_agent(envs.toy.make(num_tasks=2, seed=0, envs_per_task=3), log_every=20, gradient_steps=3)
+    seen = []
+    callback = EvaluationCallback(envs.toy.make(num_tasks=2, seed=9), 25, 1, lambda step, _: seen.append(step))
+    rows = logged(agent, 100, callback=callback)
+    assert (agent.num_tasks, agent.envs_per_task, agent.n_envs) == (2, 3, 6)
+    assert (agent.steps_per_task, agent.num_timesteps, agent._n_updates) == (102, 204, 3 * 28)
+    assert seen == [27, 51, 75, 102]  # the first vector step at or past a multiple of 25
+    assert [row["step"] // 2 for row in rows] == [21, 42, 60, 81, 102]
+    assert [row["time/env_steps_per_task"] for row in rows] == [21, 42, 60, 81, 102]
+    assert agent.log_ent_coef.shape == (2,)
+    assert (agent.replay_buffer.rows.shape[:2], agent.replay_buffer.size()) == ((120, 2), 102)
+
+
+def test_metrics_per_task_come_from_all_of_its_environments():
+    agent = toy_agent(envs.toy.make(num_tasks=2, seed=0, horizon=10, envs_per_task=3))
+    agent.learn(2 * 3 * 10)
+    episodes = agent.task_metrics.episodes
+    assert [len(of_task) for of_task in episodes] == [3, 3]
+    rewards = agent.replay_buffer.rows[:30, :, 4].reshape(10, 3, 2)  # times, environments, tasks
+    for task, of_task in enumerate(episodes):
+        np.testing.assert_allclose([e[1] for e in of_task], rewards[:, :, task].sum(0), rtol=1e-5)
+        found = agent.metrics()[f"rollout/return/{agent.task_names[task]}"]
+        assert found == pytest.approx(float(rewards[:, :, task].sum() / 3))
+
+
+def test_another_number_of_environments_per_task_needs_load(tmp_path):
+    agent = toy_agent(envs.toy.make(num_tasks=2, seed=0, envs_per_task=3))
+    agent.learn(2 * 30)
+    agent.save(tmp_path / "agent")
+    agent.save_replay_buffer(tmp_path / "buffer")
+    one = envs.toy.make(num_tasks=2, seed=0)
+    with pytest.raises(ValueError, match=r"3 environments each, the environment has 2 columns, 1 for each task"):
+        agent.set_env(one)
+    MTSAC.load(tmp_path / "agent", device="cpu").set_env(envs.toy.make(num_tasks=2, envs_per_task=3))
+    loaded = MTSAC.load(tmp_path / "agent", one, device="cpu")
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    loaded.learn(2 * 5, reset_num_timesteps=False)
+    assert (loaded.steps_per_task, loaded.replay_buffer.size()) == (35, 35)
+
+
+def test_only_environments_with_whole_episodes_evaluate():
+    for options in ({"envs_per_task": 2}, {"staggered": True}):
+        with pytest.raises(ValueError, match="one environment per task and whole episodes"):
+            evaluate(toy_agent(), envs.toy.make(num_tasks=2, **options), 1)
+
+
+def test_any_vector_environment_has_a_task_per_column():
+    class OneHot(gymnasium.Env):
+        observation_space, action_space = gymnasium.spaces.Box(-1, 1, (5,)), gymnasium.spaces.Box(-1, 1, (1,))
+
+        def __init__(self, task):
+            self.task = task
+
+        def reset(self, *, seed=None, options=None):
+            return np.array([0, 0, *np.eye(3)[self.task]], np.float32), {}
+
+        def step(self, action):
+            return self.reset()[0], 0.0, False, True, {}
+
+    plain = DummyVecEnv([lambda task=task: OneHot(task) for task in range(3)])
+    agent = toy_agent(plain)
+    agent.learn(3 * 30)
+    assert (agent.num_tasks, agent.steps_per_task, agent._n_updates) == (3, 30, 30 - 13)
+    assert agent.task_names == ("task-0", "task-1", "task-2")
+    plain.task_names = ["a", "b"]
+    with pytest.raises(ValueError, match=r"1 columns for each of 2 tasks \(a, b\); the environment has 3"):
+        toy_agent(plain)
 
 
 def test_tasks_cannot_be_swapped():
@@ -275,7 +346,9 @@ def test_damaged_parameters_are_not_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("form", [{}, {"layer_norm": True, "precision": "bfloat16"}, {"multi_head": True}], ids=str)
+@pytest.mark.parametrize(
+    "form", [{}, {"critic_layer_norm": True, "precision": "bfloat16"}, {"multi_head": True}], ids=str
+)
 @pytest.mark.parametrize("aggregator", mtrl.AGGREGATORS)
 def test_an_update_never_waits_for_the_device(aggregator, form):
     settings = {"max_grad_norm": 1.0, "loss_weighting": "temperature", "log_conflicts": 1}

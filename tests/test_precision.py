@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import envs.toy
 import mtrl
 from agents import MTSAC, load_checkpoint, save_checkpoint
-from tests.helpers import SMALL, tensors, toy_agent
+from agents.update import Turn
+from tests.helpers import SMALL, cuda, tensors, toy_agent
 
-FORMS = [{}, {"layer_norm": True}, {"multi_head": True}]
+FORMS = [{}, {"critic_layer_norm": True}, {"multi_head": True}]
 
 
 def agent_of(precision, aggregator="pcgrad", **form):
@@ -21,7 +23,7 @@ def gradients_of(precision, aggregator, **form):
     """Gradients of the first update; neither the weights nor the transitions before it depend on the precision."""
     agent = agent_of(precision, aggregator, **form)
     agent.learn(80)
-    agent._update(agent.replay_buffer._get_samples(np.arange(8)), update_target=False)
+    agent._update(agent.replay_buffer._get_samples(np.arange(8)), Turn(actor=True, target=False))
     return {name: p.grad for name, p in agent.policy.named_parameters() if p.grad is not None}
 
 
@@ -89,8 +91,82 @@ def test_resume_is_exact(tmp_path):
 
 
 def test_another_precision_is_refused():
-    with pytest.raises(ValueError, match="precision is one of float32, bfloat16; found 'float16'"):
+    with pytest.raises(ValueError, match="precision is one of float32, tf32, bfloat16; found 'float16'"):
         agent_of("float16")
+
+
+# ---- TF32: CUDA has it; what is set where can be seen without
+
+
+def cuda_products():
+    matmul = torch.backends.cuda.matmul
+    return getattr(matmul, "fp32_precision", None) or ("tf32" if matmul.allow_tf32 else "ieee")
+
+
+class Products(TorchDispatchMode):
+    """Writes down how CUDA would multiply at each product in float32, in surgery and elsewhere."""
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.seen, self.where = set(), "network"
+        aggregate = mtrl.gradients._aggregate
+
+        def in_surgery(*args):
+            self.where = "surgery"
+            answer = aggregate(*args)
+            self.where = "network"
+            return answer
+
+        monkeypatch.setattr(mtrl.gradients, "_aggregate", in_surgery)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        answer = func(*args, **(kwargs or {}))
+        if func.__name__.split(".")[0] in ("mm", "addmm", "bmm", "baddbmm", "mv") and answer.dtype == torch.float32:
+            self.seen.add((self.where, cuda_products()))
+        return answer
+
+
+@pytest.mark.parametrize("aggregator", ["pcgrad", "mocograd"])
+@pytest.mark.parametrize("users", ["highest", "high"])
+@pytest.mark.parametrize(("precision", "expected"), [("tf32", "tf32"), ("float32", "ieee")])
+def test_tf32_is_for_the_networks_products_alone(precision, expected, users, aggregator, monkeypatch):
+    """Whatever the process is set to, surgery multiplies in full, and afterwards the process is as it was."""
+    agent = agent_of(precision, aggregator)
+    agent.learn(40)
+    torch.set_float32_matmul_precision(users)
+    before = cuda_products()
+    try:
+        with Products(monkeypatch) as products:
+            agent.train(2, 8)
+        assert products.seen == {("network", expected), ("surgery", "ieee")}
+        assert cuda_products() == before
+        assert torch.get_float32_matmul_precision() == users
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_tf32_on_a_cpu_is_float32_and_says_so():
+    plain = agent_of("float32")
+    plain.learn(80)
+    rounded = agent_of("tf32")
+    with pytest.warns(RuntimeWarning, match="precision tf32 has no effect on cpu: float32 it is"):
+        rounded.learn(80)
+    assert plain._n_updates > 10
+    for ours, theirs in zip(rounded.policy.parameters(), plain.policy.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@cuda
+def test_tf32_on_cuda_rounds_the_networks_products():
+    found = {}
+    for precision in ("float32", "tf32"):
+        agent = toy_agent(
+            device="cuda", policy_kwargs={**SMALL, "actor_width": 64, "critic_width": 64, "precision": precision}
+        )
+        agent.learn(60)
+        found[precision] = torch.cat([p.detach().flatten() for p in agent.critic.parameters()])
+    assert not torch.equal(*found.values())
+    torch.testing.assert_close(*found.values(), rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("around", ["forward", "everything"])

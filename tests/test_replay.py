@@ -12,19 +12,21 @@ from envs.vec_env import from_gymnasium
 T, OBS, SIZE = 3, 2, 5
 
 
-def make_buffer(size=SIZE, **options):
+def make_buffer(size=SIZE, copies=1, **options):
     space = spaces.Box(-np.inf, np.inf, (OBS + T,))
-    return TaskReplayBuffer(size, space, spaces.Box(-1, 1, (1,)), device="cpu", n_envs=T, **options)
+    options |= {"n_envs": copies * T, "num_tasks": T}
+    return TaskReplayBuffer(size, space, spaces.Box(-1, 1, (1,)), device="cpu", **options)
 
 
 def add(buffer, time, done=False, truncated=False):
-    """Transition `time` of each task; every number in it tells time and task."""
-    number = np.arange(T, dtype=np.float32)[:, None] + 10 * time
-    one_hot = np.eye(T, dtype=np.float32)
+    """Transition `time` of each task, and the next E - 1; every number in it tells time and task."""
+    rows = np.arange(T * buffer.envs_per_task)
+    number = (rows % T + 10 * (time + rows // T)).astype(np.float32)[:, None]
+    one_hot = np.tile(np.eye(T, dtype=np.float32), (buffer.envs_per_task, 1))
     obs = np.concatenate([number, number, one_hot], 1)
     next_obs = np.concatenate([number + 0.5, number + 0.5, one_hot], 1)
-    infos = [{"TimeLimit.truncated": truncated}] * T
-    buffer.add(obs, next_obs, number / 1000, number[:, 0], np.full(T, done), infos)
+    infos = [{"TimeLimit.truncated": truncated}] * len(rows)
+    buffer.add(obs, next_obs, number / 1000, number[:, 0], np.full(len(rows), done), infos)
 
 
 def test_blocks_hold_their_tasks_own_transitions_through_the_wrap():
@@ -123,6 +125,38 @@ def test_a_buffer_of_another_size_keeps_the_newest_that_fit(steps, size):
     assert other.size() == min(size, len(kept) + 1)
 
 
+def test_a_vector_step_is_one_time_for_each_environment_of_a_task():
+    """Five times become six, for three vector steps of two; the fourth overwrites the first."""
+    buffer = make_buffer(copies=2)
+    assert (buffer.buffer_size, buffer.rows.shape[:2]) == (6, (6, T))
+    for step, filled in ((0, 2), (2, 4), (4, 6), (6, 6)):
+        add(buffer, step)
+        assert (buffer.size(), int(buffer.filled)) == (filled, filled)
+    expected = 10 * torch.tensor([6.0, 7, 2, 3, 4, 5])[:, None] + torch.arange(T)
+    for column in (0, OBS + 1):  # observation and reward
+        assert torch.equal(buffer.rows[:, :, column], expected)
+    assert (buffer.pos, buffer.full) == (2, True)
+    assert set((buffer.sample(200).rewards // 10).int().flatten().tolist()) == {2, 3, 4, 5, 6, 7}
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3), (3, 2)])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_a_buffer_goes_on_with_another_number_of_environments(before, after, steps):
+    """Of six times, at most the oldest few are lost: those with which the newest would not end a vector step."""
+    saved, other = make_buffer(6, before), make_buffer(6, after)
+    for step in range(steps):
+        add(saved, step * before)
+    other.load_state_dict(saved.state_dict())
+    end, held = steps * before, min(6, steps * before)
+    assert other.pos % after == 0
+    if other.size():
+        kept = set((other.sample(300).rewards // 10).int().flatten().tolist())
+        assert kept == set(range(end - (held - held % after), end))
+    add(other, end)
+    assert int(other.filled) == other.size() == min(6, held - held % after + after)
+    assert (other.sample(300).rewards // 10).max() == end + after - 1
+
+
 def test_a_buffer_of_other_tasks_is_refused():
     with pytest.raises(ValueError, match="same tasks"):
         make_buffer().load_state_dict({"rows": torch.zeros(SIZE, T + 1, 7), "pos": 0, "full": True})
@@ -136,7 +170,7 @@ def test_targets_of_a_three_step_episode(ending):
     agent.learn(2 * 3)
     buffer = agent.replay_buffer
     batch = buffer._get_samples(np.arange(3))
-    agent.critic_target.forward = lambda obs, *_, **__: 100 * obs[:, :1].T  # Q tells which observation it was given
+    agent.critic_target.outputs = lambda obs, *_, **__: 100 * obs[None, :, :1]  # Q tells which observation it was given
     torch.manual_seed(0)
     _, log_prob = agent.actor.action_log_prob(batch.next_observations, blocks=True)
     torch.manual_seed(0)
@@ -146,3 +180,49 @@ def test_targets_of_a_three_step_episode(ending):
     continues = torch.tensor([1.0, 1.0, float(ending == "truncated")]).repeat(2)
     rewards = torch.tensor([1.0, 2.0, 3.0]).repeat(2)
     torch.testing.assert_close(target.flatten(), rewards + 0.9 * continues * next_value)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("steps", [7, 12, 31])
+def test_n_step_returns_end_with_the_episode_and_with_the_buffer(copies, steps):
+    """Against each environment's own stream, also once the buffer has wrapped round (12 vector steps fit)."""
+    rng, gamma, n_steps, fits = np.random.default_rng(steps), 0.9, 3, 12
+    buffer = make_buffer(fits * copies, copies, n_steps=n_steps, gamma=gamma)
+    columns, streams = np.arange(copies * T), []
+    one_hot = np.tile(np.eye(T), (copies, 1))
+    for step in range(steps):
+        reward, ends = rng.normal(size=len(columns)), rng.choice(["on", "over", "cut"], len(columns), p=[0.6, 0.2, 0.2])
+        obs, after = (np.column_stack([np.full(len(columns), time), columns, one_hot]) for time in (step, step + 1))
+        infos = [{"TimeLimit.truncated": end == "cut"} for end in ends]
+        buffer.add(obs, after, np.zeros((len(columns), 1)), reward, ends != "on", infos)
+        streams.append((reward, ends))
+    batch = buffer.sample(100)
+    seen = set()
+    for i in range(T * 100):
+        start, column = int(batch.observations[i, 0]), int(batch.observations[i, 1])
+        assert column % T == i // 100
+        assert start >= steps - fits
+        total, k = 0.0, 0
+        while True:
+            reward, ends = streams[start + k][0][column], streams[start + k][1][column]
+            total, k = total + gamma**k * reward, k + 1
+            if ends != "on" or k == n_steps or start + k == steps:
+                break
+        assert float(batch.rewards[i]) == pytest.approx(total, abs=1e-5)
+        assert float(batch.discounts[i]) == pytest.approx(gamma**k)
+        assert tuple(batch.next_observations[i, :2].tolist()) == (start + k, column)
+        assert bool(batch.dones[i]) == (ends == "over")
+        seen.add((k, ends))
+    assert len(seen) > 5
+
+
+def test_no_return_runs_on_into_another_environments_rows():
+    """A buffer of two copies, loaded where there is one: its neighbours in time are no longer one episode."""
+    kept = make_buffer(12, copies=2, n_steps=3)
+    for time in range(0, 12, 2):
+        add(kept, time)
+    loaded = make_buffer(12, n_steps=3)
+    loaded.load_state_dict(kept.state_dict())
+    batch = loaded._get_samples(np.arange(12))
+    assert torch.equal(batch.rewards[:, 0], batch.observations[:, 0])
+    assert torch.equal(batch.dones, torch.zeros_like(batch.dones))

@@ -7,6 +7,7 @@ import envs
 import envs.toy
 from agents import CheckpointCallback, load_checkpoint, save_checkpoint
 from tests.helpers import tensors, toy_agent
+from tests.test_value_learning import EVERYTHING
 
 STEPS = 67  # per task: stops in mid-episode, and the buffer of 120 wraps in the second half
 
@@ -14,6 +15,8 @@ STEPS = 67  # per task: stops in mid-episode, and the buffer of 120 wraps in the
 def make_env(kind):
     if kind == "workers":
         return envs.toy.make(num_tasks=2, seed=0, workers=2)
+    if kind == "two per task":
+        return envs.toy.make(num_tasks=2, seed=0, envs_per_task=2, staggered=True)
     return envs.toy.make(num_tasks=2, seed=0)
 
 
@@ -59,7 +62,7 @@ def test_learn_save_load_learn(tmp_path, aggregator, kind, overlap):
 
     env = make_env(kind)
     resumed = load_checkpoint(path, env, device="cpu")
-    assert resumed.vector_steps == STEPS
+    assert resumed.steps_per_task == STEPS
     resumed.learn(2 * STEPS, reset_num_timesteps=False)
     state = state_of(resumed, env)
     env.close()
@@ -79,17 +82,34 @@ def test_a_checkpoint_from_inside_training(tmp_path, settings):
     assert_bit_equal(state_of(resumed, env), undisturbed("in-process", 2 * STEPS, **settings))
 
 
-def test_every_option_survives(tmp_path):
-    options = {
+@pytest.mark.parametrize("step", [15, STEPS + 1])  # staggered first episodes end at 7, 13, 19 and 25 vector steps
+def test_two_environments_per_task(tmp_path, step):
+    kind, settings = "two per task", {"gradient_steps": 2}
+    agent = toy_agent(make_env(kind), **settings)
+    agent.learn(2 * (step + 7), callback=CheckpointCallback(tmp_path, every=step))
+
+    env = make_env(kind)
+    path = tmp_path / f"step_{step + step % 2:09d}"  # the first vector step at or past it
+    resumed = load_checkpoint(path, env, device="cpu")
+    resumed.learn(2 * 2 * STEPS - resumed.num_timesteps, reset_num_timesteps=False)
+    assert_bit_equal(state_of(resumed, env), undisturbed(kind, 2 * STEPS, **settings))
+
+
+def surgery_options():
+    return {
         "aggregator": "pcgrad",
         "critic_aggregator": "mean",
-        "policy_kwargs": {"actor_width": 8, "critic_width": 12, "multi_head": True, "layer_norm": True},
+        "policy_kwargs": {"actor_width": 8, "critic_width": 12, "multi_head": True, "critic_layer_norm": True},
         "loss_weighting": "temperature",
         "reward_scale": [0.5, 2.0],
         "max_grad_norm": 1.0,
         "learning_rate": "linear:1e-3",
         "ent_coef": "auto_0.1",
     }
+
+
+@pytest.mark.parametrize("options", [surgery_options(), EVERYTHING], ids=["surgery", "value learning"])
+def test_every_option_survives(tmp_path, options):
     total = 60
     env = make_env("in-process")
     agent = toy_agent(env, **options)

@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from scripts.bench.__main__ import main
-from scripts.bench.environments import steps
+from scripts.bench.__main__ import BenchConfig, main, sections, size_of
+from scripts.bench.environments import steps, worker_counts
 from scripts.bench.figures import compare, take_turns
 from scripts.bench.routes import WAYS, RoutesConfig, measure
 from scripts.cli import UsageError
+from tests.helpers import cuda
 
 
 def test_ways_take_turns_and_are_warmed_up():
@@ -41,6 +43,41 @@ def test_updates_as_table_and_json(tmp_path, capsys):
     assert "mean's time" in shown
 
 
+def test_a_trace_of_updates(tmp_path, capsys):
+    path = tmp_path / "trace.json"
+    flags = "--width 8 --depth 1 --batch-size 2 --threads 1 --precisions float32 --aggregators mean,pcgrad"
+    assert main([*flags.split(), "--trace", str(path)]) == 0
+    names = [event.get("name") for event in json.loads(path.read_text())["traceEvents"]]
+    assert [name for name in names if str(name).startswith("update ")].count("update 4") == 1
+    assert "aten::scatter_add_" in names  # PCGrad's projections
+    assert "5 updates, 10 tasks, pcgrad, float32" in capsys.readouterr().out
+
+
+def test_workers_are_counted_up_to_cores_and_tasks(monkeypatch):
+    for cores, expected in ((1, (0, 1)), (2, (0, 1, 2)), (6, (0, 1, 2, 4, 6)), (64, (0, 1, 2, 4, 8, 10))):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert worker_counts("MT10") == expected
+
+
+def test_what_is_measured_on_cuda():
+    """The parts, without running them: as many rounds as asked for, updates captured, the most workers in training."""
+    config = BenchConfig(device="cuda", workers=(0, 4, 8), preset="mt10")
+    assert size_of(config, 10).capture is True
+    work = sections(config)
+    assert [call.args[-1] for call in work["update"]] == [200, 200]
+    assert [call.args[-1] for call in sections(BenchConfig(rounds=7))["update"]] == [7, 7]
+    assert work["train"][0].keywords["workers"] == 8
+    assert work["train"][0].args == ("mt10", ("float32", "bfloat16"), 2000)
+    assert [call.args[1:] for call in work["env"][::2]] == [(15,), (15, (0, 4, 8))]
+
+
+@cuda
+def test_seconds_on_cuda_are_the_devices():
+    rows = torch.randn(4000, 4000, device="cuda")
+    seconds = take_turns({"one": lambda: rows @ rows, "ten": lambda: [rows @ rows for _ in range(10)]}, 5, "cuda")
+    assert compare(seconds, "ten", "one") > 5
+
+
 def test_steps_of_a_suite(monkeypatch):
     monkeypatch.setattr("scripts.bench.environments.task_names", lambda suite: ("reach-v3",))
     figures = steps("custom", rounds=27)  # more steps than an episode has
@@ -60,6 +97,10 @@ def test_all_ways_to_task_gradients_agree():
         ("--precisions float16", "unknown precision 'float16'"),
         ("--aggregators ,", "--aggregators: expected at least one"),
         ("--rounds 0", "--rounds: expected at least 1, found 0"),
+        ("--workers 0,11", "--workers: expected 0 to 10, one per task of MT10; found 11"),
+        ("--capture true", "--capture true: expected a CUDA device"),
+        ("--precisions float32,tf32", "expected a CUDA device for precision tf32; found cpu"),
+        ("--trace /no/such/folder/x.json", "there is no folder /no/such/folder"),
         ("--json /no/such/folder/x.json", "there is no folder /no/such/folder"),
     ],
 )

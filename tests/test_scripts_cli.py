@@ -2,17 +2,20 @@
 
 import json
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
+import mtrl
 from agents import NonFiniteError
 from envs import WorkerError
 from mtrl import AGGREGATORS
 from scripts import cli, evaluate, plot, train
-from scripts.build import run_path
+from scripts.build import make_agent, make_env, run_path
 from scripts.cli import UsageError, parse_train
-from scripts.config import PRESETS, TrainConfig, check
+from scripts.config import TrainConfig, check
+from scripts.presets import PRESETS
 
 COMMANDS = {"train": train.main, "evaluate": evaluate.main, "plot": plot.main}
 
@@ -60,6 +63,16 @@ BAD = {
     "no threads": ("train", "toy --threads 0", "--threads"),
     "more episodes than goals": ("train", "toy --goals 5", "at most --goals (5)"),
     "horizon": ("train", "mt10 --horizon 501", "at most 500"),
+    "training horizon": ("train", "mt10 --train-horizon 501", "--train-horizon: expected 0 (as --horizon) to 500"),
+    "negative training horizon": ("train", "mt10 --train-horizon -1", "to 500; found -1"),
+    "no environments": ("train", "toy --envs-per-task 0", "--envs-per-task: expected at least 1; found 0"),
+    "popart with one head": ("train", "toy --return-scale popart", "needs multi_head"),
+    "two scales": ("train", "toy --return-scale brc --reward-scale 0.1", "undoes any reward_scale"),
+    "popart and bins": ("train", "toy --return-scale popart --multi-head --critic-head c51", "take 'brc' with it"),
+    "brc without an end": ("train", "toy --return-scale brc --gamma 1", "gamma must be below 1"),
+    "a floor without a ceiling": ("train", "toy --ent-coef 0.1 --ent-coef-min 0.01", "ent_coef_min bounds learned"),
+    "difference to nothing": ("train", "toy --diff", "--diff: expected a preset"),
+    "difference to no preset": ("train", "toy --diff mt11", "did you mean mt1 or mt10"),
     "temperature": ("train", "toy --ent-coef auto_0", "--ent-coef"),
     "reward scales": ("train", "toy --reward-scale 1,2", "one per task"),
     **{
@@ -75,6 +88,14 @@ BAD = {
             ("max-grad-norm", "nan"),
             ("max-grad-norm", "inf"),
             ("adam-eps", "inf"),
+            ("weight-decay", "-1"),
+            ("ent-coef-min", "inf"),
+            ("v-max", "0"),
+            ("bins", "1"),
+            ("n-steps", "0"),
+            ("policy-delay", "0"),
+            ("n-critics", "0"),
+            ("reset-at", "200,100"),
         ]
     },
     "more than fits in memory": ("train", "toy --buffer-size 1000000000000", "--buffer-size: expected a replay buffer"),
@@ -274,3 +295,23 @@ def test_a_method_of_torchjd_by_its_name():
     assert parse_train(["toy", "--aggregator", "torchjd:UPGrad"]).aggregator == "torchjd:UPGrad"
     with pytest.raises(UsageError, match="NoSuch"):
         parse_train(["toy", "--aggregator", "torchjd:NoSuch"])
+
+
+def test_diff_shows_every_setting_that_differs_and_trains_nothing(nowhere, capsys):
+    assert cli.parse_train("mt10-quick --aggregator mean --gamma 0.5 --diff mt10".split()) is None
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("--")]
+    shown = {flag.removeprefix("--").replace("-", "_"): values for flag, *values in rows}
+    assert shown["gamma"] == ["0.5", "0.99"]
+    assert shown["aggregator"] == ["mean", "pcgrad"]
+    ours, theirs = PRESETS["mt10-quick"][1].to_json(), PRESETS["mt10"][1].to_json()
+    assert shown.keys() == {name for name in ours if ours[name] != theirs[name]} | {"aggregator", "gamma"}
+
+
+def test_actor_and_critic_take_aggregators_of_their_own():
+    config = cli.parse_train("toy --aggregator cagrad --aggregator.c 0.3 --actor-aggregator mean".split())
+    with closing(make_env(config, 50)) as env:
+        agent = make_agent(config, env)
+    assert type(agent.aggregator) is mtrl.Mean
+    assert type(agent.critic_aggregator) is mtrl.CAGrad
+    assert agent.critic_aggregator.c == 0.3
+    assert type(mtrl.make_aggregator("mean-rescaled")) is mtrl.PCGradMagnitude

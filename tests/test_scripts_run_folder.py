@@ -61,6 +61,26 @@ def test_rewind_forgets_what_came_after_the_checkpoint_and_a_torn_line(run):
 
 
 # -------------------------------------------------------------------------------------------------------- protocol
+@pytest.mark.parametrize("option", [{"train_horizon": 150}, {"envs_per_task": 2}, {"staggered_starts": True}], ids=str)
+def test_how_episodes_are_collected_is_part_of_the_protocol(run, option):
+    other = describe(replace(CONFIG, **option), TASKS, GOALS)
+    assert run.protocol.conflicts(other) == run.protocol.changed(other) == list(option)
+    assert other.id != run.protocol.id
+
+
+def test_a_training_horizon_that_says_nothing_new_is_no_other_protocol(run):
+    assert describe(replace(CONFIG, train_horizon=500), TASKS, GOALS) == run.protocol
+
+
+@pytest.mark.parametrize("name", ["config.json", "protocol.json"])
+def test_a_run_of_before_an_option_is_told_by_its_missing_field(run, name):
+    values = json.loads((run.path / name).read_text())
+    del values["train_horizon"]
+    (run.path / name).write_text(json.dumps(values))
+    with pytest.raises(UsageError, match=rf"{name} is damaged: fields \['train_horizon'\] are missing or unknown"):
+        RunFolder.open(run.path)
+
+
 def test_protocol_id_is_stable_and_sees_every_field(run):
     protocol = run.protocol
     assert protocol.id == describe(CONFIG, TASKS, GOALS).id == type(protocol).from_json(protocol.to_json()).id

@@ -60,7 +60,7 @@ def ctrl_c_in_evaluation(monkeypatch, at):
     whole, pressed = train.evaluate, []
 
     def stopped(agent, env, episodes):
-        if agent.vector_steps == at and not pressed:
+        if agent.steps_per_task == at and not pressed:
             pressed.append(at)
             env.reset()
             os.kill(os.getpid(), signal.SIGINT)
@@ -211,7 +211,7 @@ def test_a_broken_policy_is_not_evaluated_and_the_way_back_is_told(step, found, 
     path, owed = tmp_path / "run", train.Session.catch_up
 
     def breaks(session, switch):
-        if session.agent.vector_steps == step:
+        if session.agent.steps_per_task == step:
             broken(session.agent)
         owed(session, switch)
 

@@ -8,10 +8,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scripts import evaluate, plot, train
+from scripts.build import make_env, make_evaluation_env, update_rounds
 from scripts.cli import UsageError
+from scripts.presets import PRESETS
 from scripts.protocol import describe
 from scripts.run_folder import RunFolder
 from tests.runs import assert_same_training, rows
@@ -140,6 +143,52 @@ def test_a_finished_run_can_be_extended_and_not_repeated(finished, tmp_path):
     run = RunFolder.open(path)
     assert run.config.steps_per_task == run.protocol.env_steps_per_task == 220
     assert run.success_curves()[0].tolist() == [50, 100, 150, 200, 220]
+
+
+def test_several_environments_per_task_with_short_and_staggered_episodes(tmp_path):
+    """Three per task: 200 steps are 67 vector steps; in two parts as in one, but evaluations keep the whole horizon."""
+    flags = [*SHORT, "--final-goals", "2", "--no-progress", "--envs-per-task", "3", "--staggered-starts"]
+    flags += ["--train-horizon", "10", "--train-freq", "2", "--gradient-steps", "3", "--eval-every", "91"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train.main(["toy", *flags, "--run-dir", str(whole)]) == 0
+    assert train.main(["toy", *flags, "--run-dir", str(parts), "--steps-per-task", "100", "--workers", "2"]) == 0
+    assert train.main(["--resume", str(parts), "--steps-per-task", "200", "--workers", "0", "--no-progress"]) == 0
+    assert RunFolder.open(parts).success_curves()[0].tolist() == [93, 102, 183, 201]
+    RunFolder.open(parts).evaluations.keep(lambda row: row["env_steps_per_task"] != "102")
+    assert_same_training(whole, parts)
+    run = RunFolder.open(whole)
+    assert (
+        run.protocol.env_steps_per_task == json.loads((whole / "result.json").read_text())["env_steps_per_task"] == 201
+    )
+    assert (run.protocol.horizon, run.protocol.train_horizon) == (25, 10)
+    last = run.metrics.read()[-1]
+    assert int(last["env_steps"]) == 4 * 201
+    assert 9 < float(last["rollout/length"]) < 10  # of the last 20 episodes of a task the first three were cut
+    assert evaluate.main([str(whole), "--episodes", "2", "--json", str(tmp_path / "a.json")]) == 0
+    mean = json.loads((tmp_path / "a.json").read_text())["mean"]
+    assert mean == json.loads((whole / "result.json").read_text())["evaluation"]["mean"]
+
+
+def test_evaluations_keep_the_horizon_and_one_environment_per_task():
+    config = replace(PRESETS["toy"][1], train_horizon=10, envs_per_task=3, staggered_starts=True, workers=12)
+    env = make_evaluation_env(replace(config, workers=0), make_env(replace(config, workers=0), 50).goals)
+    env.reset()
+    lengths = [info["episode"]["l"] for _ in range(25) for info in env.step(np.zeros((4, 2)))[3] if "episode" in info]
+    assert lengths == [25] * 4
+    assert make_evaluation_env(config, env.goals).num_workers == 4  # training has a worker for each of twelve
+    with pytest.raises(UsageError, match="expected workers 'auto' or 0"):
+        make_evaluation_env(replace(config, workers=13), env.goals)
+
+
+@pytest.mark.parametrize("train_freq", [1, 2, 7, 600])
+@pytest.mark.parametrize("gradient_steps", [1, 3])
+@pytest.mark.parametrize("copies", [1, 2, 3, 4])
+def test_the_updates_per_step_do_not_depend_on_the_environments_per_task(train_freq, gradient_steps, copies):
+    config = replace(PRESETS["toy"][1], train_freq=train_freq, gradient_steps=gradient_steps, envs_per_task=copies)
+    vector_steps, updates = update_rounds(config)
+    assert updates * train_freq == gradient_steps * copies * vector_steps
+    if copies == 1:
+        assert (vector_steps, updates) == (train_freq, gradient_steps)
 
 
 def test_evaluation_is_the_same_each_time_and_goes_to_json(finished, tmp_path):

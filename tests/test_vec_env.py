@@ -1,3 +1,4 @@
+import math
 import os
 import warnings
 
@@ -11,7 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv
 import envs
 from envs import suites, toy
 from envs.columns import TaskSpec
-from envs.vec_env import TaskVecEnv, count_workers
+from envs.pool import count_workers
+from envs.vec_env import TaskVecEnv
 
 TASKS = ["reach-v3", "drawer-close-v3", "door-open-v3"]
 
@@ -61,10 +63,12 @@ def countdowns(*endings, workers=0):
 # Numbers
 
 
-def test_workers_give_the_same_numbers_as_one_process(build):
-    one, two = build(workers=0), build(workers=2)
+@pytest.mark.parametrize("options", [{}, {"envs_per_task": 2, "staggered": True}], ids=str)
+def test_workers_give_the_same_numbers_as_one_process(build, options):
+    one, two = build(workers=0, **options), build(workers=2, **options)
     assert one.reset().tobytes() == two.reset().tobytes()
-    assert play(one, actions(16)) == play(two, actions(16)), "two ends of episodes included"
+    chosen = actions(16, one.num_envs)
+    assert play(one, chosen) == play(two, chosen), "two ends of episodes included"
 
 
 def test_one_seed_gives_one_start_and_another_seed_another(build):
@@ -136,18 +140,83 @@ def test_sequential_episodes_visit_each_goal_once_from_the_first_at_reset(build)
         assert seen[:4] == expected
 
 
+# Several environments per task
+
+
+def test_more_environments_per_task_have_their_own_order_of_the_same_goals(build):
+    one, two = build(horizon=2, goals=50), build(horizon=2, goals=50, envs_per_task=2)
+    assert (two.num_tasks, two.envs_per_task, two.num_envs, two.task_names) == (3, 2, 6, tuple(TASKS))
+    assert (one.envs_per_task, one.num_envs) == (1, 3)
+    traces = {one: [one.reset()], two: [two.reset()]}
+    for action in actions(30, 6):
+        traces[one].append(one.step(action[:3])[0])
+        traces[two].append(two.step(action)[0])
+    found = np.array(traces[two])
+    assert np.array_equal(found[:, :3], np.array(traces[one])), "the first of each task goes the way of the only one"
+    assert np.array_equal(found[:, :, -3:], np.broadcast_to(np.tile(np.eye(3), (2, 1)), (31, 6, 3)))
+    assert not np.array_equal(found[:, :3], found[:, 3:])
+    goals = {vector[3:].astype(np.float32).tobytes() for vector in two.goals["reach-v3"]}
+    for column in (0, 3):
+        seen = {start.tobytes() for start in found[::2, column, 36:39]}
+        assert len(seen) > 8
+        assert seen <= goals
+
+
+def test_seeds_are_of_the_column():
+    env = toy.make(2, seed=3, envs_per_task=2)
+    expected = [int(np.random.SeedSequence([3, c]).generate_state(1)[0]) for c in range(4)]
+    assert env.seed(3) == expected
+    assert toy.make(2, seed=3).seed(3) == expected[:2]
+
+
+@pytest.mark.parametrize(("envs_per_task", "workers"), [(1, 0), (3, 0), (3, 4)])
+def test_staggered_first_episodes_end_one_after_the_other(envs_per_task, workers):
+    env = envs.make(
+        "toy", 0, tasks=toy.names(2), horizon=10, envs_per_task=envs_per_task, staggered=True, workers=workers
+    )
+    size = 2 * envs_per_task
+    for _ in range(2):  # each reset begins anew
+        env.reset()
+        ends = [[] for _ in range(size)]
+        for step in range(1, 31):
+            _, _, dones, infos = env.step(np.zeros((size, 2)))
+            for column in np.flatnonzero(dones):
+                ends[column].append(step)
+                assert infos[column]["TimeLimit.truncated"]
+                assert infos[column]["episode"]["l"] == np.diff([0, *ends[column]])[-1]
+        first = [math.ceil(10 * (column + 1) / size) for column in range(size)]
+        assert ends == [[f, f + 10, f + 20] for f in first]
+    env.close()
+
+
+def test_staggering_never_hides_a_termination():
+    specs = [TaskSpec("a", "envs.toy:Countdown", {"ending": "terminated"})]
+    env = TaskVecEnv.from_specs(specs, workers=0, stagger=3, envs_per_task=3)  # cut after 1, 2 and 3 steps
+    env.reset()
+    found = [env.step(np.zeros((3, 1))) for _ in range(5)]
+    assert [dones.tolist() for _, _, dones, _ in found] == [
+        [True, False, False], [False, True, False], [False, False, True], [True, False, False], [False, True, False]
+    ]  # fmt: skip
+    truncated = [[info["TimeLimit.truncated"] for info in infos] for _, _, _, infos in found]
+    assert truncated == [[True, False, False], [False, True, False], *[[False] * 3] * 3]
+
+
 # State
 
 
-# In mid-episode, at its end, in the second episode: the horizon is 7.
-@pytest.mark.parametrize(("stop", "before", "after"), [(4, 2, 0), (7, 0, 0), (10, 0, 2)])
-def test_a_restored_environment_goes_on_bit_for_bit(build, stop, before, after):
-    first, second = build(workers=before), build(workers=after, seed=9)
+# In mid-episode, at its end, in the second episode: the horizon is 7. Staggered first episodes end at 2, 3, 4 ... 7.
+@pytest.mark.parametrize(
+    ("stop", "before", "after", "options"),
+    [(4, 2, 0, {}), (7, 0, 0, {}), (10, 0, 2, {}), (4, 2, 0, {"envs_per_task": 2, "staggered": True})],
+)
+def test_a_restored_environment_goes_on_bit_for_bit(build, stop, before, after, options):
+    first, second = build(workers=before, **options), build(workers=after, seed=9, **options)
     first.reset()
-    play(first, actions(stop))
+    tasks = first.num_envs
+    play(first, actions(stop, tasks))
     state = first.get_state()
     observation = second.set_state(state)
-    assert play(first, actions(9, seed=1)) == play(second, actions(9, seed=1))
+    assert play(first, actions(9, tasks, seed=1)) == play(second, actions(9, tasks, seed=1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.array_equal(second.set_state(state), observation), "a state can be used twice"
@@ -164,6 +233,8 @@ def test_a_state_is_checked(build):
     wrong = {"task_names": state["task_names"], "tasks": [{"observation": np.zeros(2)}] * 3}
     with pytest.raises(ValueError, match="expected a state with 39 numbers per observation, found 2"):
         env.set_state(wrong)
+    with pytest.raises(ValueError, match=r"state of 6 columns, found that of 3; .*envs_per_task"):
+        toy.make(3, envs_per_task=2).set_state({"task_names": toy.names(3), "tasks": state["tasks"]})
     env.step_async(actions(1)[0])
     with pytest.raises(RuntimeError, match="no pending step at get_state"):
         env.get_state()
@@ -248,3 +319,17 @@ def test_steps_come_in_pairs_and_closing_is_idempotent(workers):
 def test_auto_takes_a_worker_for_every_two_cores():
     assert count_workers("auto", 50) == min(50, max(1, os.cpu_count() // 2))
     assert count_workers("auto", 1) == 1
+    assert count_workers(6, 3, 2) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"envs_per_task": 0}, "envs_per_task to be a whole number of at least 1, found 0"),
+        ({"envs_per_task": 1.5}, "found 1.5"),
+        ({"envs_per_task": 2, "workers": 7}, r"0 \(in-process\) to 6, one per environment; found 7"),
+    ],
+)
+def test_impossible_numbers_are_refused(build, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)

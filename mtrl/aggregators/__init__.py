@@ -41,13 +41,17 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
     "famo": FAMO,
 }
 
+# The same method by the name that says what it is for: a control for the length of PCGrad's steps.
+ALIASES = {"mean-rescaled": "pcgrad-magnitude"}
+
 
 def aggregator_class(name: str) -> type[Aggregator]:
-    """The class called ``name`` in ``AGGREGATORS``, ``torchjd:NAME``, or ``path/to/file.py:NAME`` of your own.
+    """The class called ``name`` in ``AGGREGATORS`` or ``ALIASES``, ``torchjd:NAME``, or ``path/file.py:NAME``.
 
     :raises ValueError: if there is no such class; the message says what was expected.
     :raises ImportError: if TorchJD is not installed; the message says how to install it.
     """
+    name = ALIASES.get(name, name)
     if name in AGGREGATORS:
         return AGGREGATORS[name]
     if name.startswith("torchjd:"):
@@ -101,6 +105,7 @@ def name_of(aggregator: Aggregator) -> str:
 
 __all__ = [
     "AGGREGATORS",
+    "ALIASES",
     "FAMO",
     "IMTLG",
     "MGDA",

@@ -12,11 +12,14 @@ from typing import Any, ClassVar, Literal, get_args
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from mtrl.precision import float32_products
+
 Reduction = Literal["mean", "sum"]
 
 COLUMNS = 2**13  # of a Jacobian at a time; the error of a product in float32 grows with its length
 
 
+@float32_products(tf32=False)
 def gramian_of(jacobian: Float[Tensor, "tasks params"]) -> Float64[Tensor, "tasks tasks"]:
     """G = J J^T: products in the precision of J over ``COLUMNS`` at a time, summed in float64.
 
@@ -61,7 +64,7 @@ class Aggregator(nn.Module, ABC):
         """Look at the losses of the same batch after the optimizer step."""
 
     def __call__(self, jacobian: Tensor, losses: Tensor) -> Tensor:
-        """Check the shapes once for all methods, then aggregate.
+        """Check the shapes once for all methods, then aggregate; a process that is set to TF32 changes nothing.
 
         :raises ValueError: unless the Jacobian is (T, P) and the losses are (T,).
         """
@@ -70,7 +73,8 @@ class Aggregator(nn.Module, ABC):
                 "expected a Jacobian (tasks, params) and one loss per task; "
                 f"found a Jacobian {tuple(jacobian.shape)} and losses {tuple(losses.shape)}"
             )
-        update: Tensor = super().__call__(jacobian, losses)
+        with float32_products(tf32=False):
+            update: Tensor = super().__call__(jacobian, losses)
         return update
 
     def reduce(self, per_task: Float[Tensor, "tasks *rest"]) -> Float[Tensor, "*rest"]:

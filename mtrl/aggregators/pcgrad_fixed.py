@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mtrl.aggregators.base import GramianAggregator
-from mtrl.aggregators.pcgrad import project_conflicts
+from mtrl.aggregators.projection import project_conflicts
 
 
 class PCGradFixed(GramianAggregator):

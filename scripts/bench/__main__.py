@@ -3,6 +3,8 @@
     python -m scripts.bench                                  all of it, for MT10; a few minutes
     python -m scripts.bench --parts env --suite MT50         the environments alone
     python -m scripts.bench --parts update --aggregators mean,pcgrad --width 1024
+    python -m scripts.bench --device cuda --json cuda.json   updates are graphs, timed by the device's own events
+    python -m scripts.bench --trace trace.json               a few updates, for chrome://tracing or ui.perfetto.dev
 
 Ways that are compared take turns in one process, so that a machine that is busy for a while slows all of them; quote
 the ratios.
@@ -17,7 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -28,10 +30,10 @@ from agents import keep_freed_memory
 from agents.policies import Precision
 from envs.suites import task_names
 from scripts import cli, methods
-from scripts.bench import environments, training, updates
+from scripts.bench import environments, trace, training, updates
 from scripts.bench.figures import Figure
-from scripts.build import require_device
-from scripts.config import Names
+from scripts.build import require_device, require_precision, resolve_capture
+from scripts.flags import Capture, Counts, Names
 from scripts.run_folder import write_json
 
 PARTS = ("env", "update", "aggregate", "train", "memory")
@@ -60,34 +62,49 @@ class BenchConfig:
     """LayerNorm before each ReLU, in update and train (the preset mt10-quick has it)."""
     threads: int = torch.get_num_threads()
     """Threads of torch."""
-    rounds: int = 15
-    """How often each way takes its turn."""
+    rounds: Literal["auto"] | int = "auto"
+    """How often each way takes its turn (train: tenfold); auto: 15, and 200 for what runs on CUDA."""
+    workers: Counts = ()
+    """Processes that step the environments; empty: 0, 1, 2, 4 ... up to the cores. train takes the most given."""
+    preset: Literal["mt10-quick", "mt10"] = "mt10-quick"
+    """Settings of train."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks live."""
+    capture: Capture = "auto"
+    """Make updates by replaying CUDA graphs; auto: on CUDA."""
     json: Path | None = None
     """Write the numbers to this file, too."""
+    trace: Path | None = None
+    """Measure nothing; write what a few updates do to this file, for the last of the aggregators and precisions."""
 
 
 def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]:
     """What is measured for each part."""
-    shape = {
-        name: getattr(config, name) for name in ("batch_size", "width", "depth", "layer_norm", "threads", "device")
-    }
-    sizes = [updates.Size(num_tasks=number, **shape) for number in sorted({len(task_names(config.suite)), 50})]
-    names, precisions, suite, rounds = config.aggregators, config.precisions, config.suite, config.rounds
+    sizes = [size_of(config, number) for number in sorted({len(task_names(config.suite)), 50})]
+    names, precisions, suite = config.aggregators, config.precisions, config.suite
+    few = 15 if config.rounds == "auto" else config.rounds
+    rounds = 200 if config.rounds == "auto" and config.device == "cuda" else few
+    workers = config.workers or environments.worker_counts(suite)
+    same: dict[str, Any] = {name: getattr(config, name) for name in ("suite", "threads", "device")}
+    same |= {f"{network}_layer_norm": config.layer_norm for network in ("actor", "critic")}
+    same |= {"capture": sizes[0].capture, "workers": max(config.workers, default="auto")}
     return {
         "env": [
-            lambda: environments.steps(suite, rounds),
-            lambda: environments.resets(suite),
-            lambda: environments.vector_steps(suite, rounds),
+            partial(environments.steps, suite, few),
+            partial(environments.resets, suite),
+            partial(environments.vector_steps, suite, few, workers),
         ],
         "update": [partial(updates.updates, size, names, precisions, rounds) for size in sizes],
         "aggregate": [partial(updates.aggregations, size, names, rounds) for size in sizes],
-        "train": [
-            lambda: training.training(suite, precisions, config.layer_norm, config.threads, config.device, 10 * rounds)
-        ],
+        "train": [partial(training.training, config.preset, precisions, 10 * rounds, **same)],
         "memory": [partial(updates.memory, size, names, "float32") for size in sizes],
     }
+
+
+def size_of(config: BenchConfig, num_tasks: int) -> updates.Size:
+    """What an update computes for so many tasks."""
+    same = {name: getattr(config, name) for name in ("batch_size", "width", "depth", "layer_norm", "threads", "device")}
+    return updates.Size(num_tasks=num_tasks, capture=resolve_capture(config.capture, config.device), **same)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -97,6 +114,10 @@ def main(argv: Sequence[str]) -> int:
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     console, found = Console(highlight=False), {}
+    if config.trace:
+        size = size_of(config, len(task_names(config.suite)))
+        console.print(trace.trace(size, config.aggregators[-1], config.precisions[-1], config.trace), soft_wrap=True)
+        return 0
     work = sections(config)
     for part in PARTS:
         if part in config.parts:
@@ -105,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
     machine = describe_machine(config)
     console.print(table(found), ", ".join(f"{name} {value}" for name, value in machine.items()))
     if config.json:
-        settings = {name: value for name, value in asdict(config).items() if name != "json"}
+        settings = {name: value for name, value in asdict(config).items() if name not in ("json", "trace")}
         rows = {part: [asdict(figure) for figure in figures] for part, figures in found.items()}
         write_json(config.json, {"settings": settings, "machine": machine, "figures": rows})
     return 0
@@ -114,8 +135,13 @@ def main(argv: Sequence[str]) -> int:
 def check(config: BenchConfig) -> None:
     """Raises UsageError for what cannot be measured."""
     for name in NUMBERS:
-        if getattr(config, name) < 1:
+        if getattr(config, name) != "auto" and getattr(config, name) < 1:
             raise cli.UsageError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}.")
+    most = len(task_names(config.suite))
+    if bad := [str(k) for k in config.workers if not 0 <= k <= most]:
+        raise cli.UsageError(
+            f"--workers: expected 0 to {most}, one per task of {config.suite}; found {', '.join(bad)}."
+        )
     for kind, names, known in (
         ("part", config.parts, PARTS),
         ("precision", config.precisions, Precision.__args__),  # type: ignore[attr-defined]
@@ -126,8 +152,12 @@ def check(config: BenchConfig) -> None:
             cli.choose(kind, name, known)
     methods.check_aggregators(config.aggregators)
     require_device(config.device)
-    if config.json:
-        cli.check_output("--json", config.json)
+    resolve_capture(config.capture, config.device)
+    for name in config.precisions:
+        require_precision(name, config.device)
+    for flag, path in (("--json", config.json), ("--trace", config.trace)):
+        if path:
+            cli.check_output(flag, path)
 
 
 def table(found: dict[str, list[Figure]]) -> Table:
@@ -149,7 +179,9 @@ def describe_machine(config: BenchConfig) -> dict[str, str]:
     info = Path("/proc/cpuinfo")
     if info.exists():
         cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    gpu = {"GPU": torch.cuda.get_device_name()} if config.device == "cuda" else {}
+    gpu: dict[str, str] = {}
+    if config.device == "cuda":
+        gpu = {"GPU": torch.cuda.get_device_name(), "CUDA": str(torch.version.cuda)}
     versions = {name: version(name) for name in ("torch", "mujoco", "metaworld", "numpy")}
     return {"CPU": cpu, "cores": str(os.cpu_count()), **gpu, "threads": str(config.threads), **versions}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
@@ -100,8 +100,8 @@ def _reset_seconds(name: str, goals: Goals) -> tuple[float, float, float]:
     return float(np.median(theirs)), float(np.median(visits[:3])), float(np.median(visits[3:]))
 
 
-def vector_steps(suite: str, rounds: int) -> list[Figure]:
-    """All tasks together: plain in a row, gymnasium's process per task, ours in-process and in workers."""
+def vector_steps(suite: str, rounds: int, workers: Sequence[int]) -> list[Figure]:
+    """All tasks together: plain in a row, gymnasium's process per task, ours in-process (0) and in workers."""
     names = task_names(suite)
     goals = goal_vectors(names, suite, 0)
     num_tasks, actions = len(names), _actions(len(names))
@@ -110,7 +110,7 @@ def vector_steps(suite: str, rounds: int) -> list[Figure]:
         theirs = gymnasium.vector.AsyncVectorEnv([partial(plain_task, name, goals[name][0]) for name in names])
         stack.enter_context(closing(theirs))
         theirs.reset()
-        ours = {k: stack.enter_context(closing(envs.make(suite, 0, workers=k, goals=1))) for k in worker_counts(suite)}
+        ours = {k: stack.enter_context(closing(envs.make(suite, 0, workers=k, goals=1))) for k in workers}
         for env in ours.values():
             env.reset()
 
@@ -136,17 +136,19 @@ def vector_steps(suite: str, rounds: int) -> list[Figure]:
     for name, values in seconds.items():
         rate = num_tasks * STEPS / float(np.median(values))
         figures.append(Figure(name, rate, "env steps/s", 1 / compare(seconds, name, first), "plain's speed"))
-    if 2 in ours:
+    if 1 in ours and 2 in ours:
         speedup = compare(seconds, _crew(1), _crew(2))
         figures.append(Figure("two workers against one", speedup, "times"))
-    overhead = float(np.median(seconds[_crew(1)] - seconds[_crew(0)])) / STEPS
-    return [*figures, Figure("a vector step with one worker takes longer than in-process by", 1e3 * overhead, "ms")]
+    if 0 in ours and 1 in ours:
+        overhead = float(np.median(seconds[_crew(1)] - seconds[_crew(0)])) / STEPS
+        figures.append(Figure("a vector step with one worker takes longer than in-process by", 1e3 * overhead, "ms"))
+    return figures
 
 
-def worker_counts(suite: str) -> list[int]:
-    """In-process, one worker, two, and one per core."""
-    cores = os.cpu_count() or 1
-    return [k for k in sorted({0, 1, 2, cores}) if k <= len(task_names(suite))]
+def worker_counts(suite: str) -> tuple[int, ...]:
+    """In-process, then 1, 2, 4 ... workers, up to one per core or task."""
+    most = min(os.cpu_count() or 1, len(task_names(suite)))
+    return (0, *(2**k for k in range(most.bit_length()) if 2**k < most), most)
 
 
 def _crew(workers: int) -> str:

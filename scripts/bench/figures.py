@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 Ways = Mapping[str, Callable[[], object]]
@@ -23,17 +24,34 @@ class Figure:
     against: str = ""
 
 
-def take_turns(ways: Ways, rounds: int) -> dict[str, Float[np.ndarray, " rounds"]]:
-    """Seconds of each way, one measurement per round; every way is called once before, to warm up."""
+def take_turns(ways: Ways, rounds: int, device: str = "cpu") -> dict[str, Float[np.ndarray, " rounds"]]:
+    """Seconds of each way, one measurement per round; every way is called once before, to warm up.
+
+    :param device: "cuda": the device's own time, between two events around what it was given.
+    """
     for way in ways.values():
         way()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(_seconds_on_cuda(way) if device == "cuda" else _seconds(way))
     return {name: np.array(values) for name, values in seconds.items()}
+
+
+def _seconds(way: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    way()
+    return time.perf_counter() - start
+
+
+def _seconds_on_cuda(way: Callable[[], object]) -> float:
+    torch.cuda.synchronize()  # the device begins idle: a host that is slower than it counts
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    way()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3
 
 
 def compare(seconds: Mapping[str, np.ndarray], name: str, against: str) -> float:

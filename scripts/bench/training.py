@@ -7,25 +7,26 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+from envs.suites import task_names
 from scripts.bench.figures import Figure
 from scripts.build import make_agent, make_env
-from scripts.config import PRESETS, TrainConfig
+from scripts.config import TrainConfig
+from scripts.presets import PRESETS
 
 WARMUP = 60  # vector steps without an update, then as many with
 
 
-def training(
-    suite: str, precisions: tuple[Any, ...], layer_norm: bool, threads: int, device: Any, steps: int
-) -> list[Figure]:
-    """PCGrad with the sizes of mt10-quick (3 x 256, 64 rows per task): by precision, then without overlap."""
-    figures, base = [], replace(PRESETS["mt10-quick"][1], suite=suite, threads=threads, device=device, goals=2)
-    base = replace(base, warmup_steps=WARMUP, log_every=steps, aggregator="pcgrad", layer_norm=layer_norm)
+def training(preset: str, precisions: tuple[Any, ...], steps: int, **settings: Any) -> list[Figure]:
+    """PCGrad with the settings of a preset but for those given: by precision, then without overlap."""
+    figures, base = [], replace(PRESETS[preset][1], goals=2, aggregator="pcgrad", **settings)
+    base, num_tasks = replace(base, warmup_steps=WARMUP, log_every=steps), len(task_names(base.suite))
     for precision in precisions:
         rate, split = _run(replace(base, precision=precision), steps)
-        figures.append(Figure(f"training, PCGrad, {precision}", rate, "vector steps/s"))
+        figures.append(Figure(f"training, {preset}, PCGrad, {precision}", rate, "vector steps/s"))
+        figures.append(Figure("   all tasks together", rate * num_tasks, "env steps/s"))
         figures += [Figure(f"   of a step: {part}", 1e3 * seconds, "ms") for part, seconds in split.items()]
     alone, _ = _run(replace(base, precision=precisions[-1], overlap=False), steps)
-    what = f"training, PCGrad, {precisions[-1]}, without overlap"
+    what = f"training, {preset}, PCGrad, {precisions[-1]}, without overlap"
     return [*figures, Figure(what, alone, "vector steps/s", alone / rate, "the rate with it")]
 
 

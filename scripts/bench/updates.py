@@ -35,6 +35,7 @@ class Size:
     layer_norm: bool = False
     threads: int = 1
     device: str = "cpu"
+    capture: bool | int = False
 
     def __str__(self) -> str:
         return f"{self.num_tasks} tasks"
@@ -63,6 +64,7 @@ def make_agent(size: Size, aggregator: str, precision: str) -> MTSAC:
     """An agent with 200 transitions per task in its buffer, warmed up."""
     env = from_gymnasium([Noise] * size.num_tasks, [f"task-{i}" for i in range(size.num_tasks)])
     networks = {f"{net}_{side}": getattr(size, side) for net in ("actor", "critic") for side in ("width", "depth")}
+    norms = {f"{net}_layer_norm": size.layer_norm for net in ("actor", "critic")}
     agent = MTSAC(
         "MultiTaskMlpPolicy",
         env,
@@ -73,9 +75,10 @@ def make_agent(size: Size, aggregator: str, precision: str) -> MTSAC:
         max_grad_norm=1.0,
         log_every=10**9,
         log_conflicts=0,
-        policy_kwargs={**networks, "layer_norm": size.layer_norm, "precision": precision},
+        policy_kwargs={**networks, **norms, "precision": precision},
         seed=0,
         device=size.device,
+        capture=size.capture,
     )
     agent.learn(200 * size.num_tasks)
     agent.train(3, size.batch_size)
@@ -86,7 +89,7 @@ def updates(size: Size, aggregators: tuple[str, ...], precisions: tuple[str, ...
     """One update for each aggregator and precision; the first of each is what the others are compared with."""
     agents = {(precision, name): make_agent(size, name, precision) for precision in precisions for name in aggregators}
     ways = {" ".join(key): partial(_update, agent) for key, agent in agents.items()}
-    seconds = take_turns(ways, rounds)
+    seconds = take_turns(ways, rounds, size.device)
     figures = []
     for precision, name in agents:
         key, first = f"{precision} {name}", f"{precision} {aggregators[0]}"
@@ -97,8 +100,6 @@ def updates(size: Size, aggregators: tuple[str, ...], precisions: tuple[str, ...
 
 def _update(agent: MTSAC) -> None:
     agent.train(1, agent.batch_size)
-    if agent.device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def aggregations(size: Size, aggregators: tuple[str, ...], rounds: int) -> list[Figure]:
@@ -107,14 +108,10 @@ def aggregations(size: Size, aggregators: tuple[str, ...], rounds: int) -> list[
     losses = torch.rand(size.num_tasks, device=size.device)
     methods = {name: make_aggregator(name).to(size.device) for name in aggregators}
 
-    def aggregate(name: str) -> None:
-        methods[name](jacobian, losses)
-        if size.device == "cuda":
-            torch.cuda.synchronize()
-
     for method in methods.values():
         method.reset(size.num_tasks, NUM_PARAMS)
-    seconds = take_turns({name: partial(aggregate, name) for name in methods}, rounds)
+    ways = {name: partial(method, jacobian, losses) for name, method in methods.items()}
+    seconds = take_turns(ways, rounds, size.device)
     shape = f"({size.num_tasks}, {NUM_PARAMS / 1e6:.2f}M)"
     return [
         Figure(f"{name} alone, Jacobian {shape}", 1e3 * float(np.median(values)), "ms")
@@ -141,8 +138,8 @@ def _peak_megabytes(size: Size, aggregator: str, precision: str) -> float:
     agent = make_agent(size, aggregator, precision)
     for _ in range(3):
         _update(agent)
-    if size.device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
+    if size.device == "cuda":  # what torch has taken from the device: a graph keeps what it used
+        return torch.cuda.max_memory_reserved() / 2**20
     status = Path("/proc/self/status")
     if status.exists():  # Linux: getrusage would count the parent, whose memory a new process has until it starts anew
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10  # type: ignore[index]

@@ -1,0 +1,53 @@
+"""Types of flags that tyro does not read by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+
+def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
+    """Reads `a,b,c` as one tuple: the natural way to write a list of tasks in a shell."""
+
+    def read(words: list[str]) -> tuple[Any, ...]:
+        found = tuple(item(part.strip()) for part in words[0].split(",") if part.strip())
+        if words[0] and not found:  # an empty list would mean all
+            raise ValueError(f"expected names separated by commas; found {words[0]!r}")
+        return found
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    )
+
+
+Names = Annotated[tuple[str, ...], _comma_separated(str, "A,B,...")]
+Numbers = Annotated[tuple[float, ...], _comma_separated(float, "X,Y,...")]
+Counts = Annotated[tuple[int, ...], _comma_separated(int, "K,L,...")]
+
+_WORDS = {"auto": "auto", "true": True, "false": False}
+
+
+def _read(words: list[str]) -> Any:
+    word = words[0].lower()
+    if word not in _WORDS and (not word.isdecimal() or int(word) < 1):
+        raise ValueError(f"expected auto, true, false or a number of updates of at least 1; found {words[0]!r}")
+    return _WORDS[word] if word in _WORDS else int(word)
+
+
+# Whether updates are captured as CUDA graphs; a number: so many in one
+Capture = Annotated[
+    Literal["auto"] | bool | int,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="auto|true|false|N",
+        instance_from_str=_read,
+        is_instance=lambda value: value == "auto" or isinstance(value, int),
+        str_from_instance=lambda value: [str(value).lower()],
+    ),
+]

@@ -1,0 +1,108 @@
+"""Pictures of success: the mean over tasks on top, a small panel per task below."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scripts import intervals
+from scripts.cli import UsageError
+from scripts.looks import STEPS_LABEL, over_steps, set_style
+from scripts.run_folder import RunFolder, intact
+from scripts.runs import Method
+
+RESAMPLES = 1000  # of a shaded interval: its edge is thinner than what more would change
+COLUMNS = 5  # panels in a row
+
+
+def over_environment_steps(methods: Sequence[Method]) -> Figure:
+    """Success over environment steps per task."""
+    figure, panels = _draw(methods, [method.curves[0] for method in methods], STEPS_LABEL)
+    for panel in panels:
+        over_steps(panel)
+    return figure
+
+
+def over_wall_clock(methods: Sequence[Method]) -> Figure:
+    """Success over hours of training, mean over the seeds; the time for evaluations is left out."""
+    hours = [np.mean([hours_at(run, method.curves[0]) for run in method.runs], axis=0) for method in methods]
+    figure, panels = _draw(methods, hours, "hours of training, evaluations left out")
+    for panel in panels:
+        panel.set_xlim(left=0)
+    return figure
+
+
+def hours_at(run: RunFolder, steps: np.ndarray) -> np.ndarray:
+    """Hours of training after each of the steps (N,), from the times in metrics.csv, straight in between."""
+    with intact(run.metrics.path):
+        parts = [name for name in run.metrics.columns if name.startswith("time/seconds_") and "evaluate" not in name]
+        rows = [row for row in run.metrics.read() if row.get("time/env_steps_per_task")]
+        known = [float(row["time/env_steps_per_task"]) for row in rows]
+        seconds = [sum(float(row[name] or 0) for name in parts) for row in rows]
+    if not known or not parts:
+        raise UsageError(
+            f"expected times in {run.metrics.path}; found none. Keep metrics.csv with the run to draw them."
+        )
+    return np.interp(steps, [0, *known], [0, *seconds]) / 3600
+
+
+def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tuple[Figure, list[Axes]]:
+    set_style()
+    protocol = methods[0].runs[0].protocol
+    tasks = protocol.tasks
+    columns = min(COLUMNS, len(tasks))
+    rows = math.ceil(len(tasks) / columns)
+    figure = plt.figure(figsize=(9, 3.8 + 1.3 * rows), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(3.8, 1.3 * rows), squeeze=False)[:, 0]
+    mean = top.subplots()
+    panels = list(bottom.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for method, x in zip(methods, xs, strict=True):
+        curves = method.curves[1]
+        band(mean, method, x, curves, legend(method))
+        for panel, i in zip(panels, range(len(tasks)), strict=False):
+            band(panel, method, x, curves[:, i : i + 1], thin=True)
+    shading = "; shaded: 95 % bootstrap over seeds" if any(len(method.runs) > 1 for method in methods) else ""
+    top.suptitle(f"{protocol.benchmark}: success, mean over {len(tasks)} tasks{shading}", fontsize=11)
+    mean.set(xlabel=label, ylabel="share of episodes with success", ylim=(-0.04, 1.04))
+    if len(methods) < 5:
+        mean.legend(loc="best")
+    else:
+        mean.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    bottom.supxlabel(label, fontsize=9)
+    bottom.supylabel("success", fontsize=9)
+    for panel, task in zip(panels, tasks, strict=False):
+        panel.set_ylim(-0.04, 1.04)
+        panel.set_title(task, fontsize=8)
+    for panel in panels[len(tasks) :]:
+        panel.set_visible(False)
+    return figure, [mean, *panels[: len(tasks)]]
+
+
+def legend(method: Method) -> str:
+    """`pcgrad, 3 seeds`, and how many of them broke down."""
+    seeds = method.seeds
+    words = f"{method.label}, {f'seed {seeds[0]}' if len(seeds) == 1 else f'{len(seeds)} seeds'}"
+    return f"{words}, {len(method.failed)} broke down" if method.failed else words
+
+
+def band(
+    axes: Axes,
+    method: Method,
+    x: np.ndarray,
+    values: Float[np.ndarray, "seeds tasks points"],
+    label: str = "",
+    thin: bool = False,
+) -> None:
+    """The mean over seeds and tasks as a line, its interval as a band; a single seed has no band."""
+    width, marker = (1.2, 3) if thin else (1.6, 5)
+    (line,) = axes.plot(x, values.mean((0, 1)), color=method.color, linestyle=method.style, linewidth=width)
+    line.set(label=label or None, marker="." if len(x) < 50 else "", markersize=marker)
+    if len(values) > 1:
+        edges = np.array([intervals.mean_interval(point, RESAMPLES) for point in np.moveaxis(values, -1, 0)])
+        axes.fill_between(x, edges[:, 0], edges[:, 1], color=method.color, alpha=0.15, linewidth=0)

@@ -1,0 +1,140 @@
+"""Many runs by one command: arms x seeds x presets, side by side on this machine; what is finished is skipped.
+
+    python -m scripts.sweep toy --arms mean,pcgrad --seeds 0,1,2
+    python -m scripts.sweep mt10-quick --arms paper --seeds 0,1,2 --out runs/paper --flags "--steps-per-task 20000"
+    python -m scripts.sweep sweep.toml
+
+An arm is an aggregator or one of those that --help lists: a name for a few flags of scripts.train. Run the same command
+again and it goes on where it stopped: finished runs are skipped, stopped ones resumed, new ones begun. In a TOML file
+the flags are keys, and a table `define` names arms of your own:
+
+    presets = ["mt10-quick"]
+    arms = ["mean", "pcgrad", "slow"]
+    seeds = [0, 1, 2]
+    define.slow = "--aggregator pcgrad --learning-rate 1e-4"
+
+Exit codes: 0 all runs are finished, 1 some are not, 130 stopped by Ctrl-C; a run that failed does not stop the others.
+"""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from scripts import cli
+from scripts.launcher import Launcher, LocalLauncher, Stop, execute
+from scripts.sweep_board import Board
+from scripts.sweep_plan import ARMS, GROUPS, Plan, SweepConfig, make_jobs, plan, set_aside, share_cores
+
+EXIT_INCOMPLETE = 1
+PROGRAM = "python -m scripts.sweep"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs what `argv` names; returns the exit code."""
+    request = parse(argv)
+    plans = [plan(job) for job in make_jobs(request)]
+    open_plans = [p for p in plans if p.argv]
+    at_once, threads = share_cores(request, len(open_plans))
+    if request.dry_run:
+        for p in plans:
+            command = shlex.join(["python", "-m", "scripts.train", *_words(p, threads)])
+            print(command if p.argv else f"# {p.job.name} is {p.action}")
+        return 0
+    console = Console(highlight=False)
+    console.print(
+        f"{len(plans)} runs in {request.out}, {len(plans) - len(open_plans)} of them over before; "
+        f"{at_once} at once, torch threads of each: {threads}",
+        soft_wrap=True,
+    )
+    return run(plans, LocalLauncher(threads), at_once, threads, console)
+
+
+def run(plans: Sequence[Plan], launcher: Launcher, at_once: int, threads: int, console: Console) -> int:
+    """Executes what is left of the plans and says how it ended; returns the exit code."""
+    commands = {}
+    for p in plans:
+        if p.argv:
+            logs = p.job.path.parent / "logs"
+            logs.mkdir(parents=True, exist_ok=True)
+            if p.action == "restart":
+                set_aside(p.job.path)
+            commands[p.job.name] = (_words(p, threads), logs / f"{p.job.name}.log")
+    with Board(plans, console) as board:
+        stop = Stop(board.say)
+        with stop.listening():
+            execute(commands, launcher, at_once, stop, board.update)
+    complete = board.conclude()
+    if stop.presses:
+        console.print("Stopped. The same command goes on with it.")
+        return 128 + stop.signal
+    return 0 if complete else EXIT_INCOMPLETE
+
+
+def _words(p: Plan, threads: int) -> tuple[str, ...]:
+    return p.argv if p.action == "resume" else (*p.argv, "--threads", str(threads))
+
+
+def parse(argv: Sequence[str]) -> SweepConfig:
+    """The request in flags, or in a TOML file with flags over it."""
+    argv = _joined(argv)
+    files = [word for word in argv if word.endswith(".toml")]
+    if files:
+        keys = read_toml(Path(files[0]))
+        presets = ",".join(keys.pop("presets"))
+        words = [presets, *(word for word in argv if word != files[0])]
+        return tyro.cli(SweepConfig, prog=PROGRAM, args=words, default=SweepConfig(presets=(presets,), **keys))
+    if not argv:
+        raise cli.UsageError(f"expected presets or a .toml file, found nothing. Try: {PROGRAM} toy")
+    groups = "; ".join(f"{name}: {', '.join(arms)}" for name, arms in GROUPS.items())
+    listing = f"Arms: {', '.join(ARMS)}, torchjd:NAME, path/to/file.py:NAME. Groups of arms: {groups}."
+    return tyro.cli(SweepConfig, prog=PROGRAM, args=argv, description=f"{__doc__}\n\n{listing}")
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`--flags "--x 1"` as one word, or its value would be taken for a flag."""
+    words = list(argv)
+    if "--flags" in words[:-1]:
+        at = words.index("--flags")
+        words[at : at + 2] = [f"--flags={words[at + 1]}"]
+    return words
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The keys of a sweep's file, as the fields of SweepConfig. Raises UsageError for what is missing or unknown."""
+    try:
+        keys = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise cli.UsageError(f"expected a sweep in TOML at {path}; found: {error}.") from error
+    known = {f.name for f in fields(SweepConfig)} - {"dry_run"}
+    for key in keys:
+        cli.choose(f"key in {path}", key, known)
+    kinds: dict[str, tuple[type, type | None]] = {
+        **dict.fromkeys(("presets", "arms"), (list, str)),
+        **{"seeds": (list, int), "define": (dict, str), "out": (str, None), "flags": (str, None)},
+    }
+    for key, (kind, item) in kinds.items():
+        value = keys.get(key, kind())
+        items = value.values() if isinstance(value, dict) else value
+        if not isinstance(value, kind) or (item and not all(type(one) is item for one in items)):
+            expected = f"a {kind.__name__} of {item.__name__}" if item else "a string"
+            raise cli.UsageError(f"{path}: {key}: expected {expected}; found {value!r}.")
+    for key in ("jobs", "threads"):
+        if key in keys and keys[key] != "auto" and type(keys[key]) is not int:
+            raise cli.UsageError(f"{path}: {key}: expected auto or a number; found {keys[key]!r}.")
+    if not keys.get("presets"):
+        raise cli.UsageError(f'{path}: expected the presets to train, e.g. presets = ["mt10-quick"]; found none.')
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()} | (
+        {"out": Path(keys["out"])} if "out" in keys else {}
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

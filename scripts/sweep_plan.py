@@ -1,0 +1,183 @@
+"""What a sweep is to do: its arms, its runs, and how far each of them is."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from agents.checkpoint import checkpoints
+from mtrl import AGGREGATORS
+from scripts import cli
+from scripts.claim import claimed
+from scripts.config import TrainConfig
+from scripts.flags import Counts, Names
+from scripts.presets import PRESETS
+from scripts.run_folder import RunFolder
+from scripts.runs import status
+
+ARMS = {name: f"--aggregator {name}" for name in AGGREGATORS} | {
+    "multi-head-mean": "--aggregator mean --multi-head",
+    "multi-head-pcgrad": "--aggregator pcgrad --multi-head",
+    "pcgrad-critic-only": "--aggregator mean --critic-aggregator pcgrad",
+    "pcgrad-actor-only": "--aggregator pcgrad --critic-aggregator mean",
+    "independent": "--independent",
+}  # name -> flags of scripts.train
+GROUPS = {
+    "paper": "mean multi-head-mean pcgrad multi-head-pcgrad pcgrad-direction pcgrad-magnitude pcgrad-fixed gradnorm "
+    "independent".split()
+}  # the comparison of Yu et al. 2020
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Which runs, and how many at once."""
+
+    presets: Annotated[Names, tyro.conf.Positional]
+    """Presets of scripts.train, e.g. mt10-quick or toy,mt10; or a .toml file with what follows as keys."""
+    arms: Names = ("mean", "pcgrad")
+    """Aggregators, other arms, or a group of them."""
+    seeds: Counts = (0,)
+    """Counts of each arm: the same for all, so that they pair."""
+    out: Path = Path("runs")
+    """Folder for the runs, PRESET-ARM-seedSEED, and for what they print, logs/."""
+    flags: str = ""
+    """Further flags of scripts.train for every run, in quotes."""
+    jobs: Literal["auto"] | int = "auto"
+    """Runs at once; auto: one per core, as one thread each makes the most of a machine."""
+    threads: Literal["auto"] | int = "auto"
+    """Torch threads of each run; auto: cores / runs at once. A resumed run keeps its number."""
+    dry_run: bool = False
+    """Print the commands and stop."""
+    define: tyro.conf.Suppress[Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the sweep."""
+
+    name: str
+    path: Path
+    argv: tuple[str, ...]  # of scripts.train, for a run that begins
+    config: TrainConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done for a run, and the arguments of scripts.train for it."""
+
+    job: Job
+    action: Literal["begin", "resume", "restart", "finished", "failed"]
+    argv: tuple[str, ...]
+
+
+def make_jobs(request: SweepConfig) -> list[Job]:
+    """All runs, seed by seed, so that a sweep that is cut short has whole pairs. Raises UsageError for bad ones."""
+    arms = expand_arms(request)
+    for name, values in (("presets", request.presets), ("arms", list(arms)), ("seeds", request.seeds)):
+        if not values:
+            raise cli.UsageError(f"--{name}: expected at least one; found none.")
+        if len(set(values)) < len(values):
+            raise cli.UsageError(f"--{name}: expected each once; found {', '.join(map(str, values))}.")
+    for preset in request.presets:
+        cli.choose("preset", preset, PRESETS)
+    try:
+        extra = shlex.split(request.flags)
+    except ValueError as error:
+        raise cli.UsageError(f"--flags: expected flags of scripts.train; found {request.flags!r}: {error}.") from error
+    if taken := [w for w in extra if w.split("=")[0] in ("--seed", "--run-dir", "--threads", "--resume", "--workers")]:
+        raise cli.UsageError(f"--flags: expected flags that the sweep leaves free; found {', '.join(taken)}.")
+    jobs = [
+        make_job(request.out, preset, arm, [*shlex.split(flags), *extra], seed)
+        for seed in request.seeds
+        for preset in request.presets
+        for arm, flags in arms.items()
+    ]
+    names = [job.name for job in jobs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise cli.UsageError(
+            f"expected a folder of its own for every run; {', '.join(sorted(twice))} is that of several."
+        )
+    return jobs
+
+
+def expand_arms(request: SweepConfig) -> dict[str, str]:
+    """Name -> flags of every arm that is asked for."""
+    known = {**ARMS, **request.define}
+    names = [name for word in request.arms for name in GROUPS.get(word, [word])]
+    for name in names:
+        if ":" not in name:  # torchjd:NAME and path/to/file.py:NAME are aggregators, too
+            cli.choose("arm", name, [*known, *GROUPS])
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise cli.UsageError(f"--arms: expected every arm once; found {', '.join(sorted(twice))} more than once.")
+    return {name: known.get(name, f"--aggregator {shlex.quote(name)}") for name in names}
+
+
+def make_job(out: Path, preset: str, arm: str, flags: Sequence[str], seed: int) -> Job:
+    """One run; its flags are read as scripts.train will read them, so a wrong one is noticed before anything runs."""
+    name = f"{preset}-{arm.rpartition('/')[2].replace(':', '-').replace('.', '-')}-seed{seed}"
+    words = [preset, *flags, "--seed", str(seed), "--run-dir", str(out / name), "--no-progress"]
+    if PRESETS[preset][1].workers == "auto" and "--independent" not in flags:
+        words += ["--workers", "1"]  # a second worker would be one more process per core
+    config = cli.parse_train(words)
+    assert isinstance(config, TrainConfig)
+    return Job(name, out / name, tuple(words), config)
+
+
+def plan(job: Job) -> Plan:
+    """What is to be done for a run. Raises UsageError if its folder holds another run, or a process works there."""
+    if not (job.path / "config.json").exists():
+        return Plan(job, "begin", job.argv)
+    run = RunFolder.open(job.path)
+    _require_same(job, run)
+    steps = job.config.steps_per_task
+    if steps == run.config.steps_per_task and (found := status(run)) != "unfinished":
+        return Plan(job, found, ())
+    with claimed(job.path):
+        pass  # nobody else trains there
+    if not run.config.independent and not checkpoints(run.checkpoints):
+        if (job.path / "result.json").exists():
+            raise cli.UsageError(
+                f"{job.path} has no checkpoint to go on from to {steps:,} steps. Choose another --out."
+            )
+        return Plan(job, "restart", job.argv)
+    longer = () if steps == run.config.steps_per_task else ("--steps-per-task", str(steps))
+    return Plan(job, "resume", ("--resume", str(job.path), *longer, "--no-progress"))
+
+
+# What a machine decides, or a resumed run may change.
+_FREE = {"run_dir", "workers", "threads", "device", "progress", "steps_per_task"}
+
+
+def _require_same(job: Job, run: RunFolder) -> None:
+    asked, found = job.config.to_json(), run.config.to_json()
+    different = [f"{n} ({asked[n]} asked, {found[n]} there)" for n in asked if n not in _FREE and asked[n] != found[n]]
+    if job.config.steps_per_task < run.config.steps_per_task:
+        different.append(f"steps_per_task ({job.config.steps_per_task} asked, {run.config.steps_per_task} there)")
+    if different:
+        raise cli.UsageError(
+            f"expected at {job.path} the run of this sweep; found one with other settings: {', '.join(different)}. "
+            "Choose another --out."
+        )
+
+
+def set_aside(path: Path) -> None:
+    """Moves a run that has no checkpoint to go on from out of the way, into `abandoned/` beside it."""
+    folder = path.parent / "abandoned"
+    folder.mkdir(exist_ok=True)
+    path.rename(folder / f"{path.name}-{sum(1 for _ in folder.iterdir())}")
+
+
+def share_cores(request: SweepConfig, runs: int) -> tuple[int, int]:
+    """Runs at once and threads of each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for name in ("jobs", "threads"):
+        if (number := getattr(request, name)) != "auto" and number < 1:
+            raise cli.UsageError(f"--{name}: expected auto or at least 1; found {number}.")
+    at_once = min(cores, max(runs, 1)) if request.jobs == "auto" else request.jobs
+    return at_once, max(1, cores // at_once) if request.threads == "auto" else request.threads

@@ -1,0 +1,89 @@
+"""What the flags for CUDA mean, and what they get on a machine without it."""
+
+import json
+
+import pytest
+
+import envs.toy
+from scripts import evaluate, train
+from scripts.build import make_agent, resolve, resolve_capture
+from scripts.cli import Resume, UsageError, parse_train
+from scripts.config import TrainConfig
+from scripts.presets import PRESETS
+from tests.helpers import cuda
+from tests.test_scripts_cli import exit_code
+
+TOY = PRESETS["toy"][1]
+
+
+@pytest.mark.parametrize(
+    ("words", "meaning"), [("", "auto"), ("auto", "auto"), ("true", True), ("False", False), ("4", 4)]
+)
+def test_capture(words, meaning):
+    config = parse_train(["toy", *(["--capture", words] if words else [])])
+    assert config.capture == meaning
+    assert type(config.capture) is type(meaning)  # 1 is not True
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+@pytest.mark.parametrize("words", ["0", "-3", "maybe", "1.5", ""])
+def test_a_capture_that_means_nothing(words, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(monkeypatch, train.main, ["toy", f"--capture={words}"]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_auto_is_yes_on_cuda_alone():
+    assert (resolve_capture("auto", "cuda"), resolve_capture("auto", "cpu")) == (True, False)
+    assert (resolve_capture(4, "cuda"), resolve_capture(False, "cuda"), resolve_capture(False, "cpu")) == (4, 0, 0)
+
+
+@pytest.mark.parametrize("words", ["true", "4"])
+def test_capture_on_a_cpu_is_refused_before_anything_is_written(words, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(monkeypatch, train.main, ["toy", "--device", "cpu", "--capture", words]) == 2
+    assert f"--capture {words}: expected a CUDA device, as graphs are CUDA's; found cpu. Use auto." in (
+        capsys.readouterr().err
+    )
+    assert not list((tmp_path / "runs").glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "expected"),
+    [
+        ({"device": "cuda", "capture": 4}, {}, 4),
+        ({"device": "cuda", "capture": 4}, {"device": "cuda"}, 4),
+        ({"device": "cuda", "capture": True}, {"device": "cpu"}, "auto"),
+        ({"device": "cuda", "capture": True}, {"capture": False}, False),
+        ({"device": "cpu", "capture": False}, {"device": "cuda"}, "auto"),
+        ({"device": "cpu", "capture": False}, {"device": "cuda", "capture": 2}, 2),
+    ],
+)
+def test_resume_captures_as_before_unless_the_device_is_another(saved, asked, expected):
+    config = TrainConfig.from_json({**TOY.to_json(), **saved})
+    found = Resume("run", **asked).apply(config).capture
+    assert (found, type(found)) == (expected, type(expected))
+
+
+def test_a_run_that_was_captured_is_evaluated_on_a_cpu(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("STEPS", "10")
+    assert train.main(["toy", "--run-dir", str(tmp_path / "run"), "--no-progress", "--device", "cpu"]) == 0
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "device": "cuda", "capture": True}))
+    assert evaluate.main([str(tmp_path / "run"), "--episodes", "1"]) == 0
+
+
+def test_tf32_on_a_cpu_is_refused():
+    config = TrainConfig.from_json({**TOY.to_json(), "precision": "tf32", "device": "cpu"})
+    with pytest.raises(UsageError, match="expected a CUDA device for precision tf32; found cpu"):
+        make_agent(resolve(config), envs.toy.make(num_tasks=2, seed=0))
+
+
+@cuda
+def test_a_run_on_cuda_goes_on_captured(monkeypatch, tmp_path):
+    run = str(tmp_path / "run")
+    monkeypatch.setenv("STEPS", "300")
+    assert train.main(["toy", "--run-dir", run, "--no-progress"]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["capture"] is True
+    monkeypatch.setenv("STEPS", "20")
+    assert train.main(["--resume", run, "--steps-per-task", "320"]) == 0
