@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,11 +24,8 @@ SETTINGS = (
     "max_grad_norm reward_scale loss_weighting overlap log_every log_conflicts seed "
     "policy_delay ent_coef_min critic_reduction reset_at"
 ).split()
-# Further ones that a file may name. No others: `tensorboard_log`, say, would let a file choose where we write.
-OTHERS = (
-    "policy policy_kwargs aggregator aggregator_kwargs critic_aggregator critic_aggregator_kwargs learning_rate "
-    "train_freq stats_window_size"
-).split()
+# Constructor arguments that no file may choose: where we write, how much we print, on what we run.
+NOT_OF_FILES = {"env", "device", "tensorboard_log", "verbose", "capture", "replay_buffer_kwargs", "_init_setup_model"}
 COUNTERS = (
     "num_timesteps _total_timesteps _n_updates _episode_num _current_progress_remaining "
     "_rollout_steps _next_actions seconds _resets _refreshed"
@@ -95,7 +93,7 @@ class SafeSaves(OverlappedSAC):
             settings = dict(saved["settings"])
             spaces_, task_names = settings.pop("spaces"), tuple(settings.pop("task_names"))
             copies = settings.pop("envs_per_task", 1)
-            if unknown := settings.keys() - {*SETTINGS, *OTHERS}:
+            if unknown := settings.keys() - (inspect.signature(cls).parameters.keys() - NOT_OF_FILES):
                 raise ValueError(f"it has settings that no agent has: {', '.join(sorted(unknown))}")
             settings = {**settings, "policy_kwargs": dict(settings["policy_kwargs"])}
             files = {name: str(settings[name]) for name in ("aggregator", "critic_aggregator")}
