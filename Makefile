@@ -10,7 +10,7 @@ AGGREGATOR ?= pcgrad
 SEED ?= 0
 ARGS ?=
 
-.PHONY: help train test check format clean
+.PHONY: help train test stress check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -27,6 +27,9 @@ train: $(VENV)/.installed  ## train an agent (default: PCGrad on MT10, sized for
 
 test: $(VENV)/.installed  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+stress: $(VENV)/.installed  ## the long attacks on runs: kills, full disks, all tasks (about an hour)
+	$(BIN)/python -m pytest -v -m stress $(ARGS)
 
 check: $(VENV)/.installed  ## format, lint, types, architecture
 	$(BIN)/ruff format --check .

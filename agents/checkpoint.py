@@ -2,58 +2,95 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.atomic import sync, whole_file
 from agents.mtsac import MTSAC
 from agents.state_file import StateFileError, damage_told, read_state, write_state
 
-STEP = re.compile(r"step_(\d{9})$")
+STEP = re.compile(r"step_(\d{9,})(\.old)?$")
+SUMS = "SHA256SUMS"  # as `sha256sum` writes and checks it
 
 
 def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
     """Write agent, replay buffer, environment and generator states to `folder`/step_<env steps per task>.
 
-    The folder appears whole or not at all. `env` offers `get_state` (all of ours do); nothing may be pending in it,
-    which holds inside callbacks and after `learn`.
+    The folder appears whole or not at all, with the checksums of its files in SHA256SUMS. `env` offers `get_state`
+    (all of ours do); nothing may be pending in it, which holds inside callbacks and after `learn`.
 
     :raises NonFiniteError: if training has broken down: then nothing is written.
+    :raises OSError: if the disk is full; the checkpoints of before are still there.
     """
     final = Path(folder) / f"step_{agent.steps_per_task:09d}"
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    agent.save(partial / "agent.zip")
-    agent.save_replay_buffer(partial / "buffer.zip")
-    state = {"env": env.get_state(), "generators": agent.rng_state()}  # type: ignore[attr-defined]
-    write_state(partial / "loop.zip", "loop", state)
-    old = final.with_name(final.name + ".old.partial")  # the same step saved again: the old one goes last
+    try:
+        agent.save(partial / "agent.zip")
+        agent.save_replay_buffer(partial / "buffer.zip")
+        state = {"env": env.get_state(), "generators": agent.rng_state()}  # type: ignore[attr-defined]
+        write_state(partial / "loop.zip", "loop", state)
+        with whole_file(partial / SUMS) as file:
+            file.writelines(f"{_sha256(path)}  {path.name}\n".encode() for path in sorted(partial.glob("*.zip")))
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    old = final.with_name(final.name + ".old")  # the same step saved again: until the new one is there, this counts
     if final.exists():
+        _delete(old)
         final.rename(old)
     partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    sync(folder)
+    _delete(old)
     return final
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
     """The complete checkpoints in `folder`, oldest first."""
-    folder = Path(folder)
-    return sorted(path for path in folder.glob("step_*") if STEP.search(path.name)) if folder.is_dir() else []
+    found = ((STEP.search(path.name), path) for path in Path(folder).glob("step_*"))
+    return [path for *_, path in sorted((int(match[1]), match[2] is None, path) for match, path in found if match)]
 
 
 def latest_checkpoint(folder: str | Path) -> Path:
-    """The newest complete checkpoint.
+    """The newest checkpoint whose checksums hold; a warning names the damaged ones that are passed over.
 
-    :raises FileNotFoundError: if there is none.
+    :raises FileNotFoundError: if there is none at all.
+    :raises StateFileError: if all are damaged.
     """
-    found = checkpoints(folder)
-    if not found:
-        raise FileNotFoundError(f"There is no checkpoint in {folder}: the run ended before its first one.")
-    return found[-1]
+    damage: list[StateFileError] = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            check_sums(path)
+        except StateFileError as error:
+            damage.append(error)
+        else:
+            for found in damage:
+                warnings.warn(f"{found} Going back to {path.name}.", stacklevel=2)
+            return path
+    if damage:
+        raise damage[0]
+    raise FileNotFoundError(f"There is no checkpoint in {folder}: the run ended before its first one.")
+
+
+def check_sums(path: Path) -> None:
+    """Compare the files of a checkpoint with its SHA256SUMS; one from before there were any passes.
+
+    :raises StateFileError: if a file is missing or was changed since it was written.
+    """
+    if not (path / SUMS).is_file():
+        return
+    lines = (path / SUMS).read_text(errors="replace").splitlines()
+    expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    files = sorted(file.name for file in path.glob("*.zip"))
+    if changed := [name for name in files if expected.get(name) != _sha256(path / name)] or expected.keys() - {*files}:
+        raise StateFileError(f"{path} is damaged: {', '.join(sorted(changed))} is not what {SUMS} says.")
 
 
 def load_checkpoint(path: str | Path, env: VecEnv, device: str = "auto", **changes: Any) -> MTSAC:
@@ -64,6 +101,7 @@ def load_checkpoint(path: str | Path, env: VecEnv, device: str = "auto", **chang
     :raises StateFileError: if a file is damaged or foreign, or the environment has other tasks.
     """
     path = Path(path)
+    check_sums(path)
     agent = MTSAC.load(path / "agent.zip", device=device, **changes)
     names = tuple(getattr(env, "task_names", agent.task_names))
     if names != agent.task_names:
@@ -80,6 +118,31 @@ def load_checkpoint(path: str | Path, env: VecEnv, device: str = "auto", **chang
 def prune(folder: str | Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints, and what an interrupted write left."""
     for path in checkpoints(folder)[:-keep]:
-        shutil.rmtree(path)
+        _delete(path)
     for path in Path(folder).glob("step_*.partial"):
         shutil.rmtree(path)
+
+
+def checkpoint_bytes(agent: MTSAC, transitions: int) -> int:
+    """The size of a checkpoint, but for some kilobytes of environments and counters.
+
+    :param transitions: that the replay buffer then holds of each task.
+    """
+    trained = [*agent.actor.parameters(), *agent.critic.parameters()]
+    networks = sum(p.nbytes for p in agent.policy.parameters()) + 2 * sum(p.nbytes for p in trained)  # Adam keeps two
+    buffer = agent.replay_buffer
+    assert buffer is not None
+    return networks + buffer.rows.nbytes * min(transitions, buffer.buffer_size) // buffer.buffer_size
+
+
+def _delete(path: Path) -> None:
+    """Delete a checkpoint so that no half of it ever looks like a whole one."""
+    if path.exists():
+        partial = path.with_name(path.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)  # a process was killed in the next line
+        shutil.rmtree(path.rename(partial))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Notice non-finite numbers, and whose they were, without asking the device at every update."""
+"""Notice numbers that are not finite or explode, and whose they were, without asking the device at every update."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 QUANTITIES = ("critic loss", "actor loss", "temperature")
+LIMIT = 1e20  # a loss beyond it is lost as well: a value is off by 1e10, and the squares are about to overflow
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or temperature became infinite or NaN; `task` (None: all), `quantity`, `update` tell the first."""
+    """A loss or temperature became NaN or exceeded 1e20; `task` (None: all), `quantity`, `update` tell the first."""
 
     def __init__(self, task: str | None, quantity: str, update: int):
         self.task, self.quantity, self.update = task, quantity, update
         whose = f"task {task}" if task else "all tasks"
         super().__init__(
-            f"The {quantity} of {whose} became non-finite at update {update}. Training stopped. "
+            f"The {quantity} of {whose} became non-finite (NaN, or beyond {LIMIT:g}) at update {update}. "
+            "Training stopped. "
             "Try a lower learning rate, gradient clipping, or a smaller reward scale."
         )
 
 
 class FiniteGuard:
-    """Flags on the device: for each quantity and task the first update at which it was not finite.
+    """Flags on the device: for each quantity and task the first update at which it was not a number below 1e20.
 
     :param task_names: T names, for the message.
     """
@@ -40,7 +42,7 @@ class FiniteGuard:
         :param update: its number; in a captured graph, which would keep a number for ever, a tensor that counts.
         """
         # where, not masked_fill_: with a tensor as its value, that one waits for a CUDA device
-        new = ~values.isfinite() & (self._first_bad < 0)
+        new = ~(values.abs() < LIMIT) & (self._first_bad < 0)  # a NaN is below nothing
         self._first_bad.copy_(torch.where(new, update, self._first_bad))
 
     def check(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv
 
 from agents.guard import FiniteGuard, NonFiniteError
+from agents.onnx_export import export_onnx
 from agents.rollout import OverlappedSAC
 from agents.settings import describe_aggregator, envs_per_task
 from agents.state_file import damage_told, read_state, write_state
@@ -22,6 +24,8 @@ SETTINGS = (
     "max_grad_norm reward_scale loss_weighting overlap log_every log_conflicts seed "
     "policy_delay noise_hold ent_coef_min critic_reduction reset_at"
 ).split()
+# Constructor arguments that no file may choose: where we write, how much we print, on what we run.
+NOT_OF_FILES = {"env", "device", "tensorboard_log", "verbose", "capture", "replay_buffer_kwargs", "_init_setup_model"}
 COUNTERS = (
     "num_timesteps _total_timesteps _n_updates _episode_num _current_progress_remaining "
     "_rollout_steps _next_actions seconds _resets _refreshed _noise"
@@ -85,26 +89,32 @@ class SafeSaves(OverlappedSAC):
         if trust:
             return super().load(path, env=env, device=device, force_reset=force_reset, **changes)
         saved = read_state(path, "agent")
-        settings = dict(saved["settings"])
-        spaces_, task_names = settings.pop("spaces"), settings.pop("task_names")
-        copies = settings.pop("envs_per_task", 1)
-        for name in ("aggregator", "critic_aggregator"):
+        with damage_told(path):
+            settings = dict(saved["settings"])
+            spaces_, task_names = settings.pop("spaces"), tuple(settings.pop("task_names"))
+            copies = settings.pop("envs_per_task", 1)
+            if unknown := settings.keys() - (inspect.signature(cls).parameters.keys() - NOT_OF_FILES):
+                raise ValueError(f"it has settings that no agent has: {', '.join(sorted(unknown))}")
+            settings = {**settings, "policy_kwargs": dict(settings["policy_kwargs"])}
+            files = {name: str(settings[name]) for name in ("aggregator", "critic_aggregator")}
+        for name, file in files.items():
             if name in changes:
-                settings.pop(f"{name}_kwargs")  # options of the saved method are not options of another
-            elif ".py:" in settings[name] and not run_code:
+                settings.pop(f"{name}_kwargs", None)  # options of the saved method are not options of another
+            elif ".py:" in file and not run_code:
                 raise ValueError(
-                    f"{path} was saved with the {name} {settings[name]}. To open it runs that file: if you trust it, "
+                    f"{path} was saved with the {name} {file}. To open it runs that file: if you trust it, "
                     'load(..., run_code=True); to act, give aggregator="mean" and critic_aggregator="mean".'
                 )
         if "policy_kwargs" in changes:  # some of them: the others stay
             changes["policy_kwargs"] = {**settings["policy_kwargs"], **changes["policy_kwargs"]}
-        agent = cls(**{**settings, **changes}, env=None, device=device, _init_setup_model=False)  # type: ignore[arg-type]
-        agent.observation_space, agent.action_space = (
-            spaces.Box(box["low"], box["high"], dtype=box["low"].dtype) for box in spaces_
-        )
-        agent.task_names = tuple(task_names)
-        agent.n_envs = len(task_names) * (copies if env is None else envs_per_task(env))
-        agent._setup_model()
+        with damage_told(path, unless=(ValueError,) if changes else ()):
+            agent = cls(**{**settings, **changes}, env=None, device=device, _init_setup_model=False)  # type: ignore[arg-type]
+            agent.observation_space, agent.action_space = (
+                spaces.Box(box["low"], box["high"], dtype=box["low"].dtype) for box in spaces_
+            )
+            agent.task_names = task_names
+            agent.n_envs = len(task_names) * (copies if env is None else envs_per_task(env))
+            agent._setup_model()
         with damage_told(path):
             agent._load_state(saved["state"], skip=[name for name in MODULES if name in changes])
         if env is not None:
@@ -114,6 +124,10 @@ class SafeSaves(OverlappedSAC):
     def export_sb3(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """Write Stable-Baselines3's own format (pickles); `MTSAC.load(path, trust=True)` reads it."""
         super().save(path, exclude, include)
+
+    def export_onnx(self, path: Any) -> Path:
+        """Write the deterministic policy as an ONNX file; see `agents.onnx_export`."""
+        return export_onnx(self, path)
 
     def save_replay_buffer(self, path: Any) -> None:
         """Write the replay buffer, filled part only, to a file of its own (".zip" is added)."""

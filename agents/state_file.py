@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
+from agents.atomic import whole_file
+
 FORMAT = {"format": "mtrl-surgery", "version": 1}
-
-
-DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError, EOFError, zlib.error, SafetensorError)
+JSON, TENSORS = "state.json", "tensors.safetensors"  # the two members, uncompressed
+DTYPES = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
+}
 
 
 class StateFileError(ValueError):
@@ -26,15 +28,20 @@ class StateFileError(ValueError):
 
 
 @contextmanager
-def damage_told(path: str | Path) -> Iterator[None]:
-    """Inside, an error means that the contents of the file at `path` do not fit: tell it as `StateFileError`."""
+def damage_told(path: str | Path, unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Inside, an error means that the contents of the file at `path` do not fit: tell it as `StateFileError`.
+
+    All errors, as readers of damaged or hostile bytes meet many kinds: for flipped bits, zipfile alone raises five.
+
+    :param unless: kinds of errors that are about something else, and pass as they are.
+    """
     try:
         yield
-    except StateFileError:
-        raise
-    except DAMAGE as error:
+    except Exception as error:
+        if isinstance(error, (StateFileError, *unless)):
+            raise
         raise StateFileError(
-            f"{path} is damaged, or of another version: {error}. Use an earlier checkpoint."
+            f"{path} is damaged, or of another version: {error or type(error).__name__}. Use an earlier checkpoint."
         ) from error
 
 
@@ -49,8 +56,7 @@ def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return value.item()
     if isinstance(value, torch.Tensor | np.ndarray):
         name, is_array = str(len(tensors)), isinstance(value, np.ndarray)
-        tensor = torch.as_tensor(value).detach().cpu()
-        tensors[name] = tensor.clone(memory_format=torch.contiguous_format)  # own memory: safetensors wants no sharing
+        tensors[name] = torch.as_tensor(value).detach().cpu()
         return {"$array" if is_array else "$tensor": name}
     if isinstance(value, list):
         return [pack(item, tensors) for item in value]
@@ -91,14 +97,23 @@ def write_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     body = json.dumps({**FORMAT, "kind": kind, "state": pack(state, tensors)}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr("state.json", body)
-            archive.writestr("tensors.safetensors", safetensors.save(tensors))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(JSON, body)
+        with archive.open(TENSORS, "w", force_zip64=True) as member:
+            _write_tensors(member.write, tensors)
+
+
+def _write_tensors(write: Callable[[Any], Any], tensors: dict[str, torch.Tensor]) -> None:
+    """The safetensors format, tensor by tensor: the library's own `save` holds a large buffer three times in memory."""
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of eight
+    write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def read_state(path: str | Path, kind: str) -> dict[str, Any]:
@@ -111,31 +126,36 @@ def read_state(path: str | Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
-        with damage_told(path), zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-            if "state.json" not in names:
-                raise StateFileError(_not_ours(path, names))
-            body = json.loads(archive.read("state.json"))
-            tensors = safetensors.load(archive.read("tensors.safetensors"))
-            if body["format"] != FORMAT["format"] or body["version"] != FORMAT["version"] or body["kind"] != kind:
-                found = ", ".join(f"{key} {body[key]!r}" for key in (*FORMAT, "kind"))
-                raise StateFileError(
-                    f"{path}: expected an {FORMAT['format']} file, version 1, kind {kind!r}; found {found}."
-                )
-            state = unpack(body["state"], tensors)
-    except zipfile.BadZipFile as error:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # flipped bits raise many kinds
         raise StateFileError(
             f"{path} is not one of our files, or is damaged ({error}). Pickles are never opened: they can run code."
         ) from error
+    with damage_told(path), archive:
+        _check_members(path, archive)
+        body = json.loads(archive.read(JSON))
+        tensors = safetensors.load(archive.read(TENSORS))
+        if body["format"] != FORMAT["format"] or body["version"] != FORMAT["version"] or body["kind"] != kind:
+            found = ", ".join(f"{key} {body[key]!r}" for key in (*FORMAT, "kind"))
+            raise StateFileError(
+                f"{path}: expected an {FORMAT['format']} file, version 1, kind {kind!r}; found {found}."
+            )
+        state = unpack(body["state"], tensors)
     if not isinstance(state, dict):
         raise StateFileError(f"{path} is damaged: expected a dict of values, found {type(state).__name__}.")
     return state
 
 
-def _not_ours(path: Path, names: set[str]) -> str:
+def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
+    """Exactly our two members, stored as they are: no path leads anywhere, and no small file unpacks to a huge one."""
+    members = archive.infolist()
+    names = [member.filename for member in members]
     if "pytorch_variables.pth" in names:
-        return (
+        raise StateFileError(
             f"{path} is in Stable-Baselines3's format, which holds pickles: opening one can run code. If you trust its "
             "origin: MTSAC.load(path, trust=True)."
         )
-    return f"{path} is a zip, but not one of ours: it has no state.json."
+    if sorted(names) != [JSON, TENSORS]:
+        raise StateFileError(f"{path} is a zip, but not one of ours: expected {JSON} and {TENSORS}, found {names[:5]}.")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise StateFileError(f"{path} is a zip, but not one of ours: its members are compressed, and ours never are.")

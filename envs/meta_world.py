@@ -4,6 +4,7 @@ import pickle
 from typing import Any, Literal, get_args
 
 import gymnasium
+import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
@@ -12,6 +13,8 @@ from metaworld.types import Task
 from envs.fast_path import task_class
 
 MAX_HORIZON = 500  # metaworld refuses to step on
+# MuJoCo's counters of a state or control that is NaN, infinite or huge; a reset clears them
+_UNSTABLE = [int(kind) for name, kind in mujoco.mjtWarning.__members__.items() if name.startswith("mjWARN_BAD")]
 RewardVersion = Literal["v1", "v2"]
 GoalOrder = Literal["random", "sequential"]
 
@@ -49,7 +52,13 @@ class MetaWorldTask(gymnasium.Env):
         self._env = task_class(name)(reward_function_version=reward_version)
         self._goal = 0
         self._resets = 0
+        self._unstable = 0  # episodes, without the running one
         self._actions: list[np.ndarray] = []  # since the last reset: replayed, they restore the physics
+
+    @property
+    def instabilities(self) -> int:
+        """In how many episodes, the running one included, MuJoCo's state became NaN or huge; it then begins anew."""
+        return self._unstable + int(self._env.data.warning.number[_UNSTABLE].any())
 
     def restart(self) -> None:
         """Let the next reset visit goal 0, if goals are visited in sequence."""
@@ -81,6 +90,7 @@ class MetaWorldTask(gymnasium.Env):
             "goal": self._goal,
             "resets": self._resets,
             "generator": self.np_random.bit_generator.state,
+            "unstable": self._unstable,
             "actions": np.array(self._actions, dtype=np.float32).reshape(-1, 4),
         }
 
@@ -98,6 +108,7 @@ class MetaWorldTask(gymnasium.Env):
         self._goal, self._resets = state["goal"], state["resets"]
         self.np_random.bit_generator.state = state["generator"]
         observation = self._begin()
+        self._unstable = state.get("unstable", 0)  # after the beginning, which counts what lies before it
         for action in state["actions"]:
             observation = self.step(action)[0]
         return observation
@@ -112,6 +123,7 @@ class MetaWorldTask(gymnasium.Env):
             "rand_vec": self.goals[self._goal],
             "partially_observable": False,  # multi-task: the goal is observed
         }
+        self._unstable = self.instabilities
         self._env.set_task(Task(self._name, pickle.dumps(data)))  # the form that metaworld's own method takes
         self._actions = []
         observation, _ = self._env.reset()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import inspect
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass, replace
@@ -32,7 +34,9 @@ from scripts.presets import PRESETS
 
 PROGRAM = "python -m scripts.train"
 _AGGREGATOR_FLAGS = ("aggregator", "actor_aggregator", "critic_aggregator")
-EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_INTERRUPTED = 2, 3, 4, 130
+EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_DISK, EXIT_INTERRUPTED = 2, 3, 4, 5, 130
+# what a full or broken disk answers: no space, over quota, over a file-size limit, input or output error, read-only
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 class UsageError(Exception):
@@ -50,6 +54,7 @@ def usage_errors() -> Iterator[None]:
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs `main(argv)` and exits with its code; errors that teach end in one line, real bugs keep their traceback."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     codes: dict[type[Exception], int] = {
         UsageError: EXIT_USAGE,
         NonFiniteError: EXIT_NON_FINITE,
@@ -60,6 +65,11 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except tuple(codes) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(next(code for kind, code in codes.items() if isinstance(error, kind)))
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        print(f"error: the disk took no more: {error}. Make room, then go on with --resume.", file=sys.stderr)
+        sys.exit(EXIT_DISK)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
@@ -117,6 +127,8 @@ class Resume:
     """Go on with another limit of the gradient's norm; 0: off."""
     progress: bool = True
     """Show the progress bar."""
+    run_code: bool = False
+    """Run the Python file that the run's aggregator comes from; only where you trust it."""
 
     def apply(self, config: TrainConfig) -> TrainConfig:
         """The run's config with the few changes that this command makes."""

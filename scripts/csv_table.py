@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
+
+from agents.atomic import whole_file
 
 Row = Mapping[str, Any]
 
@@ -35,24 +37,24 @@ class CsvTable:
             csv.DictWriter(file, self.columns).writerows(rows)
 
     def read(self) -> list[dict[str, str]]:
-        """All rows as text by column; no file, no rows."""
+        """All rows as text by column; no file, no rows. A last line that was cut off, by a kill say, is no row."""
         if not self.columns:
             return []
         with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+            return list(csv.DictReader(line for line in file if line.endswith("\n")))
 
     def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
-        """Drops all rows that are not wanted, and a last row that was cut off when the process was killed."""
+        """Drops all rows that are not wanted, and what was cut off when the process was killed."""
         if self.columns:
             self._rewrite([row for row in self.read() if None not in row.values() and wanted(row)])
 
     def _rewrite(self, rows: Iterable[Row]) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        with whole_file(self.path) as file:
+            file.write(text.getvalue().encode())
 
 
 class CsvOutputFormat(KVWriter):

@@ -31,6 +31,8 @@ class EvaluateConfig:
     """Folder of the run."""
     episodes: int = 50
     """Goals (= episodes) per task, from the first on."""
+    best: bool = False
+    """The agent of the best evaluation during training (optimistic: chosen on these goals), not the newest."""
     json: Path | None = None
     """Write the numbers to this file, too."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
@@ -49,7 +51,12 @@ def main(argv: Sequence[str]) -> int:
         )
     if request.json:
         cli.check_output("--json", request.json)
-    source = run.path / "tasks" if run.config.independent else run.newest_checkpoint()
+    if request.best and (run.config.independent or not run.best.is_file()):
+        raise cli.UsageError(f"--best: expected {run.best}, which the first evaluation writes; found nothing.")
+    if run.config.independent:
+        source = run.path / "tasks"
+    else:
+        source = run.best if request.best else run.newest_checkpoint() / "agent.zip"
     config = resolve(replace(run.config, device=request.device, capture=False, workers=request.workers))
     with contextlib.closing(make_evaluation_env(config, run.goals)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
@@ -67,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
             request.json,
             {
                 "run": str(run.path),
-                "checkpoint": source.name,
+                "checkpoint": source.parent.name if source.name == "agent.zip" else source.stem,
                 "env_steps_per_task": agent.steps_per_task,
                 "protocol": {"id": protocol.id, **protocol.to_json()},
                 **summary,
@@ -76,13 +83,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def load_agent(run: RunFolder, checkpoint: Path, device: str) -> MTSAC:
-    """The agent of a checkpoint. Raises UsageError if it is damaged or of other tasks."""
+def load_agent(run: RunFolder, path: Path, device: str) -> MTSAC:
+    """The agent in a file of the run. Raises UsageError if it is damaged or of other tasks."""
     with cli.usage_errors():
         # acting needs no aggregator: one from a file or a package of its own may be gone, and its code is not run
-        path = checkpoint / "agent.zip"
         agent = MTSAC.load(path, device=device, aggregator="mean", critic_aggregator="mean")
-    run.require_tasks(agent.task_names, checkpoint)
+    run.require_tasks(agent.task_names, path)
     return agent
 
 

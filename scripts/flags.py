@@ -10,10 +10,17 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
     """Reads `a,b,c` as one tuple: the natural way to write a list of tasks in a shell."""
+
+    def read(words: list[str]) -> tuple[Any, ...]:
+        found = tuple(item(part.strip()) for part in words[0].split(",") if part.strip())
+        if words[0] and not found:  # an empty list would mean all
+            raise ValueError(f"expected names separated by commas; found {words[0]!r}")
+        return found
+
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
-        instance_from_str=lambda words: tuple(item(part.strip()) for part in words[0].split(",") if part.strip()),
+        instance_from_str=read,
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
     )

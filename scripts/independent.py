@@ -27,12 +27,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
 import envs
 from agents import NonFiniteError, evaluate
+from agents.atomic import whole_file
 from envs.toy import PointReach
 from envs.vec_env import TaskVecEnv
 from scripts import cli
@@ -165,9 +166,8 @@ def _train_task(work: Work, task: str) -> None:
         if work.switch.pressed:
             return
         watch.note({"env_steps_per_task": config.steps_per_task, "task": task})
-        unfinished = _actor_file(work.run, task).with_suffix(".tmp")
-        save_file({name: tensor.contiguous() for name, tensor in sac.actor.state_dict().items()}, unfinished)
-        unfinished.rename(_actor_file(work.run, task))
+        with whole_file(_actor_file(work.run, task)) as file:
+            file.write(save({name: tensor.contiguous() for name, tensor in sac.actor.state_dict().items()}))
 
 
 def _require_finite(run: RunFolder, task: str, sac: SAC) -> None:

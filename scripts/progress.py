@@ -16,15 +16,18 @@ from agents import MTSAC
 
 
 class StopRequested(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM while an evaluation ran: the evaluation is given up, the training is not lost."""
+    """Ctrl-C, SIGTERM or SIGUSR1 while an evaluation ran: the evaluation is given up, the training is not lost."""
 
 
 class StopSwitch(BaseCallback):
-    """Ends training after the current step once SIGINT or SIGTERM came; a second signal kills as usual.
+    """Ends training after the current step once SIGINT, SIGTERM or SIGUSR1 came; a second Ctrl-C ends it at once.
 
+    A second SIGTERM or SIGUSR1 changes nothing: schedulers send them twice, and have SIGKILL for those in a hurry.
     An evaluation may take minutes, so it does not run to its end: inside `interruptible()` the first signal raises
     StopRequested.
     """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -34,8 +37,8 @@ class StopSwitch(BaseCallback):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes over both signals and gives them back."""
-        before = {number: signal.signal(number, self._press) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Takes over the signals and gives them back."""
+        before = {number: signal.signal(number, self._press) for number in self.SIGNALS}
         try:
             yield
         finally:
@@ -53,9 +56,9 @@ class StopSwitch(BaseCallback):
 
     def _press(self, number: int, frame: FrameType | None) -> None:
         self.pressed = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self.console.print("[bold]Stopping[/] after this step, with a checkpoint. Once more: at once, without.")
+        for other in self.SIGNALS:
+            signal.signal(other, signal.SIG_IGN if other != signal.SIGINT else signal.default_int_handler)
+        self.console.print("[bold]Stopping[/] after this step, with a checkpoint. Ctrl-C once more: at once, without.")
         if self._raise:
             raise StopRequested
 

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from agents.evaluation import Evaluation
+from envs.vec_env import TaskVecEnv
 from scripts.run_folder import RunFolder, intact, write_json
 
 
@@ -82,8 +83,9 @@ def write_result(
     env_steps_per_task: int,
     latest: dict[str, Any] | None,
     seconds: Mapping[str, float],
+    unstable: Mapping[str, int] | None = None,
 ) -> None:
-    """Writes result.json: how the run ended, final and best success, and where the time went."""
+    """Writes result.json: how the run ended, final and best success, where the time went, and `unstable_episodes`."""
     result = {
         "status": status,
         "command": shlex.join(["python", "-m", "scripts.train", *argv]),
@@ -92,8 +94,18 @@ def write_result(
         "evaluation": latest,
         "best": best_evaluation(run),
         "seconds": seconds,
+        "unstable_episodes": unstable or {},
     }
     write_json(run.path / "result.json", result)
+
+
+def unstable_episodes(env: TaskVecEnv) -> dict[str, int]:
+    """Training episodes per task in which MuJoCo's state became NaN or huge; empty where there is no MuJoCo."""
+    try:
+        counts = env.get_attr("instabilities")
+    except AttributeError:
+        return {}
+    return {name: sum(counts[i :: env.num_tasks]) for i, name in enumerate(env.task_names)}
 
 
 def success_table(summary: dict[str, Any], title: str) -> Table:

@@ -3,7 +3,7 @@
 config.json      every setting               metrics.csv      one row per log point
 protocol.json    how success was measured    evaluations.csv  one row per task and evaluation
 versions.json    software and machine        tensorboard/     the metrics again, as events
-goals.npz        goal vectors per task       checkpoints/     the newest ones
+goals.npz        goal vectors per task       checkpoints/     the newest ones, and best.zip
 conflicts.csv    cosine of each pair of tasks' gradients over time, for actor and critic
 result.json      the end of the run, with the table of success
 tasks/           in place of checkpoints, the single tasks of an --independent run
@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import platform
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,7 +26,9 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
-from agents.checkpoint import latest_checkpoint
+from agents import StateFileError
+from agents.atomic import sync, whole_file
+from agents.checkpoint import checkpoints, latest_checkpoint
 from agents.evaluation import Evaluation
 from mtrl import make_aggregator
 from scripts.claim import LOCK
@@ -34,6 +37,7 @@ from scripts.config import TrainConfig, check
 from scripts.csv_table import CosinesOutputFormat, CsvOutputFormat, CsvTable
 from scripts.protocol import Protocol, describe
 
+_MOST_GOALS = 2**24  # bytes; the 50 goals of each of 50 tasks are 150 kB
 _SOFTWARE = ("mtrl-surgery", "torch", "stable-baselines3", "gymnasium", "metaworld", "mujoco", "numpy")
 
 
@@ -51,6 +55,7 @@ class RunFolder:
         self.evaluations = CsvTable(self.path / "evaluations.csv")
         self.conflicts = CsvTable(self.path / "conflicts.csv")
         self.checkpoints = self.path / "checkpoints"
+        self.best = self.checkpoints / "best.zip"  # the agent at its best evaluation, to act with
         self._tensorboard: TensorBoardOutputFormat | None = None  # opened by a training run only
 
     def save(self) -> RunFolder:
@@ -76,6 +81,11 @@ class RunFolder:
             raise UsageError(
                 f"expected the folder of a run at {path}; found {found}. Give the --run-dir of a training run."
             )
+        if links := [item for item in path.rglob("*") if item.is_symlink()]:
+            raise UsageError(
+                f"expected a run folder of plain files; found the link {links[0]}, and a run must not read or write "
+                "elsewhere. Put what it points at in its place."
+            )
         with intact(path / "config.json"):
             config = TrainConfig.from_json(read_json(path / "config.json"))
             check(config)
@@ -88,8 +98,8 @@ class RunFolder:
             protocol = Protocol.from_json(values)
             if id_ != protocol.id:
                 raise ValueError(f"its id is {id_!r}, but its fields make {protocol.id!r}")
-        with intact(path / "goals.npz"), np.load(path / "goals.npz", allow_pickle=False) as archive:
-            goals = {name: archive[name] for name in archive.files}
+        with intact(path / "goals.npz"):
+            goals = read_goals(path / "goals.npz")
             settled = describe(config, protocol.tasks, goals)
         if changed := protocol.changed(settled):
             found = ", ".join(f"{n} {getattr(protocol, n)!r} against {getattr(settled, n)!r}" for n in changed)
@@ -141,11 +151,44 @@ class RunFolder:
             self._tensorboard.write(values, dict.fromkeys(values), total)  # type: ignore[arg-type]
 
     def newest_checkpoint(self) -> Path:
-        """The checkpoint to resume from or to evaluate. Raises UsageError if there is none yet."""
+        """The checkpoint to resume from or to evaluate; damaged ones are passed over, with a warning.
+
+        Raises UsageError if there is none yet, or none that is whole.
+        """
         try:
             return latest_checkpoint(self.checkpoints)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, StateFileError) as error:
             raise UsageError(f"{error} Train it anew, in another --run-dir.") from error
+
+    def never_saved(self) -> bool:
+        """Whether the run ended before its first checkpoint, so that it can begin anew without a loss.
+
+        Raises UsageError if its checkpoints are gone.
+        """
+        if checkpoints(self.checkpoints):
+            return False
+        with intact(self.metrics.path):
+            steps = max((_numbers(row)["env_steps"] for row in self.metrics.read()), default=0)
+        first = self.config.checkpoint_every or self.config.steps_per_task
+        if steps > first * len(self.protocol.tasks):
+            raise UsageError(
+                f"expected a checkpoint in {self.checkpoints}; found none, though the run came further than its first "
+                "one. Restore them from a copy, or train anew in another --run-dir."
+            )
+        return True
+
+    def concluded(self, env_steps_per_task: int) -> bool:
+        """Whether result.json tells the end of the run at this step: a kill may have come just before."""
+        if not (self.path / "result.json").exists():
+            return False
+        with intact(self.path / "result.json"):
+            result = read_json(self.path / "result.json")
+            return result["status"] == "finished" and result["env_steps_per_task"] == env_steps_per_task
+
+    def sync(self) -> None:
+        """Waits until all rows of the tables are on the disk: a checkpoint must not be newer than what led to it."""
+        for table in (self.metrics, self.evaluations, self.conflicts):
+            sync(table.path)
 
     def success_curves(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Env steps per task (N,) and success per task name (N,). Raises UsageError if nothing was evaluated yet."""
@@ -179,9 +222,14 @@ def evaluation_rows(env_steps_per_task: int, evaluation: Evaluation) -> list[dic
     ]
 
 
+# What `save` leaves if it is killed before config.json makes the folder a run.
+_BEGUN = (LOCK, "goals.npz", "versions.json", "protocol.json")
+
+
 def require_new(path: Path) -> None:
-    """Raises UsageError unless `path` is free for a new run."""
-    if path.is_file() or (path.is_dir() and any(item.name != LOCK for item in path.iterdir())):
+    """Raises UsageError unless `path` is free for a new run, or holds no more than the beginning of one."""
+    begun = {name + end for name in (*_BEGUN, "config.json") for end in ("", ".partial")} - {"config.json"}
+    if path.is_file() or (path.is_dir() and any(item.name not in begun for item in path.iterdir())):
         resume = f" or go on with that run: --resume {path}" if (path / "config.json").exists() else ""
         raise UsageError(f"expected a new or empty run folder; {path} is not empty. Choose another --run-dir{resume}")
 
@@ -201,17 +249,26 @@ def intact(path: Path) -> Iterator[None]:
 
 def write_goals(path: Path, goals: Mapping[str, np.ndarray]) -> None:
     """Writes goal vectors per task, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with whole_file(path) as file:
         np.savez(file, **goals)  # type: ignore[arg-type]  # numpy's stub takes a flag there
-    os.replace(temporary, path)
+
+
+def read_goals(path: Path) -> dict[str, np.ndarray]:
+    """Goal vectors per task; arrays of numbers only, none of which unpacks to more than any suite has.
+
+    Raises OSError, ValueError or what else zipfile raises for a damaged file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > _MOST_GOALS:
+            raise ValueError(f"it unpacks to more than {_MOST_GOALS} bytes")
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes indented JSON, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        file.write((json.dumps(values, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

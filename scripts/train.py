@@ -9,29 +9,37 @@ python -m scripts.train --resume runs/mt10-mean-seed0
 from __future__ import annotations
 
 import contextlib
-import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich import filesize
 from rich.console import Console
 
 from agents import MTSAC, NonFiniteError
 from agents.callbacks import CheckpointCallback, EveryStepsPerTask
-from agents.checkpoint import checkpoints, load_checkpoint, prune, save_checkpoint
+from agents.checkpoint import load_checkpoint, prune, save_checkpoint
 from agents.evaluation import evaluate
 from envs.vec_env import TaskVecEnv
 from scripts import cli, independent
-from scripts.build import buffer_bytes, check_memory, make_agent, make_env, make_evaluation_env, resolve, run_path
+from scripts.build import check_memory, make_agent, make_env, make_evaluation_env, resolve, run_path
 from scripts.claim import claimed
 from scripts.config import TrainConfig
+from scripts.postmortem import resume_command, way_back, write_postmortem
 from scripts.progress import ProgressBar, StopRequested, StopSwitch
 from scripts.protocol import describe
-from scripts.report import latest_evaluation, success_table, summarize, training_table, write_result
-from scripts.run_folder import RunFolder, require_new, write_json
+from scripts.report import (
+    best_evaluation,
+    latest_evaluation,
+    success_table,
+    summarize,
+    training_table,
+    unstable_episodes,
+    write_result,
+)
+from scripts.room import Room, measure
+from scripts.run_folder import RunFolder, require_new
 
 
 @dataclass
@@ -43,6 +51,7 @@ class Session:
     env: TaskVecEnv
     evaluation_env: TaskVecEnv
     console: Console
+    room: Room
     latest: dict[str, Any] | None = None  # summary of the newest evaluation
 
     def evaluate(self, episodes: int) -> None:
@@ -53,6 +62,9 @@ class Session:
         self.agent.guard.check()
         self.evaluation_env.seed(self.run.config.seed)
         evaluation, step = evaluate(self.agent, self.evaluation_env, episodes), self.agent.steps_per_task
+        best = best_evaluation(self.run)
+        if best is None or evaluation.mean_success > best["success"]:
+            self.agent.save(self.run.best)  # before the rows: given up in between, the evaluation is repeated
         self.run.add_evaluation(step, evaluation)
         self.latest = {"env_steps_per_task": step, **summarize(evaluation)}
         mean = self.latest["mean"]
@@ -110,15 +122,18 @@ def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
     evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, env.goals)))
     config = replace(config, workers=env.num_workers, run_dir=str(path))
     agent = make_agent(config, env)
-    run = RunFolder(path, config, describe(config, env.task_names, env.goals), env.goals).save()
-    return Session(run, agent, env, evaluation_env, Console(highlight=False))
+    run = RunFolder(path, config, describe(config, env.task_names, env.goals), env.goals)
+    room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
+    room.check()
+    return Session(run.save(), agent, env, evaluation_env, Console(highlight=False), room)
 
 
 def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     """A run as it was at its newest checkpoint; what was logged after that is forgotten."""
     run = RunFolder.open(Path(request.resume))
     stack.enter_context(claimed(run.path))
-    checkpoint = run.newest_checkpoint()
+    require_trust(run, request.run_code)
+    checkpoint = None if run.never_saved() else run.newest_checkpoint()
     config = resolve(request.apply(run.config))
     env = stack.enter_context(contextlib.closing(make_env(config, run.goals)))
     evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, run.goals)))
@@ -128,25 +143,41 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
         "max_grad_norm": config.max_grad_norm or None,
         "capture": config.capture,
     }
-    with cli.usage_errors():
-        agent = load_checkpoint(checkpoint, env, device=config.device, run_code=True, **changes)
+    if checkpoint is None:  # stopped before the first one: the same seed gives the same beginning
+        agent = make_agent(config, env)
+    else:
+        with cli.usage_errors():
+            agent = load_checkpoint(checkpoint, env, device=config.device, run_code=request.run_code, **changes)
+    room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
+    room.check()
     run.rewind(agent.steps_per_task)
     console, software = Console(highlight=False), run.other_software()
     before = run.config.to_json()
     changed = [f"{name} {before[name]} -> {value}" for name, value in config.to_json().items() if value != before[name]]
     run = replace(run, config=config, protocol=describe(config, env.task_names, env.goals))
-    session = Session(run, agent, env, evaluation_env, console, latest_evaluation(run))
-    if session.steps_left <= 0 and not session.owed:
+    session = Session(run, agent, env, evaluation_env, console, room, latest_evaluation(run))
+    if session.steps_left <= 0 and not session.owed and run.concluded(agent.steps_per_task):
         raise cli.UsageError(
             f"expected a run with steps left; {run.path} has done {agent.steps_per_task:,} of "
             f"{config.steps_per_task:,} per task. Extend it with --steps-per-task."
         )
+    if checkpoint is None:
+        console.print("[bold]No checkpoint yet[/]: this run begins anew.")
     if changed:
         console.print(f"Changed from {agent.steps_per_task:,} steps on: {', '.join(changed)}")
     if software:
         console.print(f"[bold]Other software[/] than this run began with, so its numbers may differ: {software}")
     run.save()
     return session
+
+
+def require_trust(run: RunFolder, run_code: bool) -> None:
+    """Raises UsageError if going on would run a Python file, and nobody said that it may."""
+    if files := [name for name in run.config.aggregators() if ".py:" in name and not run_code]:
+        raise cli.UsageError(
+            f"expected --run-code, as going on with this run runs the file of its aggregator {files[0]}. "
+            "Add it if you trust that file."
+        )
 
 
 def introduce(session: Session) -> None:
@@ -162,15 +193,15 @@ def introduce(session: Session) -> None:
             f"[bold]No update will be made[/]: {config.steps_per_task:,} steps per task are not more than "
             f"--warmup-steps {config.warmup_steps:,}"
         )
-    console.print(f"replay buffer: {filesize.decimal(buffer_bytes(config, env))} when full")
+    console.print(*session.room.lines(), sep="\n")
     console.print(f"run folder: {session.run.path}\n", soft_wrap=True)
 
 
 def train(session: Session) -> int:
     """Trains to the end, or to Ctrl-C or SIGTERM; returns 0 or the signal's number. Ends with a checkpoint.
 
-    An evaluation that was given up before the run was resumed comes first. Raises NonFiniteError after writing
-    postmortem.json; the last good checkpoint stays.
+    An evaluation that was given up before the run was resumed comes first. Whatever goes wrong is raised after
+    postmortem.json was written; the last good checkpoint stays.
     """
     config, agent, run = session.run.config, session.agent, session.run
     agent.set_logger(run.logger())
@@ -183,14 +214,16 @@ def train(session: Session) -> int:
             if session.steps_left > 0 and not switch.pressed:
                 missing = session.steps_left * agent.num_tasks
                 agent.learn(missing, callback=callbacks, reset_num_timesteps=False)
+                run.sync()
                 save_checkpoint(run.checkpoints, agent, session.env)
                 prune(run.checkpoints, config.keep_checkpoints)
             if not switch.pressed:
                 with agent.timed("evaluate"):
                     session.catch_up(switch)
-        except NonFiniteError as error:
-            write_postmortem(session, error)
-            session.console.print(way_back(run), soft_wrap=True)
+        except Exception as error:
+            with contextlib.suppress(OSError, RuntimeError):  # a full disk or a broken device: the first error counts
+                write_postmortem(run, agent, error)
+            session.console.print(way_back(run, lower_rate=isinstance(error, NonFiniteError)), soft_wrap=True)
             raise
     return switch.pressed
 
@@ -199,7 +232,24 @@ def schedule(session: Session, switch: StopSwitch) -> Iterator[EveryStepsPerTask
     """The callbacks for evaluations and checkpoints, as often as the config says; the end of a run has its own."""
     config = session.run.config
     yield Evaluations(switch, session)
-    yield CheckpointCallback(session.run.checkpoints, config.checkpoint_every, keep=config.keep_checkpoints)
+    yield Checkpoints(session, config.checkpoint_every, keep=config.keep_checkpoints)
+
+
+class Checkpoints(CheckpointCallback):
+    """Writes checkpoints during training, each after the rows that led to it; the end of a run has its own."""
+
+    def __init__(self, session: Session, every: int, keep: int) -> None:
+        super().__init__(session.run.checkpoints, every, keep)
+        self.session = session
+
+    def act(self) -> None:
+        """Rows first: what a checkpoint remembers must not be lost with the power.
+
+        None at the last step, whose update is still to come: a run that is killed then would end without it.
+        """
+        if self.session.steps_left > 0:
+            self.session.run.sync()
+            super().act()
 
 
 class Evaluations(EveryStepsPerTask):
@@ -215,38 +265,11 @@ class Evaluations(EveryStepsPerTask):
             self.session.catch_up(self.switch)
 
 
-def write_postmortem(session: Session, error: NonFiniteError) -> None:
-    """What is known about a run that diverged, beside its last good checkpoint."""
-    write_json(
-        session.run.path / "postmortem.json",
-        {
-            "task": error.task,
-            "quantity": error.quantity,
-            "update": error.update,
-            "env_steps_per_task": session.agent.steps_per_task,
-            "metrics": {
-                name: value if math.isfinite(value) else str(value) for name, value in session.agent.metrics().items()
-            },
-        },
-    )
-
-
-def way_back(run: RunFolder) -> str:
-    """What to do after training broke down."""
-    saved = checkpoints(run.checkpoints)
-    if not saved:
-        return "There is no checkpoint to go back to: train anew with other settings, in another --run-dir."
-    command = f"python -m scripts.train --resume {shlex.quote(str(run.path))}"
-    return (
-        f"The last good checkpoint is {saved[-1]}. Go on from it with other settings, for example:\n"
-        f"  {command} --learning-rate {run.config.learning_rate / 2:g}"
-    )
-
-
 def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
     """Writes result.json, then shows the table per task, where everything lies and what to try next."""
     run, agent, console = session.run, session.agent, session.console
-    write_result(run, status, argv, agent.steps_per_task, session.latest, agent.seconds)
+    unstable = unstable_episodes(session.env)
+    write_result(run, status, argv, agent.steps_per_task, session.latest, agent.seconds, unstable)
     title = f"{status} at {agent.steps_per_task:,} steps per task"
     if session.latest:
         console.print(success_table(session.latest, f"{title}; success after {session.latest['env_steps_per_task']:,}"))
@@ -254,6 +277,8 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
         console.print(table)
     else:
         console.print(f"{title}, before the first episode ended")
+    if found := ", ".join(f"{task} {count}" for task, count in unstable.items() if count):
+        console.print(f"[bold]MuJoCo became unstable[/] and began anew, in so many training episodes: {found}")
     path = shlex.quote(str(run.path))
     complete = session.steps_left <= 0 and not session.owed
     longer = f" --steps-per-task {2 * agent.steps_per_task}" if complete else ""
@@ -262,7 +287,7 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
         "Next:",
         f"  python -m scripts.evaluate {path}",
         f"  python -m scripts.plot {path}",
-        f"  python -m scripts.train --resume {path}{longer}",
+        f"  {resume_command(run)}{longer}",
     )
     console.print(*lines, sep="\n", soft_wrap=True)
 

@@ -1,5 +1,6 @@
 """Tasks that go wrong on purpose, importable in a worker."""
 
+import math
 import os
 import signal
 import time
@@ -11,17 +12,20 @@ from envs.toy import Countdown
 
 
 class Faulty(Countdown):
-    """Do `fault` at the second step of the first episode."""
+    """Do `fault` at step `at`, and give rewards of NaN or 1e15 from then on if that is the fault."""
 
-    def __init__(self, fault: Literal["raise", "hang", "die", "none"]) -> None:
+    def __init__(self, fault: Literal["raise", "hang", "die", "nan", "huge", "none"], at: int = 2) -> None:
         super().__init__("terminated")
-        self._fault = fault
+        self._fault, self._at, self._steps = fault, at, 0
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        result = super().step(action)
-        if self._left == 1:
+        observation, reward, terminated, truncated, info = super().step(action)
+        self._steps += 1
+        if self._steps == self._at:
             self._misbehave()
-        return result
+        if self._steps >= self._at:
+            reward = {"nan": math.nan, "huge": 1e15}.get(self._fault, reward)
+        return observation, reward, terminated, truncated, info
 
     def _misbehave(self) -> None:
         if self._fault == "raise":

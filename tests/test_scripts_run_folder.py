@@ -193,7 +193,7 @@ def test_bytes_that_are_no_text_are_noticed(run):
 def test_what_is_saved_again_keeps_goals_and_the_first_versions(run):
     names = ("goals.npz", "versions.json")
     before = [(run.path / name).stat().st_mtime_ns for name in names]
-    (run.path / "goals.tmp").mkdir()  # writing the goals again would fail
+    (run.path / "goals.npz.partial").mkdir()  # writing the goals again would fail
     run.save()
     assert [(run.path / name).stat().st_mtime_ns for name in names] == before
     assert (run.path / "versions-resumed.json").read_text() == (run.path / "versions.json").read_text()

@@ -16,6 +16,7 @@ from scripts import cli, train
 from scripts.cli import UsageError
 from scripts.protocol import describe
 from scripts.run_folder import RunFolder
+from tests.runs import assert_same_training, rows
 
 SHORT = (
     "--steps-per-task 60 --warmup-steps 20 --eval-every 20 --checkpoint-every 20 --log-every 20 --horizon 10".split()
@@ -96,6 +97,54 @@ def test_ctrl_c_while_it_is_made_up_leaves_it_owed(tmp_path, monkeypatch):
     assert not (path / "evaluations.csv").exists()
     assert resume(path) == 0
     assert RunFolder.open(path).success_curves()[0].tolist() == [20, 40, 60]
+
+
+def test_killed_at_the_last_step_the_last_update_is_still_made(finished, tmp_path, monkeypatch):
+    """A checkpoint at the last step that comes before that step's update would end the run without it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_checkpoint", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
+        with pytest.raises(SystemExit, match="killed"):
+            start(tmp_path / "run")
+    assert resume(tmp_path / "run") == 0
+    assert_same_training(finished, tmp_path / "run")
+
+
+def test_killed_before_result_json_it_is_written_at_resume(finished, copy):
+    (copy / "result.json").unlink()
+    assert resume(copy) == 0
+    clocks = {"command": "", "seconds": 0}
+    assert result(copy) | clocks == result(finished) | clocks
+    with pytest.raises(UsageError, match="Extend it"):
+        resume(copy)
+
+
+def test_a_run_that_never_came_to_a_checkpoint_begins_anew(finished, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    ctrl_c_in_evaluation(monkeypatch, 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_checkpoint", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
+        with pytest.raises(SystemExit):
+            start(path, "--checkpoint-every", "0")
+    assert resume(path) == 0
+    assert (path / "metrics.csv").exists()
+    assert rows(path / "evaluations.csv") == rows(finished / "evaluations.csv")
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(copy):
+    shutil.rmtree(copy / "checkpoints")
+    before = (copy / "metrics.csv").read_bytes()
+    with pytest.raises(UsageError, match="Restore them from a copy"):
+        resume(copy, "--steps-per-task", "70")
+    assert (copy / "metrics.csv").read_bytes() == before
+
+
+def test_the_beginning_of_a_run_that_was_killed_is_in_nobodys_way(finished, tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    for name in ("goals.npz", "versions.json", "protocol.json.partial", ".lock"):
+        (path / name).write_bytes(b"torn")
+    assert start(path) == 0
+    assert_same_training(finished, path)
 
 
 def test_the_advice_after_a_complete_run_works(finished, copy, capsys):

@@ -1,6 +1,5 @@
 """Train, stop, resume, evaluate and plot, as a user runs them: own processes, real files, the toy suite."""
 
-import csv
 import json
 import signal
 import subprocess
@@ -12,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.state_file import read_state
 from scripts import evaluate, plot, train
 from scripts.build import make_env, make_evaluation_env, update_rounds
 from scripts.cli import UsageError
 from scripts.presets import PRESETS
 from scripts.protocol import describe
 from scripts.run_folder import RunFolder
+from tests.runs import assert_same_training, rows
 
 ROOT = Path(__file__).parents[1]
 SHORT = "--steps-per-task 200 --warmup-steps 40 --eval-every 50 --checkpoint-every 50 --log-every 20".split()
@@ -50,36 +49,6 @@ def finished(tmp_path_factory):
     return path, execute("train", "toy", *SHORT, "--run-dir", path)
 
 
-def rows(path, without="time/seconds"):
-    with path.open() as file:
-        return [{k: v for k, v in row.items() if not k.startswith(without)} for row in csv.DictReader(file)]
-
-
-def assert_same_training(one, other):
-    """Same networks, optimizers, generators and buffer, and the same history in both files."""
-    for name, kind in (("agent.zip", "agent"), ("buffer.zip", "buffer"), ("loop.zip", "loop")):
-        a, b = (read_state(sorted((run / "checkpoints").iterdir())[-1] / name, kind) for run in (one, other))
-        assert without_clocks(a) == without_clocks(b)
-    assert rows(one / "metrics.csv") == rows(other / "metrics.csv")
-    assert rows(one / "conflicts.csv") == rows(other / "conflicts.csv")
-    assert rows(one / "evaluations.csv") == rows(other / "evaluations.csv")
-
-
-def without_clocks(value):
-    """Nested state with arrays and tensors as bytes; wall-clock seconds differ between any two runs."""
-    if isinstance(value, dict):
-        return {key: without_clocks(item) for key, item in value.items() if key != "seconds"}
-    if isinstance(value, list | tuple):
-        return [without_clocks(item) for item in value]
-    return (
-        value.numpy(force=True).tobytes()
-        if hasattr(value, "numpy")
-        else value.tobytes()
-        if hasattr(value, "tobytes")
-        else value
-    )
-
-
 def test_a_finished_run_shows_and_keeps_everything(finished):
     path, printed = finished
     for word in ("Protocol", "replay buffer", "point-3", "mean", str(path), "scripts.evaluate", "scripts.plot"):
@@ -99,7 +68,8 @@ def test_a_finished_run_shows_and_keeps_everything(finished):
     assert (result["status"], result["env_steps_per_task"]) == ("finished", 200)
     assert result["protocol"]["id"] == RunFolder.open(path).protocol.id
     assert result["evaluation"]["mean"]["episodes"] == 4 * 4
-    assert [file.name for file in sorted((path / "checkpoints").iterdir())] == ["step_000000150", "step_000000200"]
+    saved = [file.name for file in sorted((path / "checkpoints").iterdir())]
+    assert saved == ["best.zip", "step_000000150", "step_000000200"]
     metrics = rows(path / "metrics.csv")
     assert [int(row["env_steps"]) for row in metrics] == list(range(80, 801, 80))
     assert all(float(metrics[-1][f"train/critic_loss/point-{i}"]) > 0 for i in range(4))
@@ -236,14 +206,31 @@ def test_evaluate_refuses_more_episodes_than_goals(finished):
         evaluate.main([str(finished[0]), "--episodes", "51"])
 
 
-def test_a_damaged_checkpoint_is_a_clear_error(finished, tmp_path):
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(finished, tmp_path):
     path = tmp_path / "run"
     subprocess.run(["cp", "-r", finished[0], path], check=True)
-    (path / "checkpoints" / "step_000000200" / "agent.zip").write_bytes(b"\x80\x04\x95 a pickle")
-    with pytest.raises(UsageError, match=r"agent\.zip"):
-        evaluate.main([str(path)])
-    with pytest.raises(UsageError, match=r"agent\.zip"):
-        train.main(["--resume", str(path), "--steps-per-task", "400"])
+    newest, before = (path / "checkpoints" / f"step_{step:09d}" / "agent.zip" for step in (200, 150))
+    newest.write_bytes(b"\x80\x04\x95 a pickle")
+    with pytest.warns(match=r"step_000000200 is damaged: agent\.zip .* Going back to step_000000150"):
+        assert evaluate.main([str(path), "--episodes", "1", "--json", str(tmp_path / "e.json")]) == 0
+    assert json.loads((tmp_path / "e.json").read_text())["env_steps_per_task"] == 150
+    with pytest.warns(match="Going back to step_000000150"):
+        assert train.main(["--resume", str(path), "--no-progress"]) == 0
+    assert_same_training(finished[0], path)
+    for file in (newest, before):
+        file.write_bytes(b"\x80\x04\x95 a pickle")
+    for command in (evaluate.main, lambda argv: train.main(["--resume", *argv])):
+        with pytest.raises(UsageError, match=r"step_000000200 is damaged: agent\.zip"):
+            command([str(path)])
+
+
+def test_the_best_agent_is_kept_apart(finished, tmp_path):
+    run = RunFolder.open(finished[0])
+    best = json.loads((run.path / "result.json").read_text())["best"]
+    assert evaluate.main([str(run.path), "--best", "--episodes", "2", "--json", str(tmp_path / "b.json")]) == 0
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert (found["checkpoint"], found["env_steps_per_task"]) == ("best", best["env_steps_per_task"])
+    assert found["mean"]["success"] == best["success"]
 
 
 def test_plot_draws_one_run_and_several(finished, tmp_path):

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import envs
 from envs.columns import TaskSpec
 from envs.vec_env import TaskVecEnv
+from tests.runs import alive, all_gone
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,21 +18,6 @@ ROOT = Path(__file__).parent.parent
 def faulty(*faults, workers=2, **timeouts):
     specs = [TaskSpec(f"task-{fault}", "tests.faulty_tasks:Faulty", {"fault": fault}) for fault in faults]
     return TaskVecEnv.from_specs(specs, workers=workers, **timeouts)
-
-
-def alive(pid):
-    """Say whether a process runs; a zombie does not."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
-
-
-def all_gone(pids, within=5.0):
-    deadline = time.monotonic() + within
-    while any(map(alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not any(map(alive, pids))
 
 
 def test_workers_have_no_torch_and_ignore_ctrl_c():

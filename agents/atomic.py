@@ -1,0 +1,42 @@
+"""Files that appear whole or not at all, and stay: also when the process is killed, the disk full or the power gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write to; at the end of the block it takes the place of `path` in one move.
+
+    After an error inside, what was at `path` before is still there, and nothing else is left. A link that lies in the
+    way is replaced and never written through.
+
+    :raises OSError: if the disk is full or may not be written to.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)  # of a process that was killed
+    try:
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # the contents before the name: a power failure may keep only the first
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(path: str | Path) -> None:
+    """Wait until a file's contents, or a folder's names, are on the disk; nothing there, nothing to do."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

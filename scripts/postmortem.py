@@ -1,0 +1,40 @@
+"""After training broke down: what is known, and the way back."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+from agents import MTSAC
+from agents.checkpoint import checkpoints
+from scripts.run_folder import RunFolder, write_json
+
+
+def write_postmortem(run: RunFolder, agent: MTSAC, error: Exception) -> None:
+    """What is known about a run that broke down, beside its last good checkpoint."""
+    write_json(
+        run.path / "postmortem.json",
+        {
+            "error": type(error).__name__,
+            "message": "\n".join([str(error), *getattr(error, "__notes__", [])]),
+            **{name: getattr(error, name, None) for name in ("task", "quantity", "update")},
+            "env_steps_per_task": agent.steps_per_task,
+            "metrics": {name: value if math.isfinite(value) else str(value) for name, value in agent.metrics().items()},
+        },
+    )
+
+
+def resume_command(run: RunFolder) -> str:
+    """The command that goes on with a run."""
+    trust = " --run-code" if any(".py:" in name for name in run.config.aggregators()) else ""
+    return f"python -m scripts.train --resume {shlex.quote(str(run.path))}{trust}"
+
+
+def way_back(run: RunFolder, lower_rate: bool) -> str:
+    """What to do after training broke down."""
+    saved = checkpoints(run.checkpoints)
+    if not saved:
+        return "There is no checkpoint to go back to: train anew with other settings, in another --run-dir."
+    rate = f" --learning-rate {run.config.learning_rate / 2:g}" if lower_rate else ""
+    how = " with other settings, for example" if lower_rate else ""
+    return f"The last good checkpoint is {saved[-1]}. Go on from it{how}:\n  {resume_command(run)}{rate}"

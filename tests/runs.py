@@ -1,0 +1,143 @@
+"""Training runs for tests: started in processes of their own, killed, and compared."""
+
+import contextlib
+import csv
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from agents.checkpoint import STEP, checkpoints
+from agents.state_file import read_state
+from scripts import cli, train
+from scripts.run_folder import RunFolder
+
+# A child of this server has everything imported already: a training begins after a few milliseconds.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["scripts.train", "envs.meta_world", "torch._dynamo", "torch.utils.tensorboard"])
+
+
+def rows(path, without="time/seconds"):
+    with path.open() as file:
+        return [{k: v for k, v in row.items() if not k.startswith(without)} for row in csv.DictReader(file)]
+
+
+def assert_same_training(one, other):
+    """Same networks, optimizers, generators and buffer, and the same history in both files."""
+    for name, kind in (("agent.zip", "agent"), ("buffer.zip", "buffer"), ("loop.zip", "loop")):
+        a, b = (read_state(sorted((run / "checkpoints").iterdir())[-1] / name, kind) for run in (one, other))
+        assert without_clocks(a) == without_clocks(b)
+    assert rows(one / "metrics.csv") == rows(other / "metrics.csv")
+    assert rows(one / "conflicts.csv") == rows(other / "conflicts.csv")
+    assert rows(one / "evaluations.csv") == rows(other / "evaluations.csv")
+
+
+def without_clocks(value):
+    """Nested state with arrays and tensors as bytes; wall-clock seconds differ between any two runs."""
+    if isinstance(value, dict):
+        return {key: without_clocks(item) for key, item in value.items() if key != "seconds"}
+    if isinstance(value, list | tuple):
+        return [without_clocks(item) for item in value]
+    return (
+        value.numpy(force=True).tobytes()
+        if hasattr(value, "numpy")
+        else value.tobytes()
+        if hasattr(value, "tobytes")
+        else value
+    )
+
+
+def start(argv, printed=os.devnull, cpu_seconds=0.0):
+    """`python -m scripts.train ARGV` in a process of its own; what it prints goes to a file.
+
+    :param cpu_seconds: after so much of its own time the kernel ends it, as kill -9 does: it may be in the middle of
+        anything, none of its code runs any more, and how busy the machine is does not matter. 0: never.
+    """
+    process = _SERVER.Process(target=_train, args=([str(word) for word in argv], str(printed), cpu_seconds))
+    process.start()
+    return process
+
+
+def start_or_resume(path, argv, printed=os.devnull, cpu_seconds=0.0):
+    """What a job of a cluster does each time it begins: go on with the run, or start it."""
+    again = ["--resume", path, "--no-progress"]
+    return start(again if (path / "config.json").exists() else [*argv, "--run-dir", path], printed, cpu_seconds)
+
+
+def _train(argv, printed, cpu_seconds):
+    with open(printed, "a", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["train", *argv]
+    os.environ.pop("STEPS", None)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+    begin = time.process_time()
+    try:
+        cli.run(train.main)
+    finally:
+        print(f"CPU seconds: {time.process_time() - begin}", flush=True)
+
+
+def kill_at_random(path, argv, kills, cpu_seconds, seed, printed):
+    """Kill a run `kills` times, each within `cpu_seconds` of its own time, begin it again after each, and let it end.
+
+    :return: the run's folder, and how many of the steps per task in metrics.csv a kill lost at most.
+    """
+    generator, lost, done = random.Random(seed), [0], 0
+    while done < kills:
+        process = start_or_resume(path, argv, printed, generator.uniform(0.01, cpu_seconds))
+        workers = set()
+        while process.is_alive():
+            workers.update(children(process.pid))
+            process.join(0.05)
+        assert process.exitcode in (0, -signal.SIGPROF), printed.read_text()
+        assert all_gone(workers)
+        if process.exitcode == 0:  # it was at its end before: begin anew
+            path, cpu_seconds, done = path.with_name(path.name + "+"), 0.8 * cpu_seconds, 0
+            continue
+        done += 1
+        lost.append(_logged(path) - _saved(path))
+    process = start_or_resume(path, argv, printed)
+    process.join()
+    assert process.exitcode == 0, printed.read_text()
+    return path, max(lost)
+
+
+def _logged(path):
+    """The newest step per task in metrics.csv."""
+    if not (path / "config.json").exists():
+        return 0
+    run = RunFolder.open(path)
+    return max((int(row["env_steps"]) for row in run.metrics.read()), default=0) // len(run.protocol.tasks)
+
+
+def _saved(path):
+    """The step per task of the newest checkpoint."""
+    found = checkpoints(path / "checkpoints")
+    return int(STEP.search(found[-1].name)[1]) if found else 0
+
+
+def children(pid):
+    """The process ids of a process's children."""
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def alive(pid):
+    """Say whether a process runs; a zombie does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def all_gone(pids, within=10.0):
+    deadline = time.monotonic() + within
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(alive, pids))

@@ -1,0 +1,120 @@
+"""Killed at any moment, a run goes on, has lost at most one interval, and ends as if nothing had happened."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from agents import latest_checkpoint
+from agents.checkpoint import checkpoints
+from scripts import cli
+from scripts.run_folder import RunFolder
+from tests.runs import assert_same_training, children, kill_at_random, start, start_or_resume
+
+EVERY = 20
+SHORT = f"--steps-per-task 100 --warmup-steps 20 --eval-every {EVERY} --checkpoint-every {EVERY} --log-every 5".split()
+SHORT += "--final-goals 2 --eval-goals 1 --log-conflicts 7 --actor-width 8 --critic-width 8 --batch-size 4".split()
+TOY = ["toy", *SHORT, "--horizon", "10", "--no-progress", "--threads", "1"]
+MT10 = ["mt10-quick", *SHORT, "--horizon", "15", "--goals", "2", "--no-progress", "--threads", "1", "--workers", "2"]
+
+
+def undisturbed(argv, folder):
+    """The run that nobody kills, and the seconds that it computed."""
+    process = start([*argv, "--run-dir", folder / "run"], folder / "printed")
+    process.join()
+    assert process.exitcode == 0
+    return folder / "run", float((folder / "printed").read_text().split()[-1])
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return undisturbed(TOY, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def mt10(tmp_path_factory):
+    return undisturbed(MT10, tmp_path_factory.mktemp("whole"))
+
+
+def check_kills(whole, argv, kills, seed, tmp_path):
+    path, lost = kill_at_random(tmp_path / "run", argv, kills, whole[1], seed, tmp_path / "printed")
+    assert lost <= EVERY
+    assert_same_training(whole[0], path)
+    assert RunFolder.open(path).concluded(100)
+
+
+@pytest.mark.parametrize(("kills", "seed"), [(2, 0), (3, 1)])
+def test_killed_at_random(kills, seed, toy, tmp_path):
+    check_kills(toy, TOY, kills, seed, tmp_path)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("seed", range(50))
+def test_killed_at_random_100_times(seed, toy, tmp_path):
+    check_kills(toy, TOY, 1 + seed % 3 if seed < 48 else 2, 100 + seed, tmp_path)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_random_mt10(seed, mt10, tmp_path):
+    check_kills(mt10, MT10, 1, 200 + seed, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_scheduler_that_stops_a_run_gets_a_checkpoint_and_a_code_to_requeue_on(number, toy, tmp_path):
+    path = tmp_path / "run"
+    process = start([*TOY, "--run-dir", path], tmp_path / "printed")
+    while not (path / "metrics.csv").exists():
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    os.kill(process.pid, signal.SIGTERM)  # some send it twice, to the job and to its step
+    process.join()
+    assert process.exitcode == 128 + number, (tmp_path / "printed").read_text()
+    assert RunFolder.open(path).newest_checkpoint().is_dir()
+    assert not children(process.pid)
+    start_or_resume(path, TOY).join()
+    assert_same_training(toy[0], path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB in memory."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield tmp_path
+    subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_a_full_disk_stops_a_run_cleanly_and_it_goes_on_when_there_is_room(small_disk, tmp_path_factory):
+    printed, path, filler = tmp_path_factory.mktemp("out") / "printed", small_disk / "run", small_disk / "filler"
+    longer = ["--steps-per-task", "400"]
+    process = start([*TOY, *longer, "--run-dir", path], printed)
+    while not checkpoints(path / "checkpoints"):
+        time.sleep(0.01)
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    process.join()
+    assert process.exitcode == cli.EXIT_DISK, printed.read_text()
+    assert "error: the disk took no more" in printed.read_text()
+    assert "Traceback" not in printed.read_text()
+    assert latest_checkpoint(path / "checkpoints") == checkpoints(path / "checkpoints")[-1]
+    assert not list(path.rglob("*.partial"))
+    filler.unlink()
+    process = start_or_resume(path, TOY, printed)
+    process.join()
+    assert process.exitcode == 0, printed.read_text()
+    whole, _ = undisturbed([*TOY, *longer], tmp_path_factory.mktemp("whole"))
+    assert_same_training(whole, path)
+
+
+def test_a_run_that_cannot_fit_says_so_first(small_disk, tmp_path_factory):
+    printed = tmp_path_factory.mktemp("out") / "printed"
+    process = start([*TOY, "--run-dir", small_disk / "run", "--critic-width", "300"], printed)
+    process.join()
+    assert process.exitcode == cli.EXIT_USAGE
+    assert "expected room on the disk for 3 checkpoints" in printed.read_text()
+    assert not list(small_disk.iterdir())
