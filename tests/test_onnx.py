@@ -14,7 +14,7 @@ pytest.importorskip("onnxscript")
 
 
 def test_a_policy_acts_the_same_in_onnxruntime(tmp_path):
-    agent = toy_agent(policy_kwargs={"actor_width": 8, "critic_width": 8, "multi_head": True, "layer_norm": True})
+    agent = toy_agent(policy_kwargs={"actor_width": 8, "critic_width": 8, "multi_head": True, "actor_layer_norm": True})
     agent.learn(2 * 30)
     agent.policy.action_space = Box(np.float32([-2, 0]), np.float32([3, 1]))  # the scale of the actions goes with it
     path = agent.export_onnx(tmp_path / "policy")
