@@ -113,7 +113,7 @@ def _write_tensors(write: Callable[[Any], Any], tensors: dict[str, torch.Tensor]
     text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of eight
     write(len(text).to_bytes(8, "little") + text)
     for tensor in tensors.values():
-        write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        write(tensor.reshape(-1).contiguous().numpy().data)
 
 
 def read_state(path: str | Path, kind: str) -> dict[str, Any]:

@@ -111,3 +111,13 @@ def test_sb3s_format_only_on_request(tmp_path):
     assert type(loaded.aggregator).__name__ == "Mean"
     observations = agent.env.reset()
     assert np.array_equal(loaded.eval_action(observations), agent.eval_action(observations))
+
+
+@pytest.mark.parametrize("shape", [(1,), (0,), (3,), ()])
+def test_expanded_tensors_are_written_as_any_other(tmp_path, shape):
+    """One task's numbers may have no stride at all; their bytes are there all the same."""
+    tensor = torch.tensor(2.5, dtype=torch.float64).expand(shape)
+    write_state(tmp_path / "x.zip", "test", {"a": tensor, "b": torch.arange(6).view(2, 3).T})
+    found = read_state(tmp_path / "x.zip", "test")
+    assert torch.equal(found["a"], tensor)
+    assert torch.equal(found["b"], torch.arange(6).view(2, 3).T)
