@@ -157,7 +157,11 @@ _FREE = {"run_dir", "workers", "threads", "device", "progress", "steps_per_task"
 
 def _require_same(job: Job, run: RunFolder) -> None:
     asked, found = job.config.to_json(), run.config.to_json()
-    different = [f"{n} ({asked[n]} asked, {found[n]} there)" for n in asked if n not in _FREE and asked[n] != found[n]]
+    different = [
+        f"{n} ({asked[n]} asked, {found[n]} there)"
+        for n in asked
+        if n not in _FREE and asked[n] not in ("auto", found[n])  # auto: what the machine gave when the run began
+    ]
     if job.config.steps_per_task < run.config.steps_per_task:
         different.append(f"steps_per_task ({job.config.steps_per_task} asked, {run.config.steps_per_task} there)")
     if different:

@@ -69,7 +69,7 @@ def test_a_vector_step_is_two_copies_up_and_one_down():
         mock.patch.object(HostBlock, "fetch", autospec=True, side_effect=HostBlock.fetch) as fetch,
     ):
         agent.learn(2 * 30)
-    rows = [call for call in send.call_args_list if call.args[0] is agent.replay_buffer._row]
+    rows = [call for call in send.call_args_list if call.args[0] is agent.replay_buffer._new]
     assert (len(rows), len(send.call_args_list) - len(rows), fetch.call_count) == (30, 31, 31)  # the last is not sent
 
 

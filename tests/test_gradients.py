@@ -414,10 +414,10 @@ def test_bad_arguments_are_explained() -> None:
 @pytest.mark.parametrize("aggregator", mtrl.AGGREGATORS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_synchronisation(name, aggregator, diagnostics) -> None:
+    network = build(name)
+    with mtrl.record(network, T, heads_of(network)) as tape:
+        losses = per_task_losses(network)
     with NoSynchronisation():
-        network = build(name)
-        with mtrl.record(network, T, heads_of(network)) as tape:
-            losses = per_task_losses(network)
         mtrl.backward(losses, mtrl.make_aggregator(aggregator), tape=tape, diagnostics=diagnostics)
     with pytest.raises(AssertionError, match="synchronises"), NoSynchronisation():
         losses.sum().item()
