@@ -111,7 +111,7 @@ def test_non_finite_numbers_stop_the_run_and_name_the_task(tmp_path):
     agent = toy_agent(env, ent_coef=0.1)
     agent.learn(2 * 10)
     path = save_checkpoint(tmp_path, agent, env)
-    with pytest.raises(NonFiniteError, match="critic loss of task bad became non-finite .* update") as caught:
+    with pytest.raises(NonFiniteError, match="critic loss of task bad became non-finite") as caught:
         agent.learn(2 * 200, reset_num_timesteps=False)
     assert (caught.value.task, caught.value.quantity) == ("bad", "critic loss")
     with pytest.raises(NonFiniteError):
