@@ -68,7 +68,8 @@ class MTSAC(UpdateRounds):
         updates together, where `gradient_steps` has as many. Like `device` it is not saved: say it again at `load`.
     :param overlap: step the environment during the update (see `agents.rollout`).
     :param log_every: environment steps per task between two rows of logs.
-    :param log_conflicts: updates between two measurements of the tasks' conflict (see `mtrl.diagnostics`); 0 for none.
+    :param log_conflicts: updates between two measurements of the tasks' conflict (see `mtrl.diagnostics`), rounded up
+        to a multiple of `policy_delay`; 0 for none.
     :raises ValueError: for settings or environments that do not fit; the message says what was expected.
     """
 
@@ -163,6 +164,8 @@ class MTSAC(UpdateRounds):
         self.policy_kwargs.pop("use_sde", None)  # Stable-Baselines3 adds it; this policy has no such noise
         self.task_names = task_names(self.env)
         self._setup_loop()
+        self._noise: torch.Tensor | None = None
+        self._resets, self._refreshed = 0, -1  # networks begun anew; steps at the last look of the return scale
         if _init_setup_model:
             self._setup_model()
 
@@ -185,11 +188,12 @@ class MTSAC(UpdateRounds):
         if scale.ndim > 1 or scale.numel() not in (1, tasks):
             raise ValueError(f"reward_scale takes one number or one per task ({tasks}), found {self.reward_scale}.")
         self._reward_scale = scale.expand(tasks)
+        restored = vars(self).get("return_scale")  # Stable-Baselines3's load has put the pickled one here
         self.return_scale = RETURN_SCALES[self.return_scale_name](
             tasks, self.n_envs, self.gamma, self.policy.v_max, float(self.target_entropy), device
         )
-        self._noise: torch.Tensor | None = None
-        self._resets, self._refreshed = 0, -1  # networks begun anew; steps at the last look of the return scale
+        if restored is not None:
+            self.return_scale.load_state_dict(restored.state_dict())
         self.task_metrics = TaskMetrics(self.task_names, self._stats_window_size)
         self.guard = FiniteGuard(self.task_names, self.device)
         self._update_number = torch.zeros((), dtype=torch.int64, device=device)
@@ -212,6 +216,8 @@ class MTSAC(UpdateRounds):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
             self._next_actions, self._rollout_steps = None, 0  # the loop begins with a fresh observation
+            self.replay_buffer.cut()  # an episode that was running ends here, for who looks at neighbours
+            self.return_scale.cut()
         if self.actor.precision == "tf32" and self.device.type != "cuda":
             warnings.warn(
                 f"precision tf32 has no effect on {self.device}: float32 it is.", RuntimeWarning, stacklevel=3

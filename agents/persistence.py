@@ -44,6 +44,7 @@ class SafeSaves(OverlappedSAC):
     learning_rate_name: float | str
     return_scale_name: str
     return_steps: int
+    _noise: torch.Tensor | None
     task_metrics: TaskMetrics
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
@@ -105,6 +106,12 @@ class SafeSaves(OverlappedSAC):
                     f"{path} was saved with the {name} {file}. To open it runs that file: if you trust it, "
                     'load(..., run_code=True); to act, give aggregator="mean" and critic_aggregator="mean".'
                 )
+        scale, new = settings["return_scale"], changes.get("return_scale", settings["return_scale"])
+        if new != scale:
+            raise ValueError(
+                f"{path}: critics and temperatures learned with return_scale={scale!r}; found {new!r}. Leave it, or "
+                "train a new agent."
+            )
         if "policy_kwargs" in changes:  # some of them: the others stay
             changes["policy_kwargs"] = {**settings["policy_kwargs"], **changes["policy_kwargs"]}
         with damage_told(path, unless=(ValueError,) if changes else ()):
@@ -194,6 +201,8 @@ class SafeSaves(OverlappedSAC):
                 self.log_ent_coef.copy_(state["log_ent_coef"])
         for name in COUNTERS:
             setattr(self, name, state["counters"][name])
+        if self._noise is not None:  # of other columns it would be of no use
+            self._noise = self._noise.to(self.device) if len(self._noise) == self.n_envs else None
         for kept, saved in zip(self.task_metrics.episodes, state["episodes"], strict=True):
             kept.extend(saved)
         for group in ("latest", "measured"):

@@ -107,6 +107,16 @@ class TaskReplayBuffer(BaseBuffer):
             self.full, self.pos = True, 0
         self.head.fill_(self.pos)
 
+    def cut(self) -> None:
+        """Let no sum of rewards go on from the newest rows: what is stored next belongs to other episodes."""
+        if self.size():
+            first = (self.pos - self.envs_per_task) % self.buffer_size
+            self._cut(slice(first, first + self.envs_per_task))
+
+    def _cut(self, times: slice) -> None:
+        end = self.rows[times, :, self.obs_dim + self.action_dim + 1]
+        end.masked_fill_(end == 0, -1)
+
     def rewards(self) -> Float[Tensor, "times tasks"]:
         """All stored rewards."""
         return self.rows[: self.size(), :, self.obs_dim + self.action_dim]
@@ -199,8 +209,7 @@ class TaskReplayBuffer(BaseBuffer):
             self.pos, self.full = len(rows) % self.buffer_size, len(rows) == self.buffer_size
         self.rows[: len(rows)] = rows.to(self.rows)
         if state["envs_per_task"] != self.envs_per_task:  # E rows on is another environment: no sum may go on there
-            end = self.rows[: len(rows), :, self.obs_dim + self.action_dim + 1]
-            end.masked_fill_(end == 0, -1)
+            self._cut(slice(len(rows)))
         self.filled.fill_(self.size())
         self.head.fill_(self.pos)
         if state["generator"].shape == self.generator.get_state().shape:

@@ -47,6 +47,9 @@ class ReturnScale:
     def observe(self, rewards: np.ndarray, dones: np.ndarray, truncated: np.ndarray) -> None:
         """See one vector step: raw rewards, ends of episodes and which of them are time limits, (columns,) each."""
 
+    def cut(self) -> None:
+        """Forget the running episodes: the environments are reset."""
+
     def refresh(self, rewards: Float[Tensor, "times tasks"]) -> None:
         """Look at all stored rewards."""
 
@@ -103,6 +106,10 @@ class BRCScale(ReturnScale):
             self._rewards[column] = []
         for task, bound in bounds.items():
             self.scale[task].fill_(bound)
+
+    def cut(self) -> None:
+        """Forget the running episodes."""
+        self._rewards = [[] for _ in range(self.columns)]
 
     def state_dict(self) -> dict[str, Any]:
         """Extremes, and the rewards of the running episodes."""

@@ -58,7 +58,8 @@ class UpdateRounds(TaskUpdates):
         if reset:
             self._reset_networks()
         every = self.return_scale.refresh_every
-        if self._refreshed < 0 or reset or (every and self.steps_per_task >= self._refreshed + every):
+        since = self.steps_per_task - self._refreshed  # negative where `learn` counts from 0 again
+        if self._refreshed < 0 or reset or (every and not 0 <= since < every):
             self.return_scale.refresh(self.replay_buffer.rewards())
             self._refreshed = self.steps_per_task
 
@@ -80,7 +81,8 @@ class UpdateRounds(TaskUpdates):
 
     def _next_updates(self, left: int) -> tuple[int, bool]:
         """How many updates to make at once, and whether to measure conflict, which is one eager update."""
-        until_measured = -self._n_updates % self.log_conflicts if self.log_conflicts else left
+        every = -(-self.log_conflicts // self.policy_delay) * self.policy_delay  # where the actor moves, too
+        until_measured = -self._n_updates % every if every else left
         together = self._captured.together if self._captured is not None else 1
         return (together if 1 < together <= min(left, until_measured) else 1), until_measured == 0
 

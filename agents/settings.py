@@ -110,6 +110,9 @@ def check_values(settings: Mapping[str, Any]) -> None:
         )
     if kind == "brc" and settings["gamma"] == 1:
         raise ValueError("return_scale='brc' counts with the horizon 1 / (1 - gamma): gamma must be below 1.")
+    target = settings["target_entropy"]
+    if kind == "brc" and target != "auto" and target > 0:
+        raise ValueError(f"return_scale='brc' takes a target_entropy of at most 0, or auto; found {target}.")
     if kind == "popart" and histogram:
         raise ValueError(
             "return_scale='popart' moves the values, and the bins of critic_head="

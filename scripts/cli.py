@@ -165,16 +165,16 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
         raise UsageError(f"expected a preset first, found {argv[0]!r}. Write: {PROGRAM} PRESET {' '.join(argv)}")
     flags, other = _without_diff(argv[1:])
     config = _parse_preset(choose("preset", argv[0], PRESETS), flags)
-    if not other:
+    if other is None:
         return config
     print_difference(config, choose("preset", other, PRESETS))
     return None
 
 
-def _without_diff(flags: Sequence[str]) -> tuple[list[str], str]:
+def _without_diff(flags: Sequence[str]) -> tuple[list[str], str | None]:
     """The flags without `--diff PRESET`, and that preset's name."""
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    reader.add_argument("--diff", default="")
+    reader.add_argument("--diff")
     try:
         known, rest = reader.parse_known_args(flags)
     except argparse.ArgumentError as error:
@@ -183,13 +183,13 @@ def _without_diff(flags: Sequence[str]) -> tuple[list[str], str]:
 
 
 def print_difference(config: TrainConfig, preset: str) -> None:
-    """Every setting in which the config differs from a preset."""
+    """Every setting in which the config differs from a preset; not the options of aggregators."""
     ours, theirs = config.to_json(), PRESETS[preset][1].to_json()
     table = Table("", config.preset, preset, box=box.SIMPLE_HEAD)
     for name in ours:
         if ours[name] != theirs[name] and name != "preset" and not name.endswith("_options"):
             table.add_row(f"--{name.replace('_', '-')}", _shown(ours[name]), _shown(theirs[name]))
-    Console(highlight=False).print(table)
+    Console(highlight=False).print(table if table.rows else f"no difference to {preset}")
 
 
 def _shown(value: Any) -> str:
@@ -240,7 +240,9 @@ def step_limit() -> int | None:
 def _options(flag: str, parsed: Any, flags: Sequence[str]) -> dict[str, Any]:
     """The aggregator's constructor arguments; one that draws follows --seed unless it is given a seed of its own."""
     options: dict[str, Any] = getattr(parsed, flag).hyperparameters() if hasattr(parsed, flag) else {}
-    if "seed" in options and not any(word.replace("_", "-").startswith(f"--{flag}.seed") for word in flags):
+    if "seed" in options and not any(
+        word.replace("_", "-").startswith(f"--{flag.replace('_', '-')}.seed") for word in flags
+    ):
         options["seed"] = parsed.config.seed
     return options
 

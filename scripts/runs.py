@@ -25,7 +25,7 @@ _NO_METHOD = set(
     "eval_every eval_goals final_goals checkpoint_every keep_checkpoints log_every log_conflicts".split()
 )
 # Named in every label, so not among the settings in which runs differ.
-_NAMED = {"preset", "aggregator", "critic_aggregator", "multi_head", "independent"}
+_NAMED = {"preset", "aggregator", "actor_aggregator", "critic_aggregator", "multi_head", "independent"}
 
 Status = Literal["finished", "failed", "unfinished"]
 

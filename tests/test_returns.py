@@ -127,31 +127,48 @@ def test_popart_statistics_are_unbiased_averages():
 
 @pytest.mark.parametrize("kind", RETURN_SCALES)
 def test_the_losses_see_rewards_divided_and_the_buffer_raw_ones(kind):
-    heads = {"policy_kwargs": {**SMALL, "multi_head": True}}
-    agents = []
-    for settings in ({}, {"return_scale": kind}):  # one after the other: they draw from one generator
-        agents.append(toy_agent(**settings, **heads))
-        agents[-1].learn(2 * 20)
-    plain, scaled = agents
-    assert torch.equal(plain.replay_buffer.rows[:20], scaled.replay_buffer.rows[:20])
-    scaled.policy.load_state_dict(plain.policy.state_dict())
-    batch = plain.replay_buffer.sample(4)
+    agent = toy_agent(return_scale=kind, policy_kwargs={**SMALL, "multi_head": True})
+    agent.learn(2 * 30)
+    assert agent._n_updates > 0
+    batch = agent.replay_buffer.sample(4)
     batch = batch._replace(dones=torch.ones_like(batch.dones))  # nothing but the reward
-    targets = [agent._target(batch, ALPHA).squeeze(-1) for agent in agents]
-    shift = 0.0 if scaled.return_scale.shift is None else scaled.return_scale.shift.unsqueeze(1)
-    torch.testing.assert_close((targets[1] + shift) * scaled.return_scale.divisor(ALPHA).unsqueeze(1), targets[0])
-    assert ("train/return_scale" in scaled.metrics()) == (kind != "none" and scaled._n_updates > 0)
+    assert (batch.rewards < 0).all()
+    assert batch.rewards.min() < -0.5  # as the environment pays: minus the distance
+    shift = 0.0 if agent.return_scale.shift is None else agent.return_scale.shift.unsqueeze(1)
+    divisor = agent.return_scale.divisor(ALPHA)
+    target = agent._target(batch, ALPHA).squeeze(-1)
+    torch.testing.assert_close((target + shift) * divisor.unsqueeze(1), batch.rewards.view(2, 4), rtol=1e-4, atol=1e-4)
+    assert torch.equal(divisor, torch.ones(2)) == (kind == "none")
+    assert ("train/return_scale" in agent.metrics()) == (kind != "none")
 
 
 @pytest.mark.parametrize("kind", RETURN_SCALES)
 def test_a_saved_scale_goes_on_exactly(kind):
+    def live(scale, seed):
+        stream(scale, 2, True, seed)
+        generator = torch.Generator().manual_seed(seed)
+        scale.refresh(torch.randn(20, 2, generator=generator) * torch.tensor([1.0, 50.0]))
+        return scale.adapt(torch.randn(2, 8, 1, generator=generator) + 3)
+
     first, second = scale_of(kind), scale_of(kind)
-    stream(first, 2, True)
+    live(first, 0)
+    assert torch.equal(first.divisor(ALPHA), torch.ones(2)) == (kind == "none")
     second.load_state_dict(first.state_dict())
-    stream(first, 2, True, seed=1)
-    stream(second, 2, True, seed=1)
+    assert torch.equal(live(first, 1), live(second, 1))
     pairs = zip(tensors(first.state_dict()), tensors(second.state_dict()), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_an_episode_that_a_reset_cut_off_is_in_nobodys_return():
+    """Countdown pays 1, 2, 3: no return is larger than 5.23, however often `learn` begins in mid-episode."""
+    env = envs.vec_env.from_gymnasium([lambda: envs.toy.Countdown("terminated")] * 2, ["a", "b"])
+    agent = toy_agent(env, gamma=0.9, return_scale="brc", n_steps=3, learning_starts=10_000)
+    agent.learn(2 * 5)
+    agent.learn(2 * 7)
+    assert agent.return_scale.scale.max() == pytest.approx(5.23)
+    returns = agent.replay_buffer._get_samples(np.arange(12)).rewards[:12, 0]
+    whole, halves = [5.23, 4.7, 3.0], [1 + 0.9 * 2, 2.0]  # steps 3 and 4 were cut off
+    assert returns.tolist() == pytest.approx([*whole, *halves, *whole, *whole, 1.0])
 
 
 def test_returns_far_apart_become_losses_of_one_size():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import envs.toy
+from agents import MTSAC
 from agents.update import Turn
 from envs.vec_env import from_gymnasium
 from tests.helpers import SMALL, toy_agent
@@ -170,6 +171,7 @@ def test_every_kind_of_critic_learns_the_known_values(form, settings):
         ({"critic_reduction": "median"}, "critic_reduction is 'min' or 'mean', found 'median'"),
         ({"ent_coef": 0.1, "ent_coef_min": 0.01}, "bounds learned temperatures"),
         ({"ent_coef_min": -1.0}, "ent_coef_min must be 0 or more"),
+        ({"return_scale": "brc", "target_entropy": 1.0}, "takes a target_entropy of at most 0"),
         ({"reset_at": (50, 20)}, "reset_at takes growing whole numbers"),
         ({"n_steps": 0}, "n_steps must be a whole number of at least 1"),
         ({"policy_delay": 0}, "policy_delay must be a whole number of at least 1"),
@@ -184,3 +186,29 @@ def test_options_that_make_no_sense_are_refused_with_the_reason(settings, messag
 def test_a_histogram_without_a_scale_is_warned_of():
     with pytest.warns(UserWarning, match="return_scale='brc' brings them into its range"):
         toy_agent(policy_kwargs={**SMALL, "critic_head": "c51"})
+
+
+def test_another_return_scale_is_no_setting_that_a_saved_agent_can_change(tmp_path):
+    agent = toy_agent(return_scale="brc")
+    agent.learn(2 * 25)
+    agent.save(tmp_path / "agent.zip")
+    with pytest.raises(ValueError, match="learned with return_scale='brc'; found 'none'"):
+        MTSAC.load(tmp_path / "agent.zip", return_scale="none")
+
+
+@pytest.mark.parametrize("kind", ["brc", "popart"])
+def test_stable_baselines_format_keeps_the_scale_and_the_networks(tmp_path, kind):
+    agent = toy_agent(return_scale=kind, reset_at=(25,), policy_kwargs={**SMALL, "multi_head": True})
+    agent.learn(2 * 40)
+    agent.export_sb3(tmp_path / "sb3.zip")
+    loaded = MTSAC.load(tmp_path / "sb3.zip", env=envs.toy.make(num_tasks=2, seed=0), trust=True)
+    assert torch.equal(loaded.return_scale.scale, agent.return_scale.scale)
+    assert loaded._resets == 1  # the reset of step 25 is not made again
+
+
+def test_conflict_is_measured_where_the_actor_moves():
+    agent = toy_agent(policy_delay=3, log_conflicts=5)
+    agent.learn(2 * 20)
+    for update in range(20):
+        agent._n_updates = update
+        assert agent._next_updates(1)[1] == (update % 6 == 0)
