@@ -315,3 +315,9 @@ def test_actor_and_critic_take_aggregators_of_their_own():
     assert type(agent.critic_aggregator) is mtrl.CAGrad
     assert agent.critic_aggregator.c == 0.3
     assert type(mtrl.make_aggregator("mean-rescaled")) is mtrl.PCGradMagnitude
+
+
+@pytest.mark.parametrize("flag", ["aggregator", "actor-aggregator", "critic-aggregator"])
+def test_an_aggregators_own_seed_is_its_own(flag):
+    config = cli.parse_train(f"toy --{flag} pcgrad --{flag}.seed 7 --seed 3".split())
+    assert getattr(config, f"{flag.replace('-', '_')}_options")["seed"] == 7
