@@ -16,7 +16,7 @@ from agents.acting import DeviceActing
 from agents.captured import CapturedUpdates
 from agents.guard import FiniteGuard
 from agents.policies import MultiTaskPolicy
-from agents.replay import TaskReplayBuffer
+from agents.replay import TaskReplayBuffer, truncations
 from agents.returns import RETURN_SCALES
 from agents.rounds import UpdateRounds
 from agents.settings import (
@@ -251,8 +251,7 @@ class MTSAC(UpdateRounds):
     def _store_transition(self, replay_buffer: Any, buffer_action: Any, *step: Any) -> None:
         super()._store_transition(replay_buffer, buffer_action, *step)
         _, rewards, dones, infos = step
-        truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
-        self.return_scale.observe(rewards, dones, truncated)
+        self.return_scale.observe(rewards, dones, truncations(infos))
 
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1

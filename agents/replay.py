@@ -7,13 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from agents.transfer import HostBlock
+
+
+def truncations(infos: list[dict[str, Any]]) -> Bool[np.ndarray, " columns"]:
+    """Which episodes a time limit has cut off with this step."""
+    return np.array([info.get("TimeLimit.truncated", False) for info in infos])
 
 
 class TaskReplayBuffer(BaseBuffer):
@@ -89,7 +94,7 @@ class TaskReplayBuffer(BaseBuffer):
 
         `next_obs` holds the true final observation of an episode that ended, not the first of the next.
         """
-        truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
+        truncated = truncations(infos)
         columns = [
             obs[:, : self.obs_dim],
             action.reshape(self.n_envs, -1),

@@ -80,7 +80,7 @@ class BRCScale(ReturnScale):
         super().__init__(*args)
         self.scale.zero_()  # max |G|, of each task
         self._largest = np.zeros(self.num_tasks)  # max |r|
-        self._finished = np.zeros(self.num_tasks, bool)
+        self._extreme = np.full(self.num_tasks, np.nan)  # max |G| of finished episodes
         self._rewards: list[list[float]] = [[] for _ in range(self.columns)]  # of the episode that is running
 
     def divisor(self, alpha: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
@@ -90,22 +90,19 @@ class BRCScale(ReturnScale):
 
     def observe(self, rewards: np.ndarray, dones: np.ndarray, truncated: np.ndarray) -> None:
         """Add the step to the running episodes, and measure those that it ended."""
-        largest = np.maximum(self._largest, np.abs(rewards).reshape(-1, self.num_tasks).max(0))
-        changed = ~self._finished & (largest > self._largest)
-        self._largest = largest
-        bounds = {int(task): float(largest[task] / (1 - self.gamma)) for task in np.flatnonzero(changed)}
+        before = self._bounds()
+        self._largest = np.maximum(self._largest, np.abs(rewards).reshape(-1, self.num_tasks).max(0))
         for column, reward in enumerate(rewards.tolist()):
             self._rewards[column].append(reward)
         for column in np.flatnonzero(dones).tolist():
-            task, episode = column % self.num_tasks, self._rewards[column]
-            found = largest_return(episode, self.gamma, bool(truncated[column]))
-            if not self._finished[task]:
-                bounds[task], self._finished[task] = found, True
-            elif found > bounds.get(task, float(self.scale[task])):
-                bounds[task] = found
+            task, found = column % self.num_tasks, largest_return(self._rewards[column], self.gamma, truncated[column])
+            self._extreme[task] = np.fmax(self._extreme[task], found)
             self._rewards[column] = []
-        for task, bound in bounds.items():
-            self.scale[task].fill_(bound)
+        if not np.array_equal(bounds := self._bounds(), before):
+            self.scale.copy_(torch.as_tensor(bounds))
+
+    def _bounds(self) -> np.ndarray:
+        return np.where(np.isnan(self._extreme), self._largest / (1 - self.gamma), self._extreme)
 
     def cut(self) -> None:
         """Forget the running episodes."""
@@ -114,12 +111,12 @@ class BRCScale(ReturnScale):
     def state_dict(self) -> dict[str, Any]:
         """Extremes, and the rewards of the running episodes."""
         rewards = [np.array(episode) for episode in self._rewards]
-        return {**super().state_dict(), "largest": self._largest, "finished": self._finished, "rewards": rewards}
+        return {**super().state_dict(), "largest": self._largest, "extreme": self._extreme, "rewards": rewards}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`; running episodes are dropped if the number of columns is another."""
         super().load_state_dict(state)
-        self._largest, self._finished = state["largest"].copy(), state["finished"].copy()
+        self._largest, self._extreme = state["largest"].copy(), state["extreme"].copy()
         if len(state["rewards"]) == self.columns:
             self._rewards = [list(map(float, episode)) for episode in state["rewards"]]
 
@@ -210,7 +207,7 @@ RETURN_SCALES: dict[str, type[ReturnScale]] = {
 }
 
 
-def largest_return(rewards: list[float], gamma: float, truncated: bool) -> float:
+def largest_return(rewards: list[float], gamma: float, truncated: bool | np.bool_) -> float:
     """The largest |G_t| of an episode, G_t = r_t + gamma G_{t+1}; past a time limit its mean goes on for ever."""
     value = float(np.mean(rewards)) / (1 - gamma) if truncated else 0.0
     largest = 0.0
