@@ -160,10 +160,8 @@ def text_zip(run):
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
     flags = "--steps-per-task 50 --warmup-steps 10 --final-goals 1 --eval-goals 1 --eval-every 0 --no-progress"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("STEPS", raising=False)
-        sizes = "--actor-width 8 --critic-width 8 --batch-size 4"
-        assert train.main(["toy", *flags.split(), *sizes.split(), "--run-dir", str(path)]) == 0
+    sizes = "--actor-width 8 --critic-width 8 --batch-size 4"
+    assert train.main(["toy", *flags.split(), *sizes.split(), "--run-dir", str(path)]) == 0
     return path
 
 

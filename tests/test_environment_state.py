@@ -113,11 +113,6 @@ def check_same_seed(suite, steps, tmp_path, *flags):
 NETWORK = "--actor-width 8 --critic-width 8 --batch-size 4 --log-conflicts 10 --no-progress --threads 1".split()
 
 
-@pytest.fixture(autouse=True)
-def _no_limit(monkeypatch):
-    monkeypatch.delenv("STEPS", raising=False)
-
-
 def test_one_seed_one_set_of_numbers(tmp_path):
     steps = "--steps-per-task 60 --warmup-steps 20 --eval-every 30 --log-every 10 --eval-goals 1 --final-goals 1"
     check_same_seed("toy", [*steps.split(), "--horizon", "10"], tmp_path, *NETWORK)

@@ -43,9 +43,7 @@ def saved(agent, tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("STEPS", raising=False)
-        assert train.main(["toy", *SMALL, "--run-dir", str(path)]) == 0
+    assert train.main(["toy", *SMALL, "--run-dir", str(path)]) == 0
     return path
 
 

@@ -27,11 +27,6 @@ def exit_code(monkeypatch, main, argv):
     return end.value.code
 
 
-@pytest.fixture(autouse=True)
-def _no_limit(monkeypatch):
-    monkeypatch.delenv("STEPS", raising=False)
-
-
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
     """The folder where a run would go by default: it must not appear."""

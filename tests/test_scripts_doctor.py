@@ -9,7 +9,6 @@ BACK_END = "egl"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.delenv("STEPS", raising=False)
     monkeypatch.setattr(doctor, "back_end", lambda: BACK_END)
 
 

@@ -26,17 +26,10 @@ def start(path, *flags):
     return train.main(["toy", "--independent", *SHORT, "--run-dir", str(path), *flags])
 
 
-@pytest.fixture(autouse=True)
-def _no_limit(monkeypatch):
-    monkeypatch.delenv("STEPS", raising=False)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "whole"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("STEPS", raising=False)
-        assert start(path) == 0
+    assert start(path) == 0
     return path
 
 

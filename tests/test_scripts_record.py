@@ -15,10 +15,8 @@ FLAGS = "--tasks reach-v3 --steps-per-task 8 --horizon 8 --warmup-steps 4 --goal
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("STEPS", raising=False)
-        sizes = "--actor-width 8 --critic-width 8 --batch-size 4 --workers 0 --no-progress".split()
-        assert train.main(["mt1", *FLAGS.split(), *sizes, "--run-dir", str(path)]) == 0
+    sizes = "--actor-width 8 --critic-width 8 --batch-size 4 --workers 0 --no-progress".split()
+    assert train.main(["mt1", *FLAGS.split(), *sizes, "--run-dir", str(path)]) == 0
     return path
 
 

@@ -24,11 +24,6 @@ SHORT = (
 SHORT += "--final-goals 2 --eval-goals 1 --actor-width 8 --critic-width 8 --batch-size 4 --no-progress".split()
 
 
-@pytest.fixture(autouse=True)
-def _no_limit(monkeypatch):
-    monkeypatch.delenv("STEPS", raising=False)
-
-
 def start(path, *flags):
     return train.main(["toy", *SHORT, "--run-dir", str(path), *flags])
 
@@ -44,9 +39,7 @@ def result(path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "whole"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("STEPS", raising=False)
-        assert start(path) == 0
+    assert start(path) == 0
     return path
 
 

@@ -27,11 +27,6 @@ SHORT = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _no_limit(monkeypatch):
-    monkeypatch.delenv("STEPS", raising=False)
-
-
 def request(out, **settings):
     return SweepConfig(presets=("toy",), out=out, flags=SHORT, **settings)
 

@@ -35,13 +35,6 @@ def execute(name, *flags, code=0):
     return done.stdout + done.stderr
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _no_limit():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("STEPS", raising=False)
-        yield
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run that was never stopped, and what it printed."""
