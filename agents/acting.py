@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import torch
 
-from agents.captured import WARM_UP, Graphs, Update
+from agents.graphs import WARM_UP, Graphs, Update
 from agents.policies import MultiTaskActor
 from agents.transfer import HostBlock
 

@@ -8,7 +8,7 @@ import torch
 
 import envs.toy
 from agents.acting import DeviceActing
-from agents.captured import WARM_UP
+from agents.graphs import WARM_UP
 from agents.transfer import HostBlock
 from tests.helpers import SMALL, NoSynchronisation, cuda, toy_agent
 from tests.test_capture import SETTINGS, STEPS, assert_bit_equal, capture, eagerly, state_of

@@ -9,7 +9,8 @@ import torch
 import envs.toy
 import mtrl
 from agents import load_checkpoint, save_checkpoint
-from agents.captured import WARM_UP, CapturedUpdates
+from agents.captured import CapturedUpdates
+from agents.graphs import WARM_UP
 from tests.helpers import SMALL, NoSynchronisation, cuda, tensors, toy_agent
 from tests.test_value_learning import EVERYTHING
 from tests.traced_graphs import TracedGraphs
@@ -142,28 +143,94 @@ class Waits(mtrl.PCGrad):
         return super().weights(gramian, losses) * float(gramian.isfinite().all().item())
 
 
-class RefusingGraphs(TracedGraphs):
-    def capture(self, update, generators):
-        raise RuntimeError("operation not permitted when stream is capturing")
+class WaitsWithTheJacobian(mtrl.MoCoGrad):
+    def forward(self, jacobian, losses):
+        return super().forward(jacobian, losses) * float(jacobian.isfinite().all().item())
+
+
+class WaitsWithTheLosses(mtrl.FAMO):
+    """Before the backward pass, and after the step."""
+
+    def weights(self, losses):
+        return super().weights(losses) * float(losses.isfinite().all().item())
+
+    def after_step(self, losses):
+        super().after_step(losses + float(losses[0].item() > 1e9))
+
+
+IT_WAITS = r"waits for the device \(_local_scalar_dense\)"
 
 
 @pytest.mark.parametrize(
-    ("aggregator", "graphs", "message"),
+    ("settings", "message", "cuts"),
     [
-        (Waits(), TracedGraphs(), r"actor: Waits, critic: Waits.*waits for the device \(_local_scalar_dense\)"),
-        ("nash_mtl", TracedGraphs(), "NashMTL keeps state on the host"),
-        ("mean", RefusingGraphs(), "actor: Mean.*not permitted when stream is capturing"),
+        ({"aggregator": "nash_mtl"}, "actor: NashMTL, critic: NashMTL.*NashMTL keeps state on the host", 2),
+        ({"aggregator": Waits()}, f"actor: Waits, critic: Waits.*{IT_WAITS}", 2),
+        ({"aggregator": WaitsWithTheJacobian()}, f"actor: WaitsWithTheJacobian.*{IT_WAITS}", 2),
+        ({"aggregator": WaitsWithTheLosses()}, f"actor: WaitsWithTheLosses.*{IT_WAITS}", 4),
+        ({"aggregator": "mean", "critic_aggregator": Waits()}, f"\\(critic: Waits\\).*{IT_WAITS}", 1),
     ],
-    ids=["waits", "host state", "capture fails"],
+    ids=["host state", "weights", "jacobian", "losses", "one of two"],
 )
-def test_what_cannot_be_captured_runs_eagerly_with_one_warning(aggregator, graphs, message):
-    eager = eagerly(30, aggregator=aggregator)
-    agent = toy_agent(aggregator=aggregator, **SETTINGS)
-    agent._captured = CapturedUpdates(agent, graphs=graphs)
+def test_an_aggregator_that_cannot_be_captured_runs_between_graphs(settings, message, cuts):
+    """Every kind of question that `mtrl.backward` asks; two updates together, and a measurement between."""
+    settings |= {"gradient_steps": 3, "policy_kwargs": {**SMALL, "precision": "bfloat16"}}
+    eager = eagerly(**copy.deepcopy(settings))
+    agent = capture(toy_agent(**{**SETTINGS, **settings}), together=2)
     with pytest.warns(RuntimeWarning, match=message) as caught:
+        agent.learn(2 * STEPS)
+    graphs = agent._captured.graphs
+    assert len([w for w in caught if w.category is RuntimeWarning]) == 1
+    assert not agent._captured.refused
+    assert graphs.replays > 15
+    assert graphs.cuts == cuts * sum(len(turns) for _, turns in agent._captured._replays)
+    assert_bit_equal(eager, state_of(agent))
+
+
+class RefusingGraphs(TracedGraphs):
+    """Captures what is cut often enough."""
+
+    def __init__(self, cuts):
+        super().__init__()
+        self.enough = cuts
+
+    def capture(self, update, generators):
+        before = self.cuts
+        replay = super().capture(update, generators)
+        if self.cuts - before < self.enough:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return replay
+
+
+def test_an_aggregator_that_breaks_a_capture_runs_between_graphs_from_then_on():
+    eager = eagerly(30)
+    agent = toy_agent(**SETTINGS)
+    agent._captured = CapturedUpdates(agent, graphs=RefusingGraphs(cuts=2))
+    with pytest.warns(RuntimeWarning, match=r"\(actor: PCGrad, critic: PCGrad\): operation not permitted") as caught:
         agent.learn(2 * 30)
     assert len([w for w in caught if w.category is RuntimeWarning]) == 1
-    assert graphs.replays == 0
+    assert agent._captured.graphs.replays > 10
+    assert_bit_equal(eager, state_of(agent))
+
+
+def test_an_update_that_cannot_be_captured_runs_eagerly_with_one_warning(monkeypatch):
+    eager = eagerly(30, aggregator="mean")
+    agent = toy_agent(aggregator="mean", **SETTINGS)
+    agent._captured = CapturedUpdates(agent, graphs=RefusingGraphs(cuts=3))
+    with pytest.warns(RuntimeWarning, match="update cannot be captured.*actor: Mean.*not permitted") as caught:
+        agent.learn(2 * 30)
+    assert len([w for w in caught if w.category is RuntimeWarning]) == 1
+    assert agent._captured.graphs.replays == 0
+    assert_bit_equal(eager, state_of(agent))
+
+    agent = toy_agent(aggregator="mean", **SETTINGS)
+    agent._captured = CapturedUpdates(agent, graphs=RefusingGraphs(cuts=0))
+    losses = agent._actor_losses
+    monkeypatch.setattr(agent, "_actor_losses", lambda *given: losses(*given) * float(given[0].sum().item() < 1e9))
+    with pytest.warns(RuntimeWarning, match=f"update cannot be captured.*{IT_WAITS}") as caught:
+        agent.learn(2 * 30)
+    assert len([w for w in caught if w.category is RuntimeWarning]) == 1
+    assert agent._captured.graphs.replays == 0
     assert_bit_equal(eager, state_of(agent))
 
 
@@ -201,7 +268,8 @@ def test_orders_begin_anew_with_a_state_of_another_kind_of_device_and_only_then(
 
 
 @cuda
-@pytest.mark.parametrize("aggregator", CAPTURABLE)
+@pytest.mark.filterwarnings("ignore:What cannot be captured")
+@pytest.mark.parametrize("aggregator", mtrl.AGGREGATORS)
 def test_captured_equals_eager_on_cuda(aggregator):
     agents, generators = [], []
     for eager in (True, False):
@@ -238,7 +306,7 @@ def test_a_captured_graph_draws_new_orders_and_follows_a_growing_buffer():
 
 
 @cuda
-def test_a_capture_that_breaks_off_leaves_the_device_usable():
+def test_an_aggregator_that_breaks_a_capture_off_runs_between_graphs():
     class Synchronises(mtrl.PCGrad):
         def weights(self, gramian, losses):
             torch.cuda.synchronize()
@@ -247,7 +315,8 @@ def test_a_capture_that_breaks_off_leaves_the_device_usable():
     agent = toy_agent(aggregator=Synchronises(), device="cuda", capture=True)
     with pytest.warns(RuntimeWarning, match="Synchronises"):
         agent.learn(2 * 60)
-    assert agent._captured.refused
+    assert agent._captured.between == {"actor", "critic"}
+    assert not agent._captured.refused
     assert all(parameter.isfinite().all() for parameter in agent.policy.parameters())
 
 

@@ -21,7 +21,7 @@ class TracedGraphs:
 
     def __init__(self, *host):
         self.host = host
-        self.warm_ups, self.captures, self.replays = 0, 0, 0
+        self.warm_ups, self.captures, self.cuts, self.replays = 0, 0, 0, 0
 
     def warm_up(self, update):
         self.warm_ups += 1
@@ -29,7 +29,7 @@ class TracedGraphs:
 
     def capture(self, update, generators):
         self.captures += 1
-        tape = _Tape([torch.default_generator, *generators])
+        tape = self.tape = _Tape([torch.default_generator, *generators])
         hidden = [(vars(owner), name, vars(owner).pop(name)) for owner, *names in self.host for name in names]
         no_generator = mock.patch("torch.Generator", side_effect=AssertionError("a generator made in a capture"))
         try:
@@ -45,6 +45,10 @@ class TracedGraphs:
             tape.replay()
 
         return replay
+
+    def cut(self, between):
+        self.cuts += 1
+        self.tape.operations.append((between, (), {}, None))
 
 
 class _Tape(TorchDispatchMode):
