@@ -31,15 +31,15 @@ class Published:
         ours = {
             "reward_version": protocol.reward_version,
             "horizon": protocol.horizon,
+            "horizon in training": protocol.train_horizon,
             "episodes": protocol.episodes_final,
             "steps": steps,
             "selection": "final",
         }
+        # no source says that it trains with another horizon, and one that says none is told so once
+        found = vars(self) | {"horizon in training": self.horizon or protocol.train_horizon}
         names = {"reward_version": "reward", "steps": "steps per task", "selection": "of each run"}
-        found = {name: getattr(self, name) for name in ours}
-        return [
-            f"{names.get(name, name)} {_spelled(value)}" for name, value in found.items() if value != ours[name]
-        ]  # fmt: skip
+        return [f"{names.get(key, key)} {_spelled(found[key])}" for key in ours if found[key] != ours[key]]
 
 
 def _spelled(value: object) -> str:

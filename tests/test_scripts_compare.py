@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,8 @@ def test_a_protocol_that_fits_says_so():
     config = CONFIG.__class__(steps_per_task=2_000_000)
     fitting = next(p for p in published("MT10") if p.method == "MOORE")
     assert fitting.differences(describe(config, TASKS, GOALS), 2_000_000) == []
+    shorter = replace(config, train_horizon=200)
+    assert fitting.differences(describe(shorter, TASKS, GOALS), 2_000_000) == ["horizon in training 500"]
 
 
 def test_markdown_and_csv_are_written(runs, tmp_path, capsys):
