@@ -141,9 +141,11 @@ def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature
 def explain(protocol: Protocol, at: int | None) -> str:
     """The protocol in a paragraph."""
     episodes = protocol.episodes_during if at and at < protocol.env_steps_per_task else protocol.episodes_final
-    shorter = f" (in training {protocol.train_horizon})" if protocol.train_horizon != protocol.horizon else ""
+    horizon = str(protocol.horizon)
+    if protocol.train_horizon != protocol.horizon:
+        horizon += f" (in training {protocol.train_horizon})"
     return (
-        f"Reward {protocol.reward_version}, horizon {protocol.horizon}{shorter}, {protocol.goals_per_task} goals per task, "
+        f"Reward {protocol.reward_version}, horizon {horizon}, {protocol.goals_per_task} goals per task, "
         f"success {protocol.success}, deterministic policy, {episodes} episodes per task; metaworld "
         f"{protocol.metaworld}, mujoco {protocol.mujoco}."
     )
