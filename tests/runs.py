@@ -72,7 +72,6 @@ def _train(argv, printed, cpu_seconds):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = ["train", *argv]
-    os.environ.pop("STEPS", None)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
     begin = time.process_time()
