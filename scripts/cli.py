@@ -237,8 +237,8 @@ def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     if config.train_horizon > config.horizon:
         if given("--train-horizon", flags):
             raise UsageError(
-                f"--train-horizon: expected at most --horizon ({config.horizon}), or training visits what no evaluation "
-                f"sees; found {config.train_horizon}. Lower it, or raise --horizon."
+                f"--train-horizon: expected at most --horizon ({config.horizon}), or training visits what no "
+                f"evaluation sees; found {config.train_horizon}. Lower it, or raise --horizon."
             )
         config = replace(config, train_horizon=0)  # the preset's is for longer episodes than are asked for
     return config

@@ -310,7 +310,10 @@ DIFFERENCES = {  # flags -> the rows of the difference to the preset they begin 
         "--aggregator.seed": ["-", "0"],
     },
     "toy --aggregator.reduction sum": {"--aggregator.reduction": ["sum", "mean"]},
-    "toy --critic-aggregator mean": {"--critic-aggregator": ["mean", "-"], "--critic-aggregator.reduction": ["mean", "-"]},
+    "toy --critic-aggregator mean": {
+        "--critic-aggregator": ["mean", "-"],
+        "--critic-aggregator.reduction": ["mean", "-"],
+    },
     "toy": {},
     "mt1 --tasks reach-v3": {"--tasks": ["reach-v3", "-"]},
 }
