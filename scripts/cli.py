@@ -201,7 +201,7 @@ def print_difference(config: TrainConfig, other: TrainConfig) -> None:
 
 def _by_flag(config: TrainConfig) -> dict[str, Any]:
     """All settings by flag; options of an aggregator one by one, as --aggregator.NAME."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in config.to_json().items():
         flag = f"--{name.removesuffix('_options').replace('_', '-')}"
         options = name.endswith("_options")
