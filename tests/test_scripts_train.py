@@ -27,7 +27,7 @@ SHORT += "--final-goals 4 --eval-goals 2 --log-conflicts 7 --actor-width 16 --cr
 
 def end(process, printed, code=0):
     """What a process of tests.runs.start printed, which ends with the given exit code."""
-    process.join(120)
+    process.join()
     assert process.exitcode == code, printed.read_text()
     return printed.read_text()
 
@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
     """A run that was never stopped, and what it printed."""
     path = tmp_path_factory.mktemp("runs") / "whole"
     words = [sys.executable, "-m", "scripts.train", "toy", *SHORT, "--run-dir", str(path)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return path, done.stdout + done.stderr
 
