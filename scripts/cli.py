@@ -204,8 +204,8 @@ def _by_flag(config: TrainConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in config.to_json().items():
         flag = f"--{name.removesuffix('_options').replace('_', '-')}"
-        options = name.endswith("_options")
-        found |= {f"{flag}.{key.replace('_', '-')}": item for key, item in value.items()} if options else {flag: value}
+        options = value if isinstance(value, dict) else {"": value}
+        found |= {f"{flag}.{key.replace('_', '-')}".rstrip("."): item for key, item in options.items()}
     return found
 
 
@@ -236,10 +236,8 @@ def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
         config = replace(config, suite="custom")  # the protocol must not call a list of one's own MT10
     if config.train_horizon > config.horizon:
         if given("--train-horizon", flags):
-            raise UsageError(
-                f"--train-horizon: expected at most --horizon ({config.horizon}), or training visits what no "
-                f"evaluation sees; found {config.train_horizon}. Lower it, or raise --horizon."
-            )
+            limits = f"expected at most --horizon ({config.horizon}), or training visits what no evaluation sees"
+            raise UsageError(f"--train-horizon: {limits}; found {config.train_horizon}. Lower it, or raise --horizon.")
         config = replace(config, train_horizon=0)  # the preset's is for longer episodes than are asked for
     return config
 
