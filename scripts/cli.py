@@ -210,7 +210,7 @@ def _by_flag(config: TrainConfig) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value) or "-"
+    return (",".join(map(str, value)) if isinstance(value, list) else str(value)) or "-"
 
 
 def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
