@@ -84,7 +84,7 @@ class SafeSaves(OverlappedSAC):
         :param changes: constructor arguments to change, such as `learning_rate=1e-4`.
         :raises FileNotFoundError: if there is no such file.
         :raises StateFileError: if the file is damaged, foreign or a pickle.
-        :raises ValueError: if an aggregator is a class in a file, and `run_code` is not set.
+        :raises ValueError: if an aggregator is a class in a file, and `run_code` is not set; if a change does not fit.
         """
         path = _with_zip(path)
         if trust:
@@ -111,6 +111,11 @@ class SafeSaves(OverlappedSAC):
             raise ValueError(
                 f"{path}: critics and temperatures learned with return_scale={scale!r}; found {new!r}. Leave it, or "
                 "train a new agent."
+            )
+        if isinstance(changes.get("ent_coef"), str) and not isinstance(settings["ent_coef"], str):
+            raise ValueError(
+                f"{path}: expected a number for ent_coef, as the file has a fixed temperature ({settings['ent_coef']}) "
+                f"and nothing learned to go on with; found {changes['ent_coef']!r}. Leave it, or train a new agent."
             )
         if "policy_kwargs" in changes:  # some of them: the others stay
             changes["policy_kwargs"] = {**settings["policy_kwargs"], **changes["policy_kwargs"]}

@@ -165,10 +165,17 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
         raise UsageError(f"expected a preset first, found {argv[0]!r}. Write: {PROGRAM} PRESET {' '.join(argv)}")
     flags, other = _without_diff(argv[1:])
     config = _parse_preset(choose("preset", argv[0], PRESETS), flags)
-    if other is None:
-        return config
-    print_difference(config, choose("preset", other, PRESETS))
-    return None
+    with usage_errors():
+        check(config)
+    if other is not None:
+        print_difference(config, _parse_preset(choose("preset", other, PRESETS), ()))
+        return None
+    return shorten(config, limit) if (limit := step_limit()) else config
+
+
+def given(flag: str, words: Iterable[str]) -> bool:
+    """Whether a flag is among the words, with its value or before it; dashes may be written as underscores."""
+    return any(word.partition("=")[0].replace("_", "-") == flag for word in words)
 
 
 def _without_diff(flags: Sequence[str]) -> tuple[list[str], str | None]:
@@ -182,21 +189,32 @@ def _without_diff(flags: Sequence[str]) -> tuple[list[str], str | None]:
     return rest, known.diff
 
 
-def print_difference(config: TrainConfig, preset: str) -> None:
-    """Every setting in which the config differs from a preset; not the options of aggregators."""
-    ours, theirs = config.to_json(), PRESETS[preset][1].to_json()
-    table = Table("", config.preset, preset, box=box.SIMPLE_HEAD)
-    for name in ours:
-        if ours[name] != theirs[name] and name != "preset" and not name.endswith("_options"):
-            table.add_row(f"--{name.replace('_', '-')}", _shown(ours[name]), _shown(theirs[name]))
-    Console(highlight=False).print(table if table.rows else f"no difference to {preset}")
+def print_difference(config: TrainConfig, other: TrainConfig) -> None:
+    """Every setting in which two configs differ, options of aggregators included; a dash where one has no such."""
+    ours, theirs = _by_flag(config), _by_flag(other)
+    table = Table("", config.preset, other.preset, box=box.SIMPLE_HEAD)
+    for flag in dict.fromkeys([*ours, *theirs]):
+        if flag != "--preset" and (mine := ours.get(flag, "")) != (its := theirs.get(flag, "")):
+            table.add_row(flag, _shown(mine), _shown(its))
+    Console(highlight=False).print(table if table.rows else f"no difference to {other.preset}")
+
+
+def _by_flag(config: TrainConfig) -> dict[str, Any]:
+    """All settings by flag; options of an aggregator one by one, as --aggregator.NAME."""
+    found: dict[str, Any] = {}
+    for name, value in config.to_json().items():
+        flag = f"--{name.removesuffix('_options').replace('_', '-')}"
+        options = value if isinstance(value, dict) else {"": value}
+        found |= {f"{flag}.{key.replace('_', '-')}".rstrip("."): item for key, item in options.items()}
+    return found
 
 
 def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value) or "-"
+    return (",".join(map(str, value)) if isinstance(value, list) else str(value)) or "-"
 
 
 def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
+    """A preset with flags over it; not checked yet. Raises UsageError for a flag that contradicts another."""
     summary, defaults = PRESETS[preset]
     if "--independent" in flags:
         defaults = plain_sac(defaults)
@@ -216,9 +234,12 @@ def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     config = replace(config, **full_names)
     if config.tasks and config.suite.upper() in ("MT10", "MT25", "MT50"):
         config = replace(config, suite="custom")  # the protocol must not call a list of one's own MT10
-    with usage_errors():
-        check(config)
-    return shorten(config, limit) if (limit := step_limit()) else config
+    if config.train_horizon > config.horizon:
+        if given("--train-horizon", flags):
+            limits = f"expected at most --horizon ({config.horizon}), or training visits what no evaluation sees"
+            raise UsageError(f"--train-horizon: {limits}; found {config.train_horizon}. Lower it, or raise --horizon.")
+        config = replace(config, train_horizon=0)  # the preset's is for longer episodes than are asked for
+    return config
 
 
 def _in_full(name: str) -> str:
@@ -240,9 +261,7 @@ def step_limit() -> int | None:
 def _options(flag: str, parsed: Any, flags: Sequence[str]) -> dict[str, Any]:
     """The aggregator's constructor arguments; one that draws follows --seed unless it is given a seed of its own."""
     options: dict[str, Any] = getattr(parsed, flag).hyperparameters() if hasattr(parsed, flag) else {}
-    if "seed" in options and not any(
-        word.replace("_", "-").startswith(f"--{flag.replace('_', '-')}.seed") for word in flags
-    ):
+    if "seed" in options and not given(f"--{flag.replace('_', '-')}.seed", flags):
         options["seed"] = parsed.config.seed
     return options
 

@@ -61,7 +61,7 @@ class TrainConfig:
     horizon: int = 500
     """Steps of an episode, at most 500; its end is a time limit, values bootstrap through it."""
     train_horizon: int = 0
-    """Steps of a training episode; 0: as --horizon, which evaluations keep."""
+    """Steps of a training episode, at most --horizon, which evaluations keep; 0: as many."""
     staggered_starts: bool = False
     """Cut the first training episode of each environment at another step, so that episodes do not all end together."""
     goals: int = 50

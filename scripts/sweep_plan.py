@@ -34,6 +34,13 @@ GROUPS = {
     "independent".split()
 }  # the comparison of Yu et al. 2020
 
+_INSTEAD = {  # flags of scripts.train that the sweep gives itself -> what to use in their place
+    "--seed": "--seeds of the sweep",
+    "--run-dir": "--out of the sweep, the folder for all runs",
+    "--threads": "--threads of the sweep",
+    "--resume": "the same command again, which goes on where it stopped",
+}
+
 
 @dataclass(frozen=True)
 class SweepConfig:
@@ -48,7 +55,7 @@ class SweepConfig:
     out: Path = Path("runs")
     """Folder for the runs, PRESET-ARM-seedSEED, and for what they print, logs/."""
     flags: str = ""
-    """Further flags of scripts.train for every run, in quotes."""
+    """Further flags of scripts.train for every run, in quotes; without --workers none has more than one."""
     jobs: Literal["auto"] | int = "auto"
     """Runs at once; auto: one per core, as one thread each makes the most of a machine."""
     threads: Literal["auto"] | int = "auto"
@@ -91,8 +98,11 @@ def make_jobs(request: SweepConfig) -> list[Job]:
         extra = shlex.split(request.flags)
     except ValueError as error:
         raise cli.UsageError(f"--flags: expected flags of scripts.train; found {request.flags!r}: {error}.") from error
-    if taken := [w for w in extra if w.split("=")[0] in ("--seed", "--run-dir", "--threads", "--resume", "--workers")]:
-        raise cli.UsageError(f"--flags: expected flags that the sweep leaves free; found {', '.join(taken)}.")
+    for word in extra:
+        if (flag := word.split("=")[0].replace("_", "-")) in _INSTEAD:
+            raise cli.UsageError(
+                f"--flags: expected flags that the sweep leaves free; found {word}. Instead: {_INSTEAD[flag]}."
+            )
     jobs = [
         make_job(request.out, preset, arm, [*shlex.split(flags), *extra], seed)
         for seed in request.seeds
@@ -123,7 +133,7 @@ def make_job(out: Path, preset: str, arm: str, flags: Sequence[str], seed: int) 
     """One run; its flags are read as scripts.train will read them, so a wrong one is noticed before anything runs."""
     name = f"{preset}-{arm.rpartition('/')[2].replace(':', '-').replace('.', '-')}-seed{seed}"
     words = [preset, *flags, "--seed", str(seed), "--run-dir", str(out / name), "--no-progress"]
-    if PRESETS[preset][1].workers == "auto" and "--independent" not in flags:
+    if PRESETS[preset][1].workers == "auto" and not cli.given("--workers", flags) and "--independent" not in flags:
         words += ["--workers", "1"]  # a second worker would be one more process per core
     config = cli.parse_train(words)
     assert isinstance(config, TrainConfig)

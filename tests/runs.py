@@ -5,10 +5,13 @@ import csv
 import multiprocessing
 import os
 import random
+import runpy
 import signal
 import sys
 import time
 from pathlib import Path
+
+import torch
 
 from agents.checkpoint import STEP, checkpoints
 from agents.state_file import read_state
@@ -67,12 +70,37 @@ def start_or_resume(path, argv, printed=os.devnull, cpu_seconds=0.0):
     return start(again if (path / "config.json").exists() else [*argv, "--run-dir", path], printed, cpu_seconds)
 
 
-def _train(argv, printed, cpu_seconds):
-    with open(printed, "a", buffering=1) as file:
+def python(words, folder, environment, printed):
+    """`python WORDS`, which are -m MODULE ... or -c TEXT, in `folder`; returns the exit code. Prints go to a file."""
+    process = _SERVER.Process(target=_python, args=(words, str(folder), environment, str(printed)))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _python(words, folder, environment, printed):
+    _print_to(printed)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(1)  # torch was imported before this environment
+    kind, what, *rest = words
+    sys.argv = [what, *rest]
+    if kind == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        exec(what, vars(sys.modules["__main__"]))
+
+
+def _print_to(path):
+    with open(path, "a", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+
+
+def _train(argv, printed, cpu_seconds):
+    _print_to(printed)
     sys.argv = ["train", *argv]
-    os.environ.pop("STEPS", None)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
     begin = time.process_time()

@@ -3,7 +3,12 @@
 import importlib
 from pathlib import Path
 
+import jaxtyping
 import pytest
+import torch
+
+from agents.values import ScalarValue
+from mtrl import diagnostics
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,3 +26,10 @@ def test_no_module_is_called_like_a_dependency():
     dependencies = {"torch", "gymnasium", "metaworld", "mujoco", "numpy", "stable_baselines3", "tyro", "rich", "tqdm"}
     modules = {path.stem for room in ("mtrl", "agents", "envs", "scripts") for path in (ROOT / room).rglob("*.py")}
     assert not modules & dependencies
+
+
+@pytest.mark.parametrize("call", [diagnostics.gradient_norms, lambda row: ScalarValue().reduce(row, "min")])
+def test_shapes_in_signatures_are_checked_while_testing(call):
+    call(torch.ones(1, 1))
+    with pytest.raises(jaxtyping.TypeCheckError):
+        call(torch.ones(3))

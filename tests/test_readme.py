@@ -3,15 +3,19 @@
 The blocks run in a mirror of the root (links to the packages), so that `runs/` lies in a temporary folder. Two things
 are not as a reader has them: STEPS, which the README explains, shortens the training; and the mirror's `.venv` is the
 environment of these tests, so make finds it installed. `make test` is only dry-run: it would start these tests again.
+Commands that begin with `python` run in a process that has torch imported: twenty imports would take a minute.
 """
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.runs import python
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -32,25 +36,46 @@ def mirror(tmp_path_factory):
     return root
 
 
-def test_every_block_runs(mirror):
-    """One test, as later blocks use the runs of earlier ones."""
-    assert {"bash", "python"} == {language for language, _ in BLOCKS}
+def commands(language, text):
+    """What one block asks for, command by command."""
+    if language == "python":
+        return [["python", "-c", text]]
+    return [shlex.split(line) for line in text.splitlines()]
+
+
+def run(words, mirror, printed):
+    """Runs one command as a reader would; fails with what it printed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "STEPS": "20", "OMP_NUM_THREADS": "1"}
-    for language, text in BLOCKS:
-        text = text.replace("make test\n", "make --dry-run test\n") if language == "bash" else text
-        program = ["bash", "-eu", "-c", text] if language == "bash" else [sys.executable, "-c", text]
-        done = subprocess.run(program, cwd=mirror, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    if words[0] == "python":
+        code = python(words[1:], mirror, environment, printed)
+    else:
+        words = ["make", "--dry-run", "test"] if words == ["make", "test"] else words
+        with printed.open("w") as file:
+            code = subprocess.run(words, cwd=mirror, env=environment, stdout=file, stderr=file).returncode
+    assert code == 0, f"{shlex.join(words)}\n{printed.read_text()[-4000:]}"
+
+
+def test_every_block_runs(mirror, tmp_path):
+    """One test, as later blocks use the runs of earlier ones."""
+    assert {"bash", "python"} == {language for language, _ in BLOCKS}
+    asked = [words for language, text in BLOCKS for words in commands(language, text)]
+    assert {"make", "python"} == {words[0] for words in asked}
+    for number, words in enumerate(asked):
+        run(words, mirror, tmp_path / str(number))
     assert (mirror / "success.png").exists()
     assert (mirror / "runs/mt10-quick-pcgrad-seed0/result.json").exists()
 
 
-def test_the_blocks_of_the_other_pages_run(mirror):
-    for page in sorted((ROOT / "docs").glob("*.md")):
-        for text in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE):
-            done = subprocess.run([sys.executable, "-c", text], cwd=mirror, capture_output=True, text=True)
-            assert done.returncode == 0, f"{page.name}:\n{text}\n{done.stderr[-2000:]}"
+def test_the_blocks_of_the_other_pages_run(mirror, tmp_path):
+    texts = [
+        text
+        for page in sorted((ROOT / "docs").glob("*.md"))
+        for text in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    ]
+    assert texts
+    for number, text in enumerate(texts):
+        run(["python", "-c", text], mirror, tmp_path / str(number))
 
 
 def test_linked_files_exist():

@@ -58,7 +58,8 @@ BAD = {
     "no threads": ("train", "toy --threads 0", "--threads"),
     "more episodes than goals": ("train", "toy --goals 5", "at most --goals (5)"),
     "horizon": ("train", "mt10 --horizon 501", "at most 500"),
-    "training horizon": ("train", "mt10 --train-horizon 501", "--train-horizon: expected 0 (as --horizon) to 500"),
+    "training horizon": ("train", "mt10 --train-horizon 501", "--train-horizon: expected at most --horizon (500)"),
+    "longer training than horizon": ("train", "toy --train-horizon 30", "expected at most --horizon (25), or training"),
     "negative training horizon": ("train", "mt10 --train-horizon -1", "to 500; found -1"),
     "no environments": ("train", "toy --envs-per-task 0", "--envs-per-task: expected at least 1; found 0"),
     "popart with one head": ("train", "toy --return-scale popart", "needs multi_head"),
@@ -299,7 +300,42 @@ def test_diff_shows_every_setting_that_differs_and_trains_nothing(nowhere, capsy
     assert shown["gamma"] == ["0.5", "0.99"]
     assert shown["aggregator"] == ["mean", "pcgrad"]
     ours, theirs = PRESETS["mt10-quick"][1].to_json(), PRESETS["mt10"][1].to_json()
-    assert shown.keys() == {name for name in ours if ours[name] != theirs[name]} | {"aggregator", "gamma"}
+    different = {name for name in ours if ours[name] != theirs[name]}
+    assert shown.keys() == different | {"aggregator", "aggregator.seed", "gamma"}  # the mean draws nothing
+
+
+DIFFERENCES = {  # flags -> the rows of the difference to the preset they begin from
+    "toy --aggregator cagrad --aggregator.c 0.3": {
+        "--aggregator": ["cagrad", "pcgrad"],
+        "--aggregator.c": ["0.3", "-"],
+        "--aggregator.rescale": ["True", "-"],
+        "--aggregator.seed": ["-", "0"],
+    },
+    "toy --aggregator.reduction sum": {"--aggregator.reduction": ["sum", "mean"]},
+    "toy --critic-aggregator mean": {
+        "--critic-aggregator": ["mean", "-"],
+        "--critic-aggregator.reduction": ["mean", "-"],
+    },
+    "toy": {},
+    "mt1 --tasks reach-v3": {"--tasks": ["reach-v3", "-"]},
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), DIFFERENCES.items())
+def test_diff_shows_the_options_of_aggregators(words, expected, nowhere, monkeypatch, capsys):
+    monkeypatch.setenv("STEPS", "7")  # which is no setting
+    preset = words.split()[0]
+    assert cli.parse_train([*words.split(), "--diff", preset]) is None
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines() if line.strip().startswith("--")]
+    assert {flag: values for flag, *values in rows} == expected
+    assert expected or f"no difference to {preset}" in printed
+
+
+def test_a_shorter_horizon_takes_the_presets_training_horizon_with_it():
+    assert cli.parse_train(["mt10-quick"]).train_horizon == 200
+    assert cli.parse_train("mt10-quick --horizon 200".split()).train_horizon == 200
+    assert cli.parse_train("mt10-quick --horizon 150".split()).train_horizon == 0
 
 
 def test_actor_and_critic_take_aggregators_of_their_own():

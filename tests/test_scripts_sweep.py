@@ -158,6 +158,16 @@ def test_cores_are_shared(monkeypatch):
     assert share_cores(SweepConfig(presets=("toy",), jobs=2, threads=1), 20) == (2, 1)
 
 
+def test_one_worker_unless_the_user_says_how_many():
+    def workers(**settings):
+        return {job.config.workers for job in make_jobs(SweepConfig(presets=("mt10",), arms=("mean",), **settings))}
+
+    assert workers() == {1}
+    assert workers(flags="--workers 5") == {5}
+    assert workers(flags="--workers=auto") == {"auto"}
+    assert workers(define={"mean": "--aggregator mean --workers 0"}) == {0}
+
+
 TOML = """
 presets = ["toy"]
 arms = ["mean", "slow"]
@@ -205,7 +215,10 @@ BAD = {
     "toy --seeds 1,1": "--seeds: expected each once",
     "toy --seeds -1": "--seed: expected 0 or more",
     "toy --flags --horizon=501": "--horizon: expected at most 500",
-    "toy --flags=--seed=3": "expected flags that the sweep leaves free; found --seed=3",
+    "toy --flags=--seed=3": "expected flags that the sweep leaves free; found --seed=3. Instead: --seeds of the sweep",
+    "toy --flags=--threads=2": "found --threads=2. Instead: --threads of the sweep",
+    "toy --flags=--run_dir=x": "found --run_dir=x. Instead: --out of the sweep",
+    "toy --flags=--resume=x": "found --resume=x. Instead: the same command again",
     "toy --jobs 0": "--jobs: expected auto or at least 1",
     "toy --arms independent --flags --multi-head": "--multi-head: expected False with --independent",
 }

@@ -1,6 +1,7 @@
 """Train, stop, resume, evaluate and plot, as a user runs them: own processes, real files, the toy suite."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,29 +18,28 @@ from scripts.cli import UsageError
 from scripts.presets import PRESETS
 from scripts.protocol import describe
 from scripts.run_folder import RunFolder
-from tests.runs import assert_same_training, rows
+from tests.runs import assert_same_training, rows, start
 
 ROOT = Path(__file__).parents[1]
 SHORT = "--steps-per-task 200 --warmup-steps 40 --eval-every 50 --checkpoint-every 50 --log-every 20".split()
 SHORT += "--final-goals 4 --eval-goals 2 --log-conflicts 7 --actor-width 16 --critic-width 16 --batch-size 8".split()
 
 
-def command(name, *flags):
-    return [sys.executable, "-m", f"scripts.{name}", *map(str, flags)]
-
-
-def execute(name, *flags, code=0):
-    """Output of a command that ends with the given exit code."""
-    done = subprocess.run(command(name, *flags), cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def end(process, printed, code=0):
+    """What a process of tests.runs.start printed, which ends with the given exit code."""
+    process.join()
+    assert process.exitcode == code, printed.read_text()
+    return printed.read_text()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run that was never stopped, and what it printed."""
     path = tmp_path_factory.mktemp("runs") / "whole"
-    return path, execute("train", "toy", *SHORT, "--run-dir", path)
+    words = [sys.executable, "-m", "scripts.train", "toy", *SHORT, "--run-dir", str(path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return path, done.stdout + done.stderr
 
 
 def test_a_finished_run_shows_and_keeps_everything(finished):
@@ -75,52 +75,40 @@ def test_a_finished_run_shows_and_keeps_everything(finished):
 
 
 def test_ctrl_c_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
-    path = tmp_path / "stopped"
-    process = subprocess.Popen(
-        command("train", "toy", *SHORT, "--run-dir", path, "--workers", 2),
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    while not (path / "evaluations.csv").exists() and process.poll() is None:
+    path, output = tmp_path / "stopped", tmp_path / "printed"
+    process = start(["toy", *SHORT, "--run-dir", path, "--workers", 2], output)
+    while not (path / "evaluations.csv").exists() and process.is_alive():
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT, printed
+    os.kill(process.pid, signal.SIGINT)
+    printed = end(process, output, code=128 + signal.SIGINT)
     result = json.loads((path / "result.json").read_text())
     assert result["status"] == "interrupted"
     assert 50 <= result["env_steps_per_task"] < 200
     assert f"--resume {path}" in printed
     assert "point-3" in printed  # the table of the last evaluation
 
-    execute("train", "--resume", path, "--workers", 0)
+    end(start(["--resume", path, "--workers", 0], output), output)
     assert json.loads((path / "result.json").read_text())["status"] == "finished"
     assert_same_training(finished[0], path)
 
 
 def test_kill_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
-    path = tmp_path / "killed"
-    process = subprocess.Popen(command("train", "toy", *SHORT, "--run-dir", path), cwd=ROOT, stdout=subprocess.DEVNULL)
-    while not (path / "checkpoints" / "step_000000050").exists() and process.poll() is None:
-        time.sleep(0.02)
-    time.sleep(0.3)  # some rows past the checkpoint
+    path, printed = tmp_path / "killed", tmp_path / "printed"
+    process = start(["toy", *SHORT, "--run-dir", path], printed)
+    metrics = path / "metrics.csv"
+    while process.is_alive() and not (metrics.exists() and metrics.read_text().count("\n") > 3):
+        time.sleep(0.02)  # until the row of step 60, past the checkpoint of step 50
     process.kill()
-    process.wait()
-    execute("train", "--resume", path)
+    process.join()
+    assert RunFolder.open(path).newest_checkpoint().is_dir()
+    end(start(["--resume", path], printed), printed)
     assert_same_training(finished[0], path)
 
 
-def test_sigterm_saves_too(tmp_path):
-    path = tmp_path / "run"
-    process = subprocess.Popen(command("train", "toy", *SHORT, "--run-dir", path), cwd=ROOT, stdout=subprocess.DEVNULL)
-    while not (path / "metrics.csv").exists() and process.poll() is None:
-        time.sleep(0.02)
-    process.terminate()
-    assert process.wait(60) == 128 + signal.SIGTERM
-    assert RunFolder.open(path).newest_checkpoint().is_dir()
-
-
 def test_non_finite_losses_name_the_task_and_exit_with_3(tmp_path):
-    path = tmp_path / "run"
-    printed = execute("train", "toy", *SHORT, "--run-dir", path, "--reward-scale", "1,1,1e30,1", code=3)
+    path, printed = tmp_path / "run", tmp_path / "printed"
+    words = ["toy", *SHORT, "--run-dir", path, "--reward-scale", "1,1,1e30,1"]
+    printed = end(start(words, printed), printed, code=3)
     assert "point-2" in printed
     assert "Traceback" not in printed
     assert json.loads((path / "postmortem.json").read_text())["task"] == "point-2"

@@ -121,3 +121,23 @@ def test_expanded_tensors_are_written_as_any_other(tmp_path, shape):
     found = read_state(tmp_path / "x.zip", "test")
     assert torch.equal(found["a"], tensor)
     assert torch.equal(found["b"], torch.arange(6).view(2, 3).T)
+
+
+@pytest.mark.parametrize("start", ["auto", "auto_0.5"])
+def test_a_fixed_temperature_does_not_become_a_learned_one(start, tmp_path):
+    toy_agent(ent_coef=0.1).save(tmp_path / "agent")
+    with pytest.raises(
+        ValueError, match=r"expected a number for ent_coef.*fixed temperature \(0\.1\).*found 'auto"
+    ) as told:
+        MTSAC.load(tmp_path / "agent", device="cpu", ent_coef=start)
+    assert "damaged" not in str(told.value)
+    assert MTSAC.load(tmp_path / "agent", device="cpu", ent_coef=0.2).ent_coef_tensor.tolist() == pytest.approx(
+        [0.2, 0.2]
+    )
+
+
+def test_a_learned_temperature_may_be_fixed(tmp_path):
+    toy_agent().save(tmp_path / "agent")
+    assert MTSAC.load(tmp_path / "agent", device="cpu", ent_coef=0.2).ent_coef_tensor.tolist() == pytest.approx(
+        [0.2, 0.2]
+    )
