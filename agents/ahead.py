@@ -1,4 +1,4 @@
-"""Collecting ahead: a thread steps the environment while the learner updates, and acts with an earlier copy of the actor.
+"""Collecting ahead: a thread steps the environment while the learner updates, and acts with a copy of the actor.
 
 What it does depends on the seed and on nothing else. With a lag of N, the action that follows t vector steps is drawn
 with the parameters that the learner had when it was done with t - N of them: stored, shown to the callbacks, and

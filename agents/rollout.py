@@ -151,7 +151,7 @@ class OverlappedSAC(SAC):
             ended_early = self.num_timesteps >= self._total_timesteps and self._rollout_steps < train_freq.frequency
             if not keep_going or ended_early:  # the update is still to come if `learn` is called again
                 return RolloutReturn(env.num_envs, 0, continue_training=False)
-        if self.overlap and self._collector is None:  # else the actions are drawn after the update, as Stable-Baselines3 does
+        if self.overlap and self._collector is None:  # else they are drawn after the update, as Stable-Baselines3 does
             self._draw_actions(learning_starts, action_noise)
             if self.num_timesteps < self._total_timesteps:
                 self._send()

@@ -69,8 +69,8 @@ class TrainConfig:
     overlap: bool = True
     """Learn while the environments step; the update of step t cannot draw transition t."""
     collect_ahead: int = 0
-    """Step the environments in a thread, up to so many vector steps ahead of learning, and act with the actor of as many
-    vector steps ago; 0: off. For a GPU and cores to spare."""
+    """Step the environments in a thread, up to N vector steps ahead of learning, and act with the actor of N vector
+    steps ago; 0: off. For a GPU and cores to spare."""
 
     eval_every: int = 20_000
     """Steps per task between evaluations; 0: only at the end."""

@@ -56,7 +56,7 @@ class Protocol:
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
-        """All fields by name, as JSON values; `collect_ahead` only where it is on, so that other ids stay what they were."""
+        """All fields by name, as JSON values; `collect_ahead` only where it is on, so that older ids stay what they were."""
         values = asdict(self) | {"tasks": list(self.tasks)}
         return values if self.collect_ahead else {k: v for k, v in values.items() if k != "collect_ahead"}
 
@@ -64,7 +64,8 @@ class Protocol:
     def from_json(cls, values: Mapping[str, Any]) -> Protocol:
         """The protocol that `to_json` wrote. Raises ValueError if a field is missing or unknown."""
         expected = {f.name for f in fields(cls)}
-        if values.keys() | {"collect_ahead"} != expected:
+        values = {"collect_ahead": 0, **values}
+        if values.keys() != expected:
             raise ValueError(f"fields {sorted(expected ^ values.keys())} are missing or unknown")
         return cls(**{**values, "tasks": tuple(values["tasks"])})
 
