@@ -56,7 +56,7 @@ class Protocol:
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
-        """All fields by name, as JSON values; `collect_ahead` only where it is on, so that older ids stay what they were."""
+        """All fields by name, as JSON values; `collect_ahead` only where it is on, so that older ids stay the same."""
         values = asdict(self) | {"tasks": list(self.tasks)}
         return values if self.collect_ahead else {k: v for k, v in values.items() if k != "collect_ahead"}
 

@@ -166,8 +166,12 @@ def test_ctrl_c_while_one_waits_for_the_other(busy, monkeypatch):
     if busy == "environment":
         monkeypatch.setattr(envs.toy.PointReach, "step", slow_step)
     callback = slow_learner if busy == "learner" else None
-    with in_time(), pytest.raises(KeyboardInterrupt):
-        agent.learn(2 * 50, callback=callback)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with in_time(), pytest.raises(KeyboardInterrupt):
+            agent.learn(2 * 50, callback=callback)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert sent
     nobody_left(agent)
     agent.learn(2 * 5)
