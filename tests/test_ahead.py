@@ -152,13 +152,19 @@ class Hand:
         return round(versions[0, 0])
 
 
+@pytest.mark.parametrize("first", ["collector", "learner"])
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("lag", [1, 5])
-def test_step_t_acts_with_what_the_learner_had_after_t_minus_n(lag, every):
-    hand = Hand(lag)
+def test_step_t_acts_with_what_the_learner_had_after_t_minus_n(lag, every, first, monkeypatch):
+    """Also where the learner waits for each step, and newer versions are there long before they are due."""
+    hand, step = Hand(lag), envs.toy.PointReach.step
+    if first == "learner":
+        monkeypatch.setattr(envs.toy.PointReach, "step", lambda *args: time.sleep(0.001) or step(*args))
     hand.start()
     found, version, expected = [], 0, []
     for t in range(30):
+        if first == "collector":
+            hand.collector.rest()
         found.append(hand.version_of(hand.collector.take(updates=version)))
         expected.append(max(t - lag, 0) // every * every)
         assert hand.collector._collected // 2 <= t + lag + 1  # steps t + 1 .. t + lag are ahead

@@ -152,14 +152,16 @@ def test_ctrl_c_while_one_waits_for_the_other(busy, monkeypatch):
     def slow_step(self, action):
         if agent.num_timesteps >= 2 * 20 and not sent:
             time.sleep(0.2)  # the learner takes what there is, and waits for this step
-            sent.append(os.kill(os.getpid(), signal.SIGINT))
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.2)
         return whole(self, action)
 
     def slow_learner(*_):
         if agent.num_timesteps == 2 * 20:
             agent.settle()
-            sent.append(os.kill(os.getpid(), signal.SIGINT))
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
         return True
 
