@@ -24,6 +24,7 @@ class EveryStepsPerTask(BaseCallback):
 
     def _on_step(self) -> bool:
         if self.model.due(self.every):
+            self.model.settle()  # an evaluation shares this process with the environment, a checkpoint holds it
             self.act()
         return True
 

@@ -24,7 +24,8 @@ def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
     """Write agent, replay buffer, environment and generator states to `folder`/step_<env steps per task>.
 
     The folder appears whole or not at all, with the checksums of its files in SHA256SUMS. `env` offers `get_state`
-    (all of ours do); nothing may be pending in it, which holds inside callbacks and after `learn`.
+    (all of ours do); nothing may be pending in it, which holds inside callbacks and after `learn`: steps that are
+    collected ahead are waited for, and saved.
 
     :raises NonFiniteError: if training has broken down: then nothing is written.
     :raises OSError: if the disk is full; the checkpoints of before are still there.
@@ -32,10 +33,13 @@ def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
     final = Path(folder) / f"step_{agent.steps_per_task:09d}"
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    agent.settle()
     try:
         agent.save(partial / "agent.zip")
         agent.save_replay_buffer(partial / "buffer.zip")
         state = {"env": env.get_state(), "generators": agent.rng_state()}  # type: ignore[attr-defined]
+        if agent.collect_ahead:
+            state["ahead"] = agent.collected_state()
         write_state(partial / "loop.zip", "loop", state)
         with whole_file(partial / SUMS) as file:
             file.writelines(f"{_sha256(path)}  {path.name}\n".encode() for path in sorted(partial.glob("*.zip")))
@@ -108,10 +112,15 @@ def load_checkpoint(path: str | Path, env: VecEnv, device: str = "auto", **chang
         raise StateFileError(f"{path} was trained on {agent.task_names}; the environment has {names}.")
     agent.load_replay_buffer(path / "buffer.zip")
     state = read_state(path / "loop.zip", "loop")
+    with damage_told(path / "loop.zip"):
+        lag = state["ahead"]["lag"] if "ahead" in state else 0
+    if agent.collect_ahead != lag:
+        raise ValueError(f"{path}: expected collect_ahead={lag}, as it was written; found {agent.collect_ahead}.")
     agent.set_env(env, force_reset=False)
     with damage_told(path / "loop.zip"):
         agent._last_obs = np.asarray(env.set_state(state["env"]))  # type: ignore[attr-defined]
         agent.set_rng_state(state["generators"])
+        agent.load_collected_state(state.get("ahead"))
     return agent
 
 
@@ -130,6 +139,8 @@ def checkpoint_bytes(agent: MTSAC, transitions: int) -> int:
     """
     trained = [*agent.actor.parameters(), *agent.critic.parameters()]
     networks = sum(p.nbytes for p in agent.policy.parameters()) + 2 * sum(p.nbytes for p in trained)  # Adam keeps two
+    if agent.collect_ahead:
+        networks += (agent.collect_ahead + 1) * sum(p.nbytes for p in agent.actor.parameters())  # copies, at most
     buffer = agent.replay_buffer
     assert buffer is not None
     return networks + buffer.rows.nbytes * min(transitions, buffer.buffer_size) // buffer.buffer_size

@@ -21,10 +21,10 @@ from agents.returns import RETURN_SCALES
 from agents.rounds import UpdateRounds
 from agents.settings import (
     build_aggregator,
+    check_columns,
     check_env,
     check_one_hot,
     check_settings,
-    envs_per_task,
     named_schedule,
     task_names,
 )
@@ -67,6 +67,8 @@ class MTSAC(UpdateRounds):
     :param capture: on a CUDA device, replay an update as one captured graph (see `agents.captured`); a number: so many
         updates together, where `gradient_steps` has as many. Like `device` it is not saved: say it again at `load`.
     :param overlap: step the environment during the update (see `agents.rollout`).
+    :param collect_ahead: N above 0: a thread steps the environment, up to N vector steps ahead of the learner, and acts
+        with the actor of N vector steps ago (see `agents.ahead`). Then `overlap` means nothing.
     :param log_every: environment steps per task between two rows of logs.
     :param log_conflicts: updates between two measurements of the tasks' conflict (see `mtrl.diagnostics`), rounded up
         to a multiple of `policy_delay`; 0 for none.
@@ -107,6 +109,7 @@ class MTSAC(UpdateRounds):
         loss_weighting: Literal["none", "temperature"] = "none",
         capture: bool | int = False,
         overlap: bool = True,
+        collect_ahead: int = 0,
         log_every: int = 100,
         log_conflicts: int = 500,
         stats_window_size: int = 20,
@@ -134,6 +137,7 @@ class MTSAC(UpdateRounds):
         self.loss_weighting = loss_weighting
         self.capture = capture
         self.overlap = overlap
+        self.collect_ahead = collect_ahead
         self.log_every = log_every
         self.log_conflicts = log_conflicts
         self.learning_rate_name = learning_rate
@@ -215,7 +219,7 @@ class MTSAC(UpdateRounds):
         self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
-            self._next_actions, self._rollout_steps = None, 0  # the loop begins with a fresh observation
+            self._begin_loop()
             self.replay_buffer.cut()  # an episode that was running ends here, for who looks at neighbours
             self.return_scale.cut()
         if self.actor.precision == "tf32" and self.device.type != "cuda":
@@ -228,15 +232,7 @@ class MTSAC(UpdateRounds):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As Stable-Baselines3's; the environment must have the tasks that the agent was built for."""
-        names = getattr(env, "task_names", None)
-        if names is not None and tuple(names) != self.task_names:
-            raise ValueError(f"This agent was built for the tasks {self.task_names}, the environment has {names}.")
-        num_envs, copies = getattr(env, "num_envs", 1), envs_per_task(env)
-        if (num_envs, copies) != (self.n_envs, self.envs_per_task):
-            raise ValueError(
-                f"This agent was built for {self.num_tasks} tasks with {self.envs_per_task} environments each, the "
-                f"environment has {num_envs} columns, {copies} for each task. MTSAC.load(path, env) takes any number."
-            )
+        check_columns(env, self.task_names, self.envs_per_task)
         super().set_env(env, force_reset)
         assert self.env is not None
         check_env(self.env)

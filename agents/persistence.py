@@ -21,7 +21,7 @@ from agents.task_metrics import TaskMetrics
 # Constructor arguments that are attributes of the same name and plain JSON.
 SETTINGS = (
     "buffer_size learning_starts batch_size tau gamma gradient_steps ent_coef target_entropy target_update_interval "
-    "max_grad_norm reward_scale loss_weighting overlap log_every log_conflicts seed "
+    "max_grad_norm reward_scale loss_weighting overlap collect_ahead log_every log_conflicts seed "
     "policy_delay noise_hold ent_coef_min critic_reduction reset_at"
 ).split()
 # Constructor arguments that no file may choose: where we write, how much we print, on what we run.
@@ -215,7 +215,7 @@ class SafeSaves(OverlappedSAC):
 
     def _excluded_save_params(self) -> list[str]:
         of_the_device = ["capture", "_captured", "_acting"]  # not of the agent
-        return [*super()._excluded_save_params(), *of_the_device]
+        return [*super()._excluded_save_params(), *of_the_device, "_collector"]  # of the environment
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

@@ -78,6 +78,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name in (*whole.split(), "target_update_interval"):
         if not isinstance(settings[name], Integral) or settings[name] < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {settings[name]!r}.")
+    if not isinstance(settings["collect_ahead"], Integral) or settings["collect_ahead"] < 0:
+        raise ValueError(
+            f"collect_ahead must be a whole number of vector steps, 0 for none; found {settings['collect_ahead']!r}."
+        )
     for name in ("learning_starts", "log_conflicts"):
         if settings[name] < 0:
             raise ValueError(f"{name} must not be negative, found {settings[name]}.")
@@ -155,6 +159,22 @@ def task_names(env: Any) -> tuple[str, ...]:
             f"{env.num_envs} columns. Let its task_names and envs_per_task agree with its num_envs."
         )
     return names
+
+
+def check_columns(env: Any, names: tuple[str, ...], copies: int) -> None:
+    """Refuse an environment of other columns than `copies` for each of the tasks `names`.
+
+    :raises ValueError: saying what the agent was built for, and what was found.
+    """
+    found = getattr(env, "task_names", None)
+    if found is not None and tuple(found) != names:
+        raise ValueError(f"This agent was built for the tasks {names}, the environment has {found}.")
+    num_envs, found_copies = getattr(env, "num_envs", 1), envs_per_task(env)
+    if (num_envs, found_copies) != (copies * len(names), copies):
+        raise ValueError(
+            f"This agent was built for {len(names)} tasks with {copies} environments each, the environment has "
+            f"{num_envs} columns, {found_copies} for each task. MTSAC.load(path, env) takes any number."
+        )
 
 
 def check_env(env: VecEnv) -> None:

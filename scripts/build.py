@@ -163,6 +163,7 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
             loss_weighting=config.loss_weighting,
             capture=resolve_capture(config.capture, config.device),
             overlap=config.overlap,
+            collect_ahead=config.collect_ahead,
             log_every=config.log_every,
             log_conflicts=config.log_conflicts,
             policy_kwargs={

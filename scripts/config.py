@@ -68,6 +68,9 @@ class TrainConfig:
     """Goals per task, of the 50 that metaworld draws for the seed."""
     overlap: bool = True
     """Learn while the environments step; the update of step t cannot draw transition t."""
+    collect_ahead: int = 0
+    """Step the environments in a thread, up to N vector steps ahead of learning, and act with the actor of N vector
+    steps ago; 0: off. For a GPU and cores to spare."""
 
     eval_every: int = 20_000
     """Steps per task between evaluations; 0: only at the end."""
@@ -182,6 +185,7 @@ class TrainConfig:
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:
         """The config that `to_json` wrote. Raises ValueError if a field is missing, unknown or of another type."""
         expected = {f.name for f in fields(cls)}
+        values = {"collect_ahead": 0, **values}  # runs from before there was such a thing
         if values.keys() != expected:
             raise ValueError(f"fields {sorted(expected ^ values.keys())} are missing or unknown")
         hints = get_type_hints(cls)
@@ -240,7 +244,7 @@ PLAIN_SAC: dict[str, Any] = {  # what --independent fixes
     **{"actor_torso": "mlp", "critic_torso": "mlp", "conditioning": "one-hot", "n_critics": 2, "policy_delay": 1},
     **{"noise_hold": 1},
     **{"ent_coef_min": 0.0, "weight_decay": 0.0, "reset_at": (), "envs_per_task": 1},
-    **{"overlap": False, "max_grad_norm": 0.0, "precision": "float32", "capture": False},
+    **{"overlap": False, "collect_ahead": 0, "max_grad_norm": 0.0, "precision": "float32", "capture": False},
 }
 
 
@@ -267,7 +271,8 @@ def check(config: TrainConfig) -> None:
     """Raises ValueError for numbers that make no sense: expected, found, flag."""
     for name in _AT_LEAST_ONE:
         _expect(config, name, getattr(config, name) >= 1, "at least 1")
-    for name in ("eval_every", "checkpoint_every", "log_conflicts", "warmup_steps", "seed", *_NOT_NEGATIVE):
+    whole = ("eval_every", "checkpoint_every", "log_conflicts", "warmup_steps", "collect_ahead", "seed")
+    for name in (*whole, *_NOT_NEGATIVE):
         _expect(config, name, getattr(config, name) >= 0, "0 or more")
     for name in _POSITIVE:
         _expect(config, name, getattr(config, name) > 0, "more than 0")

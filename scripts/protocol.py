@@ -47,6 +47,7 @@ class Protocol:
     env_steps_total: int
     metaworld: str
     mujoco: str
+    collect_ahead: int = 0
 
     @property
     def id(self) -> str:
@@ -55,13 +56,15 @@ class Protocol:
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
-        """All fields by name, as JSON values."""
-        return asdict(self) | {"tasks": list(self.tasks)}
+        """All fields by name, as JSON values; `collect_ahead` only where it is on, so that older ids stay the same."""
+        values = asdict(self) | {"tasks": list(self.tasks)}
+        return values if self.collect_ahead else {k: v for k, v in values.items() if k != "collect_ahead"}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Protocol:
         """The protocol that `to_json` wrote. Raises ValueError if a field is missing or unknown."""
         expected = {f.name for f in fields(cls)}
+        values = {"collect_ahead": 0, **values}
         if values.keys() != expected:
             raise ValueError(f"fields {sorted(expected ^ values.keys())} are missing or unknown")
         return cls(**{**values, "tasks": tuple(values["tasks"])})
@@ -116,6 +119,7 @@ def describe(config: TrainConfig, task_names: tuple[str, ...], goals: Mapping[st
         env_steps_total=steps_per_task * len(task_names),
         metaworld=version("metaworld"),
         mujoco=version("mujoco"),
+        collect_ahead=config.collect_ahead,
     )
 
 

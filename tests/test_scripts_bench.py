@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.bench import training
 from scripts.bench.__main__ import BenchConfig, main, sections, size_of
 from scripts.bench.environments import steps, worker_counts
 from scripts.bench.figures import compare, take_turns
@@ -68,7 +69,17 @@ def test_what_is_measured_on_cuda():
     assert [call.args[-1] for call in sections(BenchConfig(rounds=7))["update"]] == [7, 7]
     assert work["train"][0].keywords["workers"] == 8
     assert work["train"][0].args == ("mt10", ("float32", "bfloat16"), 2000)
+    assert work["train"][1].args == ("mt10", "bfloat16", (), 15)
     assert [call.args[1:] for call in work["env"][::2]] == [(15,), (15, (0, 4, 8))]
+
+
+def test_collecting_ahead_is_compared_with_none_in_turns(monkeypatch):
+    monkeypatch.setattr(training, "WARMUP", 2)
+    monkeypatch.setattr(training, "TURN", 3)
+    figures = training.ahead("toy", "float32", (1, 2), rounds=2, threads=1, workers=0)
+    assert [figure.what.split(", ")[-1] for figure in figures] == [f"{lag} steps ahead" for lag in (0, 1, 2)]
+    assert figures[0].ratio == 1.0
+    assert training.ahead("toy", "float32", (), rounds=2) == []
 
 
 @cuda
@@ -96,6 +107,7 @@ def test_all_ways_to_task_gradients_agree():
         ("--aggregators mean,pcgard", "unknown aggregator 'pcgard': did you mean pcgrad"),
         ("--precisions float16", "unknown precision 'float16'"),
         ("--rounds 0", "--rounds: expected at least 1, found 0"),
+        ("--collect-ahead 4,0", "--collect-ahead: expected vector steps, each at least 1; found 0"),
         ("--workers 0,11", "--workers: expected 0 to 10, one per task of MT10; found 11"),
         ("--capture true", "--capture true: expected a CUDA device"),
         ("--precisions float32,tf32", "expected a CUDA device for precision tf32; found cpu"),

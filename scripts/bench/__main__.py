@@ -68,6 +68,8 @@ class BenchConfig:
     """Processes that step the environments; empty: 0, 1, 2, 4 ... up to the cores. train takes the most given."""
     preset: Literal["mt10-quick", "mt10"] = "mt10-quick"
     """Settings of train."""
+    collect_ahead: Counts = ()
+    """For train: also so many vector steps ahead, each against none, in turns."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks live."""
     capture: Capture = "auto"
@@ -96,7 +98,10 @@ def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]
         ],
         "update": [partial(updates.updates, size, names, precisions, rounds) for size in sizes],
         "aggregate": [partial(updates.aggregations, size, names, rounds) for size in sizes],
-        "train": [partial(training.training, config.preset, precisions, 10 * rounds, **same)],
+        "train": [
+            partial(training.training, config.preset, precisions, 10 * rounds, **same),
+            partial(training.ahead, config.preset, precisions[-1], config.collect_ahead, few, **same),
+        ],
         "memory": [partial(updates.memory, size, names, "float32") for size in sizes],
     }
 
@@ -142,6 +147,8 @@ def check(config: BenchConfig) -> None:
         raise cli.UsageError(
             f"--workers: expected 0 to {most}, one per task of {config.suite}; found {', '.join(bad)}."
         )
+    if bad := [str(lag) for lag in config.collect_ahead if lag < 1]:
+        raise cli.UsageError(f"--collect-ahead: expected vector steps, each at least 1; found {', '.join(bad)}.")
     for kind, names, known in (
         ("part", config.parts, PARTS),
         ("precision", config.precisions, Precision.__args__),  # type: ignore[attr-defined]

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from envs.suites import task_names
-from scripts.bench.figures import Figure
+from scripts.bench.figures import Figure, compare, take_turns
 from scripts.build import make_agent, make_env
 from scripts.config import TrainConfig
 from scripts.presets import PRESETS
 
 WARMUP = 60  # vector steps without an update, then as many with
+TURN = 100  # vector steps; the first of a turn have nothing collected ahead of them
 
 
 def training(preset: str, precisions: tuple[Any, ...], steps: int, **settings: Any) -> list[Figure]:
     """PCGrad with the settings of a preset but for those given: by precision, then without overlap."""
-    figures, base = [], replace(PRESETS[preset][1], goals=2, aggregator="pcgrad", **settings)
-    base, num_tasks = replace(base, warmup_steps=WARMUP, log_every=steps), len(task_names(base.suite))
+    figures, base = [], _base(preset, log_every=steps, **settings)
+    num_tasks = len(task_names(base.suite))
     for precision in precisions:
         rate, split = _run(replace(base, precision=precision), steps)
         figures.append(Figure(f"training, {preset}, PCGrad, {precision}", rate, "vector steps/s"))
@@ -28,6 +33,33 @@ def training(preset: str, precisions: tuple[Any, ...], steps: int, **settings: A
     alone, _ = _run(replace(base, precision=precisions[-1], overlap=False), steps)
     what = f"training, {preset}, PCGrad, {precisions[-1]}, without overlap"
     return [*figures, Figure(what, alone, "vector steps/s", alone / rate, "the rate with it")]
+
+
+def ahead(preset: str, precision: Any, lags: Sequence[int], rounds: int, **settings: Any) -> list[Figure]:
+    """PCGrad with the settings of a preset, collecting so many vector steps ahead, against none; all take turns."""
+    base, ways = _base(preset, log_every=TURN, precision=precision, **settings), {}
+    with ExitStack() as stack:
+        for lag in (0, *lags) if lags else ():
+            config = replace(base, collect_ahead=lag)
+            env = stack.enter_context(closing(make_env(config, config.goals)))
+            agent = make_agent(config, env)
+            agent.learn(2 * WARMUP * env.num_envs)
+            ways[lag] = partial(agent.learn, TURN * env.num_envs, reset_num_timesteps=False)
+        seconds = take_turns({f"{lag}": way for lag, way in ways.items()}, rounds)
+    return [
+        Figure(
+            f"training, {preset}, PCGrad, {precision}, {lag} steps ahead",
+            TURN / float(np.median(seconds[lag])),
+            "vector steps/s",
+            1 / compare(seconds, lag, "0"),
+            "the rate at 0",
+        )
+        for lag in seconds
+    ]
+
+
+def _base(preset: str, **settings: Any) -> TrainConfig:
+    return replace(PRESETS[preset][1], goals=2, aggregator="pcgrad", warmup_steps=WARMUP, **settings)
 
 
 def _run(config: TrainConfig, steps: int) -> tuple[float, dict[str, float]]:
