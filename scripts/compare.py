@@ -114,7 +114,8 @@ def hours(method: Method) -> float | None:
 def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature: bool) -> Iterable[str]:
     """All tables."""
     after = at or protocol.env_steps_per_task
-    yield f"## {protocol.benchmark}: success after {after:,} steps per task, mean over {len(protocol.tasks)} tasks\n"
+    over = f"mean over {len(protocol.tasks)} tasks" if len(protocol.tasks) > 1 else protocol.tasks[0]
+    yield f"## {protocol.benchmark}: success after {after:,} steps per task, {over}\n"
     yield explain(protocol, at) + "\n"
     yield from main_table(rows, at)
     yield ""

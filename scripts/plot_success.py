@@ -55,27 +55,30 @@ def hours_at(run: RunFolder, steps: np.ndarray) -> np.ndarray:
 def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tuple[Figure, list[Axes]]:
     set_style()
     protocol = methods[0].runs[0].protocol
-    tasks = protocol.tasks
-    columns = min(COLUMNS, len(tasks))
+    tasks = protocol.tasks if len(protocol.tasks) > 1 else ()  # a panel of a single task would be the same again
+    columns = min(COLUMNS, len(tasks) or 1)
     rows = math.ceil(len(tasks) / columns)
     figure = plt.figure(figsize=(9, 3.8 + 1.3 * rows), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3.8, 1.3 * rows), squeeze=False)[:, 0]
+    parts = figure.subfigures(1 + bool(tasks), 1, height_ratios=(3.8, 1.3 * rows)[: 1 + bool(tasks)], squeeze=False)
+    top, bottom = parts[0, 0], parts[-1, 0]
     mean = top.subplots()
-    panels = list(bottom.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    panels = list(bottom.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat) if tasks else []
     for method, x in zip(methods, xs, strict=True):
         curves = method.curves[1]
         band(mean, method, x, curves, legend(method))
         for panel, i in zip(panels, range(len(tasks)), strict=False):
             band(panel, method, x, curves[:, i : i + 1], thin=True)
     shading = "; shaded: 95 % bootstrap over seeds" if any(len(method.runs) > 1 for method in methods) else ""
-    top.suptitle(f"{protocol.benchmark}: success, mean over {len(tasks)} tasks{shading}", fontsize=11)
+    what = f"success, mean over {len(tasks)} tasks" if tasks else f"success on {protocol.tasks[0]}"
+    top.suptitle(f"{protocol.benchmark}: {what}{shading}", fontsize=11)
     mean.set(xlabel=label, ylabel="share of episodes with success", ylim=(-0.04, 1.04))
     if len(methods) < 5:
         mean.legend(loc="best")
     else:
         mean.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    bottom.supxlabel(label, fontsize=9)
-    bottom.supylabel("success", fontsize=9)
+    if tasks:
+        bottom.supxlabel(label, fontsize=9)
+        bottom.supylabel("success", fontsize=9)
     for panel, task in zip(panels, tasks, strict=False):
         panel.set_ylim(-0.04, 1.04)
         panel.set_title(task, fontsize=8)

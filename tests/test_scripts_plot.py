@@ -5,9 +5,10 @@ import pytest
 from matplotlib.colors import to_hex
 
 from mtrl import AGGREGATORS
-from scripts import looks, plot, plot_success, plot_training
+from scripts import compare, looks, plot, plot_success, plot_training
 from scripts.cli import UsageError
 from scripts.runs import find_runs, group
+from tests import run_folders
 from tests.run_folders import TASKS, make_run
 
 
@@ -41,6 +42,17 @@ def test_success_is_the_mean_over_seeds_and_tasks_with_a_band_over_seeds(methods
     assert [panel.get_title() for panel in panels] == list(TASKS)
     np.testing.assert_allclose(panels[1].get_lines()[0].get_ydata(), [0.6, 0.8])
     assert top.get_xlabel() == "environment steps per task"
+
+
+def test_one_task_is_one_panel(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_folders, "TASKS", TASKS[:1])
+    monkeypatch.setattr(run_folders, "GOALS", {TASKS[0]: run_folders.GOALS[TASKS[0]]})
+    make_run(tmp_path / "a", {100: (0.2,), 200: (0.4,)})
+    methods = group(find_runs([tmp_path]))
+    (only,) = plot_success.over_environment_steps(methods).axes
+    np.testing.assert_allclose(lines(only)["mean, seed 0"].get_ydata(), [0.2, 0.4])
+    compare.main([str(tmp_path)])
+    assert "after 200 steps per task, reach-v3\n" in capsys.readouterr().out
 
 
 def test_wall_clock_leaves_evaluations_out(methods):
