@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from scripts import intervals
 from scripts.cli import UsageError
@@ -56,17 +56,15 @@ def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tu
     set_style()
     protocol = methods[0].runs[0].protocol
     tasks = protocol.tasks if len(protocol.tasks) > 1 else ()  # a panel of a single task would be the same again
-    columns = min(COLUMNS, len(tasks) or 1)
-    rows = math.ceil(len(tasks) / columns)
-    figure = plt.figure(figsize=(9, 3.8 + 1.3 * rows), layout="constrained")
-    parts = figure.subfigures(1 + bool(tasks), 1, height_ratios=(3.8, 1.3 * rows)[: 1 + bool(tasks)], squeeze=False)
-    top, bottom = parts[0, 0], parts[-1, 0]
+    heights = [3.8, 1.3 * math.ceil(len(tasks) / COLUMNS)][: 1 + bool(tasks)]
+    figure = plt.figure(figsize=(9, sum(heights)), layout="constrained")
+    top, *below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     mean = top.subplots()
-    panels = list(bottom.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat) if tasks else []
+    panels = [panel for part in below for panel in _panels(part, tasks, label)]
     for method, x in zip(methods, xs, strict=True):
         curves = method.curves[1]
         band(mean, method, x, curves, legend(method))
-        for panel, i in zip(panels, range(len(tasks)), strict=False):
+        for i, panel in enumerate(panels):
             band(panel, method, x, curves[:, i : i + 1], thin=True)
     shading = "; shaded: 95 % bootstrap over seeds" if any(len(method.runs) > 1 for method in methods) else ""
     what = f"success, mean over {len(tasks)} tasks" if tasks else f"success on {protocol.tasks[0]}"
@@ -76,15 +74,22 @@ def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tu
         mean.legend(loc="best")
     else:
         mean.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    if tasks:
-        bottom.supxlabel(label, fontsize=9)
-        bottom.supylabel("success", fontsize=9)
+    return figure, [mean, *panels]
+
+
+def _panels(part: SubFigure, tasks: Sequence[str], label: str) -> list[Axes]:
+    """A small panel per task."""
+    columns = min(COLUMNS, len(tasks))
+    rows = math.ceil(len(tasks) / columns)
+    panels = list(part.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    part.supxlabel(label, fontsize=9)
+    part.supylabel("success", fontsize=9)
     for panel, task in zip(panels, tasks, strict=False):
         panel.set_ylim(-0.04, 1.04)
         panel.set_title(task, fontsize=8)
     for panel in panels[len(tasks) :]:
         panel.set_visible(False)
-    return figure, [mean, *panels[: len(tasks)]]
+    return panels[: len(tasks)]
 
 
 def legend(method: Method) -> str:
