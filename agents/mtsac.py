@@ -52,6 +52,8 @@ class MTSAC(UpdateRounds):
     :param train_freq: vector steps between two rounds of `gradient_steps` updates: with E environments per task, take
         E times the updates for as many updates per environment step.
     :param n_steps: rewards that a target adds up before it bootstraps, fewer where the episode or the buffer ends.
+    :param high_reward_fraction: share of a task's rows in an update that are drawn for their reward, each the best of
+        `high_reward_candidates` uniform draws (see `agents.TaskReplayBuffer`); 0: all are drawn uniformly.
     :param policy_delay: critic updates per update of actor and temperatures.
     :param ent_coef: "auto", "auto_0.1" (initial value), or a fixed number.
     :param noise_hold: vector steps for which an action's noise stays the same; 1: fresh noise at each.
@@ -95,6 +97,8 @@ class MTSAC(UpdateRounds):
         train_freq: int = 1,
         gradient_steps: int = 1,
         n_steps: int = 1,
+        high_reward_fraction: float = 0.0,
+        high_reward_candidates: int = 64,
         policy_delay: int = 1,
         ent_coef: str | float = "auto",
         ent_coef_min: float = 0.0,
@@ -126,6 +130,7 @@ class MTSAC(UpdateRounds):
             critic_aggregator, critic_aggregator_kwargs = aggregator, aggregator_kwargs
         self._aggregators_given = ((aggregator, aggregator_kwargs), (critic_aggregator, critic_aggregator_kwargs))
         self.return_steps = n_steps  # Stable-Baselines3's n_steps is for a buffer of its own
+        self.high_reward_fraction, self.high_reward_candidates = high_reward_fraction, high_reward_candidates
         self.policy_delay = policy_delay
         self.ent_coef_min = ent_coef_min
         self.noise_hold = noise_hold
@@ -179,7 +184,10 @@ class MTSAC(UpdateRounds):
         if self.target_entropy == "auto":
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         self.policy_kwargs["num_tasks"] = self.num_tasks
-        fixed = {"num_tasks": self.num_tasks, "n_steps": self.return_steps, "gamma": self.gamma}
+        fixed = {
+            **{"num_tasks": self.num_tasks, "n_steps": self.return_steps, "gamma": self.gamma},
+            **{name: getattr(self, name) for name in ("high_reward_fraction", "high_reward_candidates")},
+        }
         self.replay_buffer_kwargs = {"seed": self.seed or 0, **self.replay_buffer_kwargs, **fixed}
         super()._setup_model()
         self._setup_temperatures()

@@ -22,7 +22,8 @@ from agents.task_metrics import TaskMetrics
 SETTINGS = (
     "buffer_size learning_starts batch_size tau gamma gradient_steps ent_coef target_entropy target_update_interval "
     "max_grad_norm reward_scale loss_weighting overlap collect_ahead log_every log_conflicts seed "
-    "policy_delay noise_hold ent_coef_min critic_reduction reset_at"
+    "policy_delay noise_hold ent_coef_min critic_reduction reset_at "
+    "high_reward_fraction high_reward_candidates"
 ).split()
 # Constructor arguments that no file may choose: where we write, how much we print, on what we run.
 NOT_OF_FILES = {"env", "device", "tensorboard_log", "verbose", "capture", "replay_buffer_kwargs", "_init_setup_model"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,23 @@ def truncations(infos: list[dict[str, Any]]) -> Bool[np.ndarray, " columns"]:
     return np.array([info.get("TimeLimit.truncated", False) for info in infos])
 
 
+MAX_CANDIDATES = 1024  # beyond it the best row of all comes again and again, and the draws cost more than the update
+
+
+def check_high_reward(fraction: float, candidates: int) -> None:
+    """Refuse what no sample can be drawn with.
+
+    :raises ValueError: for a fraction outside 0 to 1, or candidates that are no whole number of 1 to 1024.
+    """
+    if not isinstance(fraction, Real) or not 0 <= fraction <= 1:
+        raise ValueError(f"high_reward_fraction must lie in [0, 1], found {fraction!r}.")
+    whole = isinstance(candidates, Integral) and not isinstance(candidates, bool)
+    if not whole or not 1 <= candidates <= MAX_CANDIDATES:
+        raise ValueError(
+            f"high_reward_candidates must be a whole number of 1 to {MAX_CANDIDATES}, found {candidates!r}."
+        )
+
+
 class TaskReplayBuffer(BaseBuffer):
     """The last `buffer_size` transitions of each of T tasks; a sample is T blocks of B rows, block t from task t.
 
@@ -34,6 +52,14 @@ class TaskReplayBuffer(BaseBuffer):
     How many times are filled, and which is the next, stand in tensors on the device, too, and `sample` looks at those:
     a sample in a captured graph follows the buffer as it grows.
 
+    Where rewards are sparse, few of the rows drawn uniformly show success. With `high_reward_fraction` s, round(s B) of a
+    task's B rows are drawn for their reward: for each, `high_reward_candidates` K rows are drawn uniformly, and the one
+    with the highest stored reward is taken. A fraction of each batch for rewarding transitions is Narasimhan et al.
+    2015, arXiv 1506.08941 (their rho; also 0.25), there by a threshold; the best of K is tournament selection (Goldberg
+    and Deb 1991), which needs none: a row whose reward is above that of a share q of all rows is taken with the density
+    K q^(K - 1). It changes which states are learned from, not what is learned there, and no weight undoes it: SAC is
+    off-policy.
+
     With E environments per task a vector step is E times, one after the other: time i is of environment i mod E (but
     for what was loaded from a buffer with another E).
 
@@ -41,6 +67,8 @@ class TaskReplayBuffer(BaseBuffer):
     :param n_envs: E T, the number of columns: column c of the environment is of task c mod T.
     :param num_tasks: T; None: every column is a task of its own.
     :param n_steps: rewards in a sample's return, discounted by `gamma`.
+    :param high_reward_fraction: s, share of a task's rows in a sample that are drawn for their reward, 0 to 1.
+    :param high_reward_candidates: K, of how many uniform draws each of them is the best, 1 to 1024.
     :param seed: seed of the buffer's own generator; its state is part of `state_dict`.
     :param dtype: of the stored rows; float64 is for tests.
     """
@@ -58,7 +86,10 @@ class TaskReplayBuffer(BaseBuffer):
         num_tasks: int | None = None,
         n_steps: int = 1,
         gamma: float = 0.99,
+        high_reward_fraction: float = 0.0,
+        high_reward_candidates: int = 64,
     ):
+        check_high_reward(high_reward_fraction, high_reward_candidates)
         self.num_tasks = num_tasks or n_envs
         self.envs_per_task = n_envs // self.num_tasks
         buffer_size += -buffer_size % self.envs_per_task
@@ -72,6 +103,7 @@ class TaskReplayBuffer(BaseBuffer):
         self._new = HostBlock(self.rows[: self.envs_per_task])
         self.one_hot = torch.eye(self.num_tasks, dtype=dtype, device=self.device)
         self.n_steps, self.gamma = n_steps, gamma
+        self.high_reward_fraction, self.high_reward_candidates = high_reward_fraction, high_reward_candidates
         self.filled = torch.zeros((), dtype=torch.float64, device=self.device)  # size(), for the device
         self.head = torch.zeros((), dtype=torch.int64, device=self.device)  # pos, for the device
         self.generator = torch.Generator(self.device).manual_seed(seed)
@@ -141,9 +173,24 @@ class TaskReplayBuffer(BaseBuffer):
         :return: observations (T B, D) with one-hots, actions (T B, A), next observations, dones and rewards (T B, 1);
             with n steps also discounts (T B, 1) of the value at the next observations.
         """
-        shape, device = (self.num_tasks, batch_size), self.rows.device
-        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=device)
-        return self._at((uniform * self.filled).long())
+        chosen = round(self.high_reward_fraction * batch_size)
+        times = self._draw(batch_size - chosen)
+        if chosen:
+            times = torch.cat([times, self._draw_high_rewards(chosen)], 1)
+        return self._at(times)
+
+    def _draw(self, *shape: int) -> Int[Tensor, "tasks *shape"]:
+        uniform = torch.rand(
+            (self.num_tasks, *shape), generator=self.generator, dtype=torch.float64, device=self.rows.device
+        )
+        return (uniform * self.filled).long()
+
+    def _draw_high_rewards(self, count: int) -> Int[Tensor, "tasks count"]:
+        """Each the best of K uniform draws by stored reward; among equal ones the first drawn, so a uniform one."""
+        candidates = self._draw(count, self.high_reward_candidates)
+        task = torch.arange(self.num_tasks, device=candidates.device).view(-1, 1, 1)
+        rewards = self.rows[candidates, task, self.obs_dim + self.action_dim]
+        return candidates.gather(-1, rewards.argmax(-1, keepdim=True)).squeeze(-1)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """All tasks' transitions at the given times, in task blocks."""

@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 import mtrl
+from agents.replay import check_high_reward
 from agents.returns import RETURN_SCALES
 from agents.values import Reduction
 
@@ -92,6 +93,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must lie in [0, 1], found {settings[name]}.")
     if settings["max_grad_norm"] is not None and not settings["max_grad_norm"] > 0:
         raise ValueError(f"max_grad_norm must be positive, or None for no clipping; found {settings['max_grad_norm']}.")
+    check_high_reward(settings["high_reward_fraction"], settings["high_reward_candidates"])
+    if 0 < settings["high_reward_fraction"] * settings["batch_size"] <= 0.5:
+        raise ValueError(
+            f"high_reward_fraction={settings['high_reward_fraction']} of batch_size={settings['batch_size']} is not one "
+            "row: raise one of them, or leave the fraction at 0."
+        )
     check_values(settings)
     if settings["loss_weighting"] not in ("none", "temperature"):
         raise ValueError(f"loss_weighting is 'none' or 'temperature', found {settings['loss_weighting']!r}.")

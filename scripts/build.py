@@ -148,6 +148,8 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
             tau=config.tau,
             gamma=config.gamma,
             n_steps=config.n_steps,
+            high_reward_fraction=config.high_reward_fraction,
+            high_reward_candidates=config.high_reward_candidates,
             policy_delay=config.policy_delay,
             train_freq=train_freq,
             gradient_steps=gradient_steps,

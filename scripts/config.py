@@ -15,8 +15,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from tyro.conf import Suppress
 
 from agents.policies import Conditioning, Precision, Torso
+from agents.replay import MAX_CANDIDATES
 from agents.values import CriticHead, Reduction
 from scripts.flags import Capture, Counts, Names, Numbers
+
+
+# Settings that run folders of earlier versions lack: there they were off.
+_LATER = {"collect_ahead", "high_reward_fraction", "high_reward_candidates", "checkpoint_minutes"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class TrainConfig:
     """Goals (= episodes) per task in the evaluation at the end."""
     checkpoint_every: int = 20_000
     """Steps per task between checkpoints; 0: only at the end."""
+    checkpoint_minutes: float = 0.0
+    """Minutes between checkpoints, besides those by steps; 0: by steps only."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints to keep."""
     log_every: int = 500
@@ -101,6 +108,10 @@ class TrainConfig:
     """Critic updates per update of actor and temperatures."""
     n_steps: int = 1
     """Rewards that a target adds up before it bootstraps."""
+    high_reward_fraction: float = 0.0
+    """Share of a task's rows in a batch that are drawn for their reward; 0: all are drawn uniformly."""
+    high_reward_candidates: int = 64
+    """Each of those is the row with the highest reward of so many, drawn uniformly."""
     learning_rate: float = 3e-4
     """Of Adam, for actor, critic and temperatures."""
     adam_eps: float = 1e-5
@@ -185,7 +196,7 @@ class TrainConfig:
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:
         """The config that `to_json` wrote. Raises ValueError if a field is missing, unknown or of another type."""
         expected = {f.name for f in fields(cls)}
-        values = {"collect_ahead": 0, **values}  # runs from before there was such a thing
+        values = {**{f.name: f.default for f in fields(cls) if f.name in _LATER}, **values}
         if values.keys() != expected:
             raise ValueError(f"fields {sorted(expected ^ values.keys())} are missing or unknown")
         hints = get_type_hints(cls)
@@ -264,7 +275,7 @@ _AT_LEAST_ONE = (
     *("envs_per_task", "policy_delay", "n_steps", "noise_hold", "n_critics", "embedding_size"),
 )
 _POSITIVE = ("learning_rate", "adam_eps", "v_max")
-_NOT_NEGATIVE = ("max_grad_norm", "weight_decay", "ent_coef_min")
+_NOT_NEGATIVE = ("max_grad_norm", "weight_decay", "ent_coef_min", "checkpoint_minutes")
 
 
 def check(config: TrainConfig) -> None:
@@ -287,6 +298,11 @@ def check(config: TrainConfig) -> None:
     _expect(config, "horizon", config.horizon <= 500, "at most 500, the limit of Meta-World")
     _expect(config, "train_horizon", 0 <= config.train_horizon <= 500, "0 (as --horizon) to 500")
     _expect(config, "bins", config.bins >= 2, "at least 2")
+    _expect(config, "high_reward_fraction", 0 <= config.high_reward_fraction <= 1, "between 0 and 1")
+    chosen = config.high_reward_fraction * config.batch_size
+    _expect(config, "high_reward_fraction", not 0 < chosen <= 0.5, f"one row of --batch-size {config.batch_size} or more")
+    candidates = config.high_reward_candidates
+    _expect(config, "high_reward_candidates", 1 <= candidates <= MAX_CANDIDATES, f"1 to {MAX_CANDIDATES}")
     resets = config.reset_at
     growing = list(resets) == sorted({step for step in resets if step > 0})
     _expect(config, "reset_at", growing, "growing numbers of steps above 0")

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
+from agents import TaskReplayBuffer
 from scripts.config import TrainConfig
 
 
@@ -72,7 +73,13 @@ def policy_options(config: TrainConfig) -> dict[str, Any]:
 
 
 def make_sac(config: TrainConfig, env: VecEnv, seed: int) -> SAC:
-    """A new SAC with the preset's settings, for the one task of `env`."""
+    """A new SAC with the preset's settings, for the one task of `env`; its own buffer, unless that cannot draw rows for
+    their reward."""
+    buffer: dict[str, Any] = {}
+    if config.high_reward_fraction:
+        names = ("n_steps", "gamma", "high_reward_fraction", "high_reward_candidates")
+        options = {"num_tasks": 1, "seed": seed, **{name: getattr(config, name) for name in names}}
+        buffer = {"replay_buffer_class": TaskReplayBuffer, "replay_buffer_kwargs": options}
     return SAC(
         SizedPolicy,
         env,
@@ -84,10 +91,11 @@ def make_sac(config: TrainConfig, env: VecEnv, seed: int) -> SAC:
         gamma=config.gamma,
         train_freq=config.train_freq,
         gradient_steps=config.gradient_steps,
-        n_steps=config.n_steps,
+        n_steps=1 if buffer else config.n_steps,  # a buffer of one's own sums the rewards itself
         ent_coef=config.ent_coef if config.ent_coef.startswith("auto") else float(config.ent_coef),
         target_entropy=config.target_entropy,
         policy_kwargs=policy_options(config),
+        **buffer,
         seed=seed,
         device=config.device,
     )

@@ -15,18 +15,22 @@ _TOY = replace(
     final_goals=20, checkpoint_every=1_000, log_every=100, batch_size=32, buffer_size=2_000, warmup_steps=200,
     learning_rate=1e-3, gamma=0.9, tau=0.02, actor_width=64, actor_depth=2, critic_width=64, critic_depth=2,
 )  # fmt: skip
-# What docs/recipe.md found for two CPU cores: few rows, quick values (three rewards, gamma 0.97), a histogram critic
+# What docs/recipe.md found for one CPU core: four environments per task and few updates, one of few rows for 40 steps of
+# MT10; rows by reward; quick values (three rewards, gamma 0.97), one histogram critic
 _QUICK = replace(
-    _PLUS, steps_per_task=100_000, eval_every=5_000, eval_goals=10, checkpoint_every=5_000, warmup_steps=1_000,
-    train_horizon=200, staggered_starts=True, batch_size=32, n_steps=3, gamma=0.97, tau=0.01, learning_rate=1e-3,
-    ent_coef="auto_0.01", target_entropy=-2.0, return_scale="brc", critic_reduction="mean", critic_head="hl-gauss",
-    critic_torso="bronet", critic_depth=1, critic_width=256, actor_width=256, actor_layer_norm=True, precision="auto",
+    _PLUS, steps_per_task=200_000, envs_per_task=4, train_freq=4, workers=0, threads=1, train_horizon=200,
+    staggered_starts=True, eval_every=20_000, eval_goals=10, checkpoint_every=0, checkpoint_minutes=10,
+    warmup_steps=2_000, buffer_size=200_000, batch_size=32, high_reward_fraction=0.25, n_steps=3, gamma=0.97, tau=0.01,
+    learning_rate=1e-3, ent_coef="auto_0.1", target_entropy=0.0, noise_hold=8, return_scale="brc", n_critics=1,
+    critic_reduction="mean", critic_head="hl-gauss", critic_torso="bronet", critic_depth=1, critic_width=256,
+    actor_width=256, actor_layer_norm=True, precision="auto",
 )  # fmt: skip
-_MT1 = replace(_QUICK, suite="MT1", batch_size=128, checkpoint_every=10_000)
-# The same for a GPU: wide critics, more rows, longer looks ahead. Not measured yet.
+_MT1 = replace(_QUICK, suite="MT1", batch_size=128)
+# Fifty tasks: three updates for a vector step of 200, as many updates per environment step as MT10 has, nearly
+_MT50 = replace(_QUICK, suite="MT50", gradient_steps=3, steps_per_task=36_000, eval_every=12_000)
+# The same for a GPU, which idles while the environments step: a wider critic, more updates
 _BEST = replace(
-    _QUICK, steps_per_task=2_000_000, eval_every=20_000, eval_goals=50, checkpoint_every=20_000, warmup_steps=2_000,
-    batch_size=64, gamma=0.99, tau=0.005, learning_rate=3e-4, critic_width=1024, critic_depth=2, actor_width=400,
+    _QUICK, critic_width=512, gradient_steps=2, steps_per_task=400_000, workers="auto", threads="auto",
     precision="float32",
 )  # fmt: skip
 
@@ -37,12 +41,16 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "mt25": ("MT25, settings as mt10", replace(_PLUS, suite="MT25")),
     "mt50": ("MT50, settings as mt10", replace(_PLUS, suite="MT50")),
     "mt10-quick": (
-        "MT10 sized for two CPU cores: two histogram critics of width 256, 32 rows, episodes of 200 steps, 100k steps "
-        "per task",
+        "MT10 sized for one CPU core: a histogram critic of width 256, rows by reward, an update of 32 rows per task "
+        "for 40 environment steps, 200k steps per task",
         _QUICK,
     ),
-    "mt10-best": ("MT10 on a GPU: as mt10-quick with critics of 2 x 1024, 2M steps per task; not measured yet", _BEST),
-    "mt50-best": ("MT50, settings as mt10-best", replace(_BEST, suite="MT50")),
+    "mt50-quick": ("MT50, settings as mt10-quick, three updates for 200 environment steps, 36k steps per task", _MT50),
+    "mt10-best": ("MT10 on a GPU: as mt10-quick with a critic of width 512, two updates for 40 steps", _BEST),
+    "mt50-best": (
+        "MT50 on a GPU: as mt10-best, four updates for 200 steps",
+        replace(_BEST, suite="MT50", gradient_steps=4),
+    ),
     "mt10-paper2020": (
         "MT10 as in the PCGrad paper: 6 x 160, v1 rewards, 500k steps per task; horizon 150 is our reading",
         replace(_PAPER, steps_per_task=500_000, actor_width=160, critic_width=160, actor_depth=6, critic_depth=6),

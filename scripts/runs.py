@@ -22,7 +22,8 @@ from scripts.run_folder import RunFolder, intact, read_json
 # What the protocol holds, what a machine or a seed decides, and how often a run looks at itself: no part of a method.
 _NO_METHOD = set(
     "suite tasks reward_version horizon goals overlap seed steps_per_task device run_dir workers threads progress "
-    "eval_every eval_goals final_goals checkpoint_every keep_checkpoints log_every log_conflicts".split()
+    "eval_every eval_goals final_goals checkpoint_every checkpoint_minutes keep_checkpoints log_every "
+    "log_conflicts".split()
 )
 # Named in every label, so not among the settings in which runs differ.
 _NAMED = {"preset", "aggregator", "actor_aggregator", "critic_aggregator", "multi_head", "independent"}

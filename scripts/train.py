@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -232,15 +233,24 @@ def schedule(session: Session, switch: StopSwitch) -> Iterator[EveryStepsPerTask
     """The callbacks for evaluations and checkpoints, as often as the config says; the end of a run has its own."""
     config = session.run.config
     yield Evaluations(switch, session)
-    yield Checkpoints(session, config.checkpoint_every, keep=config.keep_checkpoints)
+    yield Checkpoints(session)
 
 
 class Checkpoints(CheckpointCallback):
     """Writes checkpoints during training, each after the rows that led to it; the end of a run has its own."""
 
-    def __init__(self, session: Session, every: int, keep: int) -> None:
-        super().__init__(session.run.checkpoints, every, keep)
+    def __init__(self, session: Session) -> None:
+        config = session.run.config
+        super().__init__(session.run.checkpoints, config.checkpoint_every, config.keep_checkpoints)
         self.session = session
+        self.seconds, self.newest = 60 * config.checkpoint_minutes, time.monotonic()
+
+    def _on_step(self) -> bool:
+        if self.seconds and time.monotonic() - self.newest >= self.seconds:
+            self.model.settle()
+            self.act()
+            return True
+        return super()._on_step()
 
     def act(self) -> None:
         """Rows first: what a checkpoint remembers must not be lost with the power.
@@ -250,6 +260,7 @@ class Checkpoints(CheckpointCallback):
         if self.session.steps_left > 0:
             self.session.run.sync()
             super().act()
+            self.newest = time.monotonic()
 
 
 class Evaluations(EveryStepsPerTask):
