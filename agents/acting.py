@@ -55,13 +55,15 @@ class DeviceActing:
         elif self._calls <= WARM_UP:
             self.graphs.warm_up(self._sample)
         else:
-            replay = self._replay or self._capture(self.graphs)
-            replay()
+            if self._replay is None or self._broken != self.graphs.broken:
+                self._capture(self.graphs)
+            (self._replay or self._sample)()
 
-    def _capture(self, graphs: Graphs) -> Update:
+    def _capture(self, graphs: Graphs) -> None:
+        self._replay = None
         try:
             self._replay = graphs.capture(self._sample, [])
         except RuntimeError as error:
             warnings.warn(f"Acting cannot be captured and runs eagerly: {error}", RuntimeWarning, stacklevel=2)
             self.graphs = None
-        return self._replay or self._sample
+        self._broken = graphs.broken

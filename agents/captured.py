@@ -54,6 +54,7 @@ class CapturedUpdates:
         self._warm = 0
         self._held: list[Any] = []
         self._replays: dict[tuple[int, tuple[Turn, ...]], Update] = {}
+        self._broken = self.graphs.broken  # when they were captured
         # the fused kernel on CUDA reads a learning rate that is a tensor in float32
         dtype = torch.float32 if agent.device.type == "cuda" else torch.float64
         self._learning_rate = torch.zeros((), dtype=dtype, device=agent.device)
@@ -90,12 +91,15 @@ class CapturedUpdates:
             self._run_between(names, " ".join(dict.fromkeys(found[name] for name in names)))
 
     def _replay(self, key: tuple[int, tuple[Turn, ...]], update: Update) -> None:
+        if self._broken != self.graphs.broken:
+            self._replays.clear()
         if key not in self._replays:
             try:
                 self._replays[key] = self._capture(update)
             except RuntimeError as error:
                 self._refuse(str(error))
                 return update()
+            self._broken = self.graphs.broken
         return self._replays[key]()
 
     def _capture(self, update: Update) -> Update:

@@ -18,7 +18,13 @@ Update = Callable[[], None]
 
 @runtime_checkable
 class Graphs(Protocol):
-    """What captures: CUDA, or a stand-in for it in tests."""
+    """What captures: CUDA, or a stand-in for it in tests.
+
+    `broken` counts the captures that broke off. Each leaves the generators that it knew waiting for its end, so they go
+    on with new states, which graphs from before do not know: those must not be replayed any more.
+    """
+
+    broken: int
 
     def warm_up(self, update: Update) -> None:
         """Run an update that comes before a capture."""
@@ -32,6 +38,8 @@ class Graphs(Protocol):
 
 class CudaGraphs:
     """Graphs of a CUDA device. They share one pool of memory: nothing that outlives a replay lies in it."""
+
+    broken: int = 0  # of all in this process, which share the device's default generator
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -65,6 +73,7 @@ class CudaGraphs:
                 torch.cuda.set_stream(present)
                 for generator in (torch.cuda.default_generators[torch.cuda.current_device()], *generators):
                     generator.graphsafe_set_state(generator.clone_state())
+                CudaGraphs.broken += 1
                 raise
         pieces = self._pieces
 

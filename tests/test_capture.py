@@ -9,6 +9,7 @@ import torch
 import envs.toy
 import mtrl
 from agents import load_checkpoint, save_checkpoint
+from agents.acting import DeviceActing
 from agents.captured import CapturedUpdates
 from agents.graphs import WARM_UP
 from tests.helpers import SMALL, NoSynchronisation, cuda, tensors, toy_agent
@@ -198,6 +199,7 @@ class RefusingGraphs(TracedGraphs):
         before = self.cuts
         replay = super().capture(update, generators)
         if self.cuts - before < self.enough:
+            self.broken += 1
             raise RuntimeError("operation not permitted when stream is capturing")
         return replay
 
@@ -210,6 +212,21 @@ def test_an_aggregator_that_breaks_a_capture_runs_between_graphs_from_then_on():
         agent.learn(2 * 30)
     assert len([w for w in caught if w.category is RuntimeWarning]) == 1
     assert agent._captured.graphs.replays > 10
+    assert_bit_equal(eager, state_of(agent))
+
+
+@pytest.mark.parametrize("breaks_off_at", [WARM_UP + 2, WARM_UP + 9])
+def test_graphs_from_before_a_capture_that_broke_off_are_captured_anew(breaks_off_at):
+    """Acting shares the generator with an update; the update's first graph is older than its second pattern's."""
+    eager = eagerly(aggregator="mean")
+    agent = capture(toy_agent(aggregator="mean", **SETTINGS))
+    graphs = agent._captured.graphs
+    agent._acting = DeviceActing(agent.actor, graphs)
+    updates, acting = iter(range(100)), agent._acting._run
+    agent._acting._run = lambda: (graphs.__dict__.update(broken=int(next(updates) >= breaks_off_at)), acting())
+    agent.learn(2 * STEPS)
+    assert graphs.captures == 3 + 3
+    assert not agent._captured.refused
     assert_bit_equal(eager, state_of(agent))
 
 

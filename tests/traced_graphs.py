@@ -22,6 +22,7 @@ class TracedGraphs:
     def __init__(self, *host):
         self.host = host
         self.warm_ups, self.captures, self.cuts, self.replays = 0, 0, 0, 0
+        self.broken = 0
 
     def warm_up(self, update):
         self.warm_ups += 1
@@ -40,7 +41,11 @@ class TracedGraphs:
             for attributes, name, value in hidden:
                 attributes[name] = value
 
+        broken = self.broken
+
         def replay():
+            if self.broken != broken:  # as CUDA does, whose generators have new states since
+                raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
             self.replays += 1
             tape.replay()
 
