@@ -52,13 +52,11 @@ class TaskReplayBuffer(BaseBuffer):
     How many times are filled, and which is the next, stand in tensors on the device, too, and `sample` looks at those:
     a sample in a captured graph follows the buffer as it grows.
 
-    Where rewards are sparse, few of the rows drawn uniformly show success. With `high_reward_fraction` s, round(s B) of a
-    task's B rows are drawn for their reward: for each, `high_reward_candidates` K rows are drawn uniformly, and the one
-    with the highest stored reward is taken. A fraction of each batch for rewarding transitions is Narasimhan et al.
-    2015, arXiv 1506.08941 (their rho; also 0.25), there by a threshold; the best of K is tournament selection (Goldberg
-    and Deb 1991), which needs none: a row whose reward is above that of a share q of all rows is taken with the density
-    K q^(K - 1). It changes which states are learned from, not what is learned there, and no weight undoes it: SAC is
-    off-policy.
+    With `high_reward_fraction` s, the last round(s B) of a task's B rows are drawn for their reward: each is the one
+    with the highest stored reward (its own, before n-step sums) of `high_reward_candidates` K uniform draws. A fraction
+    of each batch for rewarding transitions is Narasimhan et al. 2015, arXiv 1506.08941 (rho, also 0.25), there by a
+    threshold; the best of K is tournament selection (Goldberg and Deb 1991), which needs none. It changes which states
+    are learned from, not what is learned there, and no importance weights undo it.
 
     With E environments per task a vector step is E times, one after the other: time i is of environment i mod E (but
     for what was loaded from a buffer with another E).
@@ -179,7 +177,7 @@ class TaskReplayBuffer(BaseBuffer):
             times = torch.cat([times, self._draw_high_rewards(chosen)], 1)
         return self._at(times)
 
-    def _draw(self, *shape: int) -> Int[Tensor, "tasks *shape"]:
+    def _draw(self, *shape: int) -> Int[Tensor, "tasks ..."]:
         uniform = torch.rand(
             (self.num_tasks, *shape), generator=self.generator, dtype=torch.float64, device=self.rows.device
         )

@@ -96,8 +96,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     check_high_reward(settings["high_reward_fraction"], settings["high_reward_candidates"])
     if 0 < settings["high_reward_fraction"] * settings["batch_size"] <= 0.5:
         raise ValueError(
-            f"high_reward_fraction={settings['high_reward_fraction']} of batch_size={settings['batch_size']} is not one "
-            "row: raise one of them, or leave the fraction at 0."
+            f"high_reward_fraction={settings['high_reward_fraction']} of batch_size={settings['batch_size']} is not "
+            "one row: raise one of them, or leave the fraction at 0."
         )
     check_values(settings)
     if settings["loss_weighting"] not in ("none", "temperature"):

@@ -19,7 +19,6 @@ from agents.replay import MAX_CANDIDATES
 from agents.values import CriticHead, Reduction
 from scripts.flags import Capture, Counts, Names, Numbers
 
-
 # Settings that run folders of earlier versions lack: there they were off.
 _LATER = {"collect_ahead", "high_reward_fraction", "high_reward_candidates", "checkpoint_minutes"}
 
@@ -300,7 +299,9 @@ def check(config: TrainConfig) -> None:
     _expect(config, "bins", config.bins >= 2, "at least 2")
     _expect(config, "high_reward_fraction", 0 <= config.high_reward_fraction <= 1, "between 0 and 1")
     chosen = config.high_reward_fraction * config.batch_size
-    _expect(config, "high_reward_fraction", not 0 < chosen <= 0.5, f"one row of --batch-size {config.batch_size} or more")
+    _expect(
+        config, "high_reward_fraction", not 0 < chosen <= 0.5, f"one row of --batch-size {config.batch_size} or more"
+    )
     candidates = config.high_reward_candidates
     _expect(config, "high_reward_candidates", 1 <= candidates <= MAX_CANDIDATES, f"1 to {MAX_CANDIDATES}")
     resets = config.reset_at

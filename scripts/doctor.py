@@ -30,9 +30,10 @@ from agents import MTSAC, NonFiniteError
 from envs import WorkerError
 from envs.vec_env import TaskVecEnv
 from scripts import cli
-from scripts.build import make_agent, make_env, resolve
+from scripts.build import make_agent, make_env, make_evaluation_env, resolve
 from scripts.config import TrainConfig, check
 from scripts.flags import Names
+from scripts.forecast import forecast
 from scripts.presets import PRESETS
 from scripts.progress import ProgressBar
 from scripts.record import back_end
@@ -184,33 +185,39 @@ def task_map(agent: MTSAC, env: TaskVecEnv) -> Table:
     width = agent.observation_space.shape[0]  # type: ignore[index]
     for i, name in enumerate(env.task_names):
         head = f"{i}" if agent.actor.multi_head else "shared"
-        table.add_row(str(i), name, f"observation[{width - env.num_envs + i}]", f"log_ent_coef[{i}]", head)
+        table.add_row(str(i), name, f"observation[{width - env.num_tasks + i}]", f"log_ent_coef[{i}]", head)
     return table
 
 
 def columns(agent: MTSAC, env: TaskVecEnv) -> Finding:
     """Whether what the table says is so."""
     temperatures = agent.log_ent_coef if agent.log_ent_coef is not None else agent.ent_coef_tensor
-    observed = env.reset()[:, -env.num_envs :]
-    heads = len(agent.actor.task_parameters()[0]) if agent.actor.multi_head else env.num_envs
-    alike = agent.task_names == env.task_names and len(temperatures) == heads == env.num_envs
-    if alike and np.array_equal(observed, np.eye(env.num_envs)):
+    observed = env.reset()[: env.num_tasks, -env.num_tasks :]
+    heads = len(agent.actor.task_parameters()[0]) if agent.actor.multi_head else env.num_tasks
+    alike = agent.task_names == env.task_names and len(temperatures) == heads == env.num_tasks
+    if alike and np.array_equal(observed, np.eye(env.num_tasks)):
         return Finding("ok", "map", f"{heads} tasks, each with a column, a one-hot and a temperature of its own")
     return Finding("wrong", "map", f"agent {agent.task_names}, {len(temperatures)} temperatures; report this as a bug")
 
 
 def training(config: TrainConfig, steps: int, console: Console) -> Iterator[Finding]:
     """A short training in which every task must have finite losses, a gradient, and a temperature that moves."""
-    horizon = min(config.horizon, steps // 4)
+    horizon, whole = min(config.horizon, steps // 4), config
     config = replace(
-        config, horizon=horizon, warmup_steps=steps // 4, log_conflicts=10, buffer_size=steps, log_every=steps + 1
+        config,
+        horizon=horizon,
+        train_horizon=min(config.train_horizon, horizon),
+        warmup_steps=steps // 4,
+        log_conflicts=10,
+        buffer_size=steps,
+        log_every=steps + 1,
     )
     with contextlib.closing(make_env(config, config.goals)) as env, tempfile.TemporaryDirectory() as folder:
         agent = make_agent(config, env)
         before = None if agent.log_ent_coef is None else agent.log_ent_coef.detach().clone()
         try:
             with contextlib.closing(ProgressBar(console, steps)) as bar:
-                agent.learn(steps * env.num_envs, callback=bar)
+                agent.learn(steps * env.num_tasks, callback=bar)
             agent.guard.check()
             agent.save(Path(folder) / "agent.zip")
         except (NonFiniteError, WorkerError) as error:
@@ -227,10 +234,8 @@ def training(config: TrainConfig, steps: int, console: Console) -> Iterator[Find
         moved = (agent.log_ent_coef.detach() != before).tolist()
         bad = [task for task, has in zip(env.task_names, moved, strict=True) if not has]
         yield _verdict("temperature", "one that moves", bad)
-    total = agent.seconds["env"] + agent.seconds["learn"] + agent.seconds["act"]
-    yield Finding(
-        "ok", "speed", f"{agent.steps_per_task / total:.0f} steps per second and task, with every update measured"
-    )
+    with contextlib.closing(make_evaluation_env(whole, env.goals)) as evaluation_env:
+        yield Finding("ok", "time", f"a whole run: {forecast(whole, evaluation_env)}")
 
 
 def _verdict(what: str, expected: str, bad: Sequence[str]) -> Finding:

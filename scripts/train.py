@@ -27,6 +27,7 @@ from scripts import cli, independent
 from scripts.build import check_memory, make_agent, make_env, make_evaluation_env, resolve, run_path
 from scripts.claim import claimed
 from scripts.config import TrainConfig
+from scripts.forecast import forecast
 from scripts.postmortem import resume_command, way_back, write_postmortem
 from scripts.progress import ProgressBar, StopRequested, StopSwitch
 from scripts.protocol import describe
@@ -41,6 +42,8 @@ from scripts.report import (
 )
 from scripts.room import Room, measure
 from scripts.run_folder import RunFolder, require_new
+
+LONG = 100_000  # environment steps of all tasks: before a shorter run it is not worth finding out how long it takes
 
 
 @dataclass
@@ -195,6 +198,8 @@ def introduce(session: Session) -> None:
             f"--warmup-steps {config.warmup_steps:,}"
         )
     console.print(*session.room.lines(), sep="\n")
+    if session.steps_left * env.num_tasks >= LONG:
+        console.print(str(forecast(config, session.evaluation_env, session.agent.steps_per_task)).capitalize() + ".")
     console.print(f"run folder: {session.run.path}\n", soft_wrap=True)
 
 
@@ -231,7 +236,6 @@ def train(session: Session) -> int:
 
 def schedule(session: Session, switch: StopSwitch) -> Iterator[EveryStepsPerTask]:
     """The callbacks for evaluations and checkpoints, as often as the config says; the end of a run has its own."""
-    config = session.run.config
     yield Evaluations(switch, session)
     yield Checkpoints(session)
 

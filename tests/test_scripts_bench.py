@@ -108,7 +108,7 @@ def test_all_ways_to_task_gradients_agree():
         ("--precisions float16", "unknown precision 'float16'"),
         ("--rounds 0", "--rounds: expected at least 1, found 0"),
         ("--collect-ahead 4,0", "--collect-ahead: expected vector steps, each at least 1; found 0"),
-        ("--workers 0,11", "--workers: expected 0 to 10, one per task of MT10; found 11"),
+        ("--workers 0,41", "--workers: expected 0 to 40, one per environment; found 41"),
         ("--capture true", "--capture true: expected a CUDA device"),
         ("--precisions float32,tf32", "expected a CUDA device for precision tf32; found cpu"),
         ("--trace /no/such/folder/x.json", "there is no folder /no/such/folder"),

@@ -15,6 +15,8 @@ from tests.helpers import SMALL, toy_agent
 EVERYTHING = {
     "return_scale": "brc",
     "n_steps": 3,
+    "high_reward_fraction": 0.25,
+    "high_reward_candidates": 5,
     "policy_delay": 2,
     "noise_hold": 4,
     "critic_reduction": "mean",

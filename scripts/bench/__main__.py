@@ -34,6 +34,7 @@ from scripts.bench import environments, trace, training, updates
 from scripts.bench.figures import Figure
 from scripts.build import require_device, require_precision, resolve_capture
 from scripts.flags import Capture, Counts, Names
+from scripts.presets import PRESETS
 from scripts.run_folder import write_json
 
 PARTS = ("env", "update", "aggregate", "train", "memory")
@@ -86,7 +87,7 @@ def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]
     names, precisions, suite = config.aggregators, config.precisions, config.suite
     few = 15 if config.rounds == "auto" else config.rounds
     rounds = 200 if config.rounds == "auto" and config.device == "cuda" else few
-    workers = config.workers or environments.worker_counts(suite)
+    workers = [k for k in config.workers if k <= len(task_names(suite))] or environments.worker_counts(suite)
     same: dict[str, Any] = {name: getattr(config, name) for name in ("suite", "threads", "device")}
     same |= {f"{network}_layer_norm": config.layer_norm for network in ("actor", "critic")}
     same |= {"capture": sizes[0].capture, "workers": max(config.workers, default="auto")}
@@ -143,10 +144,10 @@ def check(config: BenchConfig) -> None:
         if getattr(config, name) != "auto" and getattr(config, name) < 1:
             raise cli.UsageError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}.")
     most = len(task_names(config.suite))
+    if "train" in config.parts:
+        most *= PRESETS[config.preset][1].envs_per_task
     if bad := [str(k) for k in config.workers if not 0 <= k <= most]:
-        raise cli.UsageError(
-            f"--workers: expected 0 to {most}, one per task of {config.suite}; found {', '.join(bad)}."
-        )
+        raise cli.UsageError(f"--workers: expected 0 to {most}, one per environment; found {', '.join(bad)}.")
     if bad := [str(lag) for lag in config.collect_ahead if lag < 1]:
         raise cli.UsageError(f"--collect-ahead: expected vector steps, each at least 1; found {', '.join(bad)}.")
     for kind, names, known in (

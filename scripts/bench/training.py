@@ -24,11 +24,11 @@ TURN = 100  # vector steps; the first of a turn have nothing collected ahead of 
 def training(preset: str, precisions: tuple[Any, ...], steps: int, **settings: Any) -> list[Figure]:
     """PCGrad with the settings of a preset but for those given: by precision, then without overlap."""
     figures, base = [], _base(preset, log_every=steps, **settings)
-    num_tasks = len(task_names(base.suite))
+    columns = len(task_names(base.suite)) * base.envs_per_task
     for precision in precisions:
         rate, split = _run(replace(base, precision=precision), steps)
         figures.append(Figure(f"training, {preset}, PCGrad, {precision}", rate, "vector steps/s"))
-        figures.append(Figure("   all tasks together", rate * num_tasks, "env steps/s"))
+        figures.append(Figure("   all tasks together", rate * columns, "env steps/s"))
         figures += [Figure(f"   of a step: {part}", 1e3 * seconds, "ms") for part, seconds in split.items()]
     alone, _ = _run(replace(base, precision=precisions[-1], overlap=False), steps)
     what = f"training, {preset}, PCGrad, {precisions[-1]}, without overlap"

@@ -9,9 +9,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box
@@ -20,6 +18,7 @@ from agents import MTSAC, keep_freed_memory
 from envs import from_gymnasium
 from mtrl import make_aggregator
 from scripts.bench.figures import Figure, compare, take_turns
+from scripts.forecast import Noise
 
 NUM_PARAMS = 1_070_000  # shared parameters of actor and critics of 3 x 400 on MT10, one row of a Jacobian
 
@@ -41,28 +40,10 @@ class Size:
         return f"{self.num_tasks} tasks"
 
 
-class Noise(gymnasium.Env):
-    """Observations of Meta-World's size, drawn at random: an update does not care."""
-
-    observation_space = Box(-np.inf, np.inf, (39,), np.float32)
-    action_space = Box(-1.0, 1.0, (4,), np.float32)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draw an observation."""
-        super().reset(seed=seed)
-        return self._draw(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Draw another one."""
-        return self._draw(), float(self.np_random.random()), False, False, {}
-
-    def _draw(self) -> np.ndarray:
-        return self.np_random.standard_normal(39, dtype=np.float32)
-
-
 def make_agent(size: Size, aggregator: str, precision: str) -> MTSAC:
     """An agent with 200 transitions per task in its buffer, warmed up."""
-    env = from_gymnasium([Noise] * size.num_tasks, [f"task-{i}" for i in range(size.num_tasks)])
+    noise = partial(Noise, 39, Box(-1.0, 1.0, (4,), np.float32))  # Meta-World's sizes
+    env = from_gymnasium([noise] * size.num_tasks, [f"task-{i}" for i in range(size.num_tasks)])
     networks = {f"{net}_{side}": getattr(size, side) for net in ("actor", "critic") for side in ("width", "depth")}
     norms = {f"{net}_layer_norm": size.layer_norm for net in ("actor", "critic")}
     agent = MTSAC(
