@@ -99,6 +99,10 @@ class TaskReplayBuffer(BaseBuffer):
         # empty, not zeros: memory is taken as it fills
         self.rows = torch.empty(buffer_size, self.num_tasks, sum(self.widths), dtype=dtype, device=self.device)
         self._new = HostBlock(self.rows[: self.envs_per_task])
+        # once more, side by side: looking up K of them in the rows would cost as much as reading the sample
+        self._rewards = torch.empty(
+            buffer_size if high_reward_fraction else 0, self.num_tasks, dtype=dtype, device=self.device
+        )
         self.one_hot = torch.eye(self.num_tasks, dtype=dtype, device=self.device)
         self.n_steps, self.gamma = n_steps, gamma
         self.high_reward_fraction, self.high_reward_candidates = high_reward_fraction, high_reward_candidates
@@ -134,13 +138,19 @@ class TaskReplayBuffer(BaseBuffer):
         ]
         parts = [torch.as_tensor(column).to(self.rows.dtype) for column in columns]
         torch.cat(parts, dim=1, out=self._new.writable().flatten(0, 1))
-        self._new.send(self.rows[self.pos : self.pos + self.envs_per_task])
+        new = slice(self.pos, self.pos + self.envs_per_task)
+        self._new.send(self.rows[new])
+        self._look_up_rewards(new)
         self.pos += self.envs_per_task
         if not self.full:
             self.filled.fill_(self.pos)
         if self.pos == self.buffer_size:
             self.full, self.pos = True, 0
         self.head.fill_(self.pos)
+
+    def _look_up_rewards(self, times: slice) -> None:
+        if self.high_reward_fraction:
+            self._rewards[times] = self.rows[times, :, self.obs_dim + self.action_dim]
 
     def cut(self) -> None:
         """Let no sum of rewards go on from the newest rows: what is stored next belongs to other episodes."""
@@ -187,7 +197,7 @@ class TaskReplayBuffer(BaseBuffer):
         """Each the best of K uniform draws by stored reward; among equal ones the first drawn, so a uniform one."""
         candidates = self._draw(count, self.high_reward_candidates)
         task = torch.arange(self.num_tasks, device=candidates.device).view(-1, 1, 1)
-        rewards = self.rows[candidates, task, self.obs_dim + self.action_dim]
+        rewards = self._rewards.take(candidates * self.num_tasks + task)
         return candidates.gather(-1, rewards.argmax(-1, keepdim=True)).squeeze(-1)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
@@ -258,6 +268,7 @@ class TaskReplayBuffer(BaseBuffer):
             rows = rows[len(rows) % self.envs_per_task :]
             self.pos, self.full = len(rows) % self.buffer_size, len(rows) == self.buffer_size
         self.rows[: len(rows)] = rows.to(self.rows)
+        self._look_up_rewards(slice(len(rows)))
         if state["envs_per_task"] != self.envs_per_task:  # E rows on is another environment: no sum may go on there
             self._cut(slice(len(rows)))
         self.filled.fill_(self.size())
