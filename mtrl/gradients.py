@@ -55,7 +55,7 @@ def backward(
     :raises RuntimeError: if the losses depend on none of the shared parameters, or hide some in a checkpoint.
     """
     shared, heads = _parameters(tape, parameters, task_parameters)
-    _check_losses(losses, tape)
+    check_losses(losses, tape)
     if not isinstance(aggregator, Aggregator):
         raise TypeError(f"expected an instance of mtrl.Aggregator, such as mtrl.PCGrad(); found {aggregator!r}")
     if tape is not None:
@@ -236,7 +236,8 @@ def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameter for parameter in dict.fromkeys(parameters) if parameter.requires_grad]
 
 
-def _check_losses(losses: Any, tape: Tape | None) -> None:
+def check_losses(losses: Any, tape: Tape | None) -> None:
+    """Refuse anything but one loss per task, with a graph."""
     if not isinstance(losses, Tensor):
         raise TypeError(f"expected one tensor of losses (tasks,), found a {type(losses).__name__}; see torch.stack")
     if losses.ndim != 1 or not len(losses) or (tape is not None and len(losses) != tape.num_tasks):

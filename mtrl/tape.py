@@ -7,7 +7,7 @@ parameters is an error, never a silent wrong answer. So is a use of a parameter 
 such as a weight penalty in the losses, and a layer that mixes the rows of the batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +44,7 @@ RULES: dict[type[nn.Module], BlockRule] = {nn.Linear: _linear, nn.LayerNorm: _la
 @dataclass
 class _Call:
     inputs: Tensor
+    source: Node | None  # what the inputs came from, in the graph
     output: GradientEdge  # not the output tensor: an in-place ReLU after the layer would turn that into its own output
     versions: list[tuple[Tensor, int]]  # tensors that nobody may write into, and how often that had happened before
 
@@ -51,7 +52,8 @@ class _Call:
     def of(cls, inputs: Tensor, output: Tensor) -> "_Call":
         # Writing into an output is fine unless it is a view: autograd then rebuilds the graph around our edge.
         untouchable = [inputs.detach(), output.detach()] if output._is_view() else [inputs.detach()]
-        return cls(untouchable[0], get_gradient_edge(output), [(tensor, tensor._version) for tensor in untouchable])
+        versions = [(tensor, tensor._version) for tensor in untouchable]
+        return cls(untouchable[0], inputs.grad_fn, get_gradient_edge(output), versions)
 
     def overwritten(self) -> bool:
         return any(tensor._version != version for tensor, version in self.versions)
@@ -157,6 +159,11 @@ class Tape:
         return [parameter for layer in self.layers for parameter in layer.parameters.values()]
 
     @property
+    def names(self) -> list[str]:
+        """Their names in the recorded module."""
+        return [layer.full_name(key) for layer in self.layers for key in layer.parameters]
+
+    @property
     def outputs(self) -> list[GradientEdge]:
         """Where in the graph to ask for gradients: the output of each recorded call."""
         return [call.output for layer in self.layers for call in layer.calls]
@@ -181,19 +188,20 @@ class Tape:
         """
         users = graph_of(losses)
         leaves = {id(node.variable): node for node in users if not node.next_functions and hasattr(node, "variable")}
-        owners: dict[Node, list[str]] = {losses.grad_fn: []} if losses.grad_fn else {}
+        ends: dict[Node | None, list[str]] = {losses.grad_fn: []}
         for layer in self.layers:
             layer.check_untouched()
             for call in layer.calls:
-                owners.setdefault(call.output.node, []).append(layer.name)
+                ends.setdefault(call.source, []).append(layer.name)
         for layer in self.layers:
+            own = {call.output.node for call in layer.calls}
             for key, parameter in layer.parameters.items():
                 if parameter._backward_hooks:
                     raise ValueError(
                         f"parameter {layer.full_name(key)!r} has a hook on its gradient, which no gradient of a tape "
                         "passes; remove it and change .grad afterwards, or use backward(parameters=...)"
                     )
-                if id(parameter) in leaves and _bypasses(leaves[id(parameter)], layer.name, owners, users):
+                if id(parameter) in leaves and _bypasses(leaves[id(parameter)], layer.name, own, ends, users):
                     raise ValueError(
                         f"the losses depend on parameter {layer.full_name(key)!r} also past the recorded calls of its "
                         "layer, as by a penalty on weights or gradients, F.linear(x, layer.weight) or "
@@ -287,22 +295,29 @@ def graph_of(losses: Tensor) -> dict[Node, list[Node]]:
 
 
 def _bypasses(
-    leaf: Node, name: str, owners: Mapping[Node, Sequence[str]], users: Mapping[Node, Sequence[Node]]
+    leaf: Node,
+    name: str,
+    own: Collection[Node],
+    ends: Mapping[Node | None, Sequence[str]],
+    users: Mapping[Node, Sequence[Node]],
 ) -> bool:
-    """Whether a way up from a parameter's ``leaf`` meets the losses, or a call of another layer, before one of its own.
+    """Whether a way up from a parameter's ``leaf`` meets one of ``ends`` before an output of its ``own`` layer's calls.
 
-    :param owners: of the output of each recorded call; none of the losses.
+    :param ends: the losses, and the inputs of all calls with the names of their layers; those of layers within its own,
+        which calls them, do not count.
     """
     seen, waiting = {leaf}, [leaf]
     while waiting:
         node = waiting.pop()
-        found = owners.get(node)
-        if found is not None:
-            if name in found:
-                continue
-            if not found or not all(other.startswith(f"{name}.".lstrip(".")) for other in found):
-                return True  # but what its layer calls within is its own affair
+        if node in own:
+            continue
+        if node in ends and not (ends[node] and all(_is_within(other, name) for other in ends[node])):
+            return True
         new = [user for user in users[node] if user not in seen]
         seen.update(new)
         waiting += new
     return False
+
+
+def _is_within(other: str, name: str) -> bool:
+    return other != name and other.startswith(f"{name}.".lstrip("."))
