@@ -76,6 +76,7 @@ class TorchJDAggregator(Aggregator):
         """
         if not state:  # saved before the first call
             self.num_tasks = 0
+            self._modules.pop("inner", None)
             return
         if "sizes" in state:
             num_tasks, num_params = state["sizes"].tolist()
