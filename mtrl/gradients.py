@@ -12,42 +12,16 @@ Two routes to the gradients of T losses, for the same answer:
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mtrl import diagnostics as measure
-from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator, gramian_of
-from mtrl.precision import float32_products
-from mtrl.tape import Tape
-
-
-class _Rows(NamedTuple):
-    """The Jacobian in pieces, one (T, *shape) per parameter, never put together unless a method needs it."""
-
-    pieces: list[Tensor]
-    scale: float  # the true rows are this many times the pieces: kept apart, so that no large tensor is rescaled
-
-    def gramian(self) -> Float[Tensor, "tasks tasks"]:
-        return torch.stack([gramian_of(flat) for flat in self.flat()]).sum(0) * self.scale**2
-
-    @float32_products(tf32=False)
-    def combine(self, weights: Float[Tensor, " tasks"]) -> list[Tensor]:
-        """Update w @ J, piece by piece."""
-        weights = weights * self.scale
-        return self.shaped([weights.to(flat.dtype) @ flat for flat in self.flat()])
-
-    def jacobian(self) -> Float[Tensor, "tasks params"]:
-        return torch.cat(self.flat(), dim=1) * self.scale
-
-    def flat(self) -> list[Tensor]:
-        return [piece.reshape(len(piece), -1) for piece in self.pieces]
-
-    def shaped(self, updates: Iterable[Tensor]) -> list[Tensor]:
-        """Flat updates in the shapes of the parameters."""
-        return [update.view(piece.shape[1:]) for update, piece in zip(updates, self.pieces, strict=True)]
+from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator
+from mtrl.rows import Rows
+from mtrl.tape import Parameters, Tape, graph_of, parameters_in
 
 
 def backward(
@@ -55,43 +29,52 @@ def backward(
     aggregator: Aggregator,
     *,
     tape: Tape | None = None,
-    parameters: Iterable[nn.Parameter] | None = None,
-    task_parameters: Iterable[nn.Parameter] = (),
+    parameters: Parameters | None = None,
+    task_parameters: Parameters = (),
     accumulate: bool = False,
     diagnostics: bool = False,
 ) -> dict[str, Tensor] | None:
     """Write the aggregated update into ``.grad`` of the shared parameters, and the plain one into that of the heads.
 
-    ``.grad`` is set unless ``accumulate``; parameters that are not named (other networks in the graph) are not touched.
+    ``.grad`` is set unless ``accumulate``, in the parameter's own precision. As after an ordinary backward pass, it is
+    None where no task's loss reaches the parameter, and the graph is gone. Parameters not named (other networks
+    in the graph) are not touched.
     Task parameters get, bit for bit, what ``losses.mean().backward()`` gives them (``.sum()`` if the aggregator sums).
 
     :param losses: one loss per task, (T,).
     :param tape: of ``mtrl.record``; its shared parameters and its task parameters are updated. One backward pass.
-    :param parameters: the shared parameters, instead of a tape. T backward passes.
+    :param parameters: the shared parameters, instead of a tape; with their names, too. T backward passes.
     :param task_parameters: parameters that do not enter surgery, besides those that the tape was told of.
     :param accumulate: add to ``.grad``, for a batch in several parts: each part has a surgery of its own.
     :param diagnostics: measure conflict and what surgery did, see ``mtrl.diagnostics``. Dear for a loss method.
     :returns: None, or detached tensors: cosines (T, T), conflict_share (), magnitude_similarity (T, T), norms (T,),
         distance () and angle ().
-    :raises ValueError: unless there is one loss per task, and either a tape or parameters.
+    :raises ValueError: unless there is one loss per task, and either a tape or parameters; for losses that depend on a
+        parameter past the tape.
     :raises TypeError: unless losses are one tensor and the aggregator is an instance; for sparse gradients.
+    :raises RuntimeError: if the losses depend on none of the shared parameters, or hide some in a checkpoint.
     """
     shared, heads = _parameters(tape, parameters, task_parameters)
-    _check_losses(losses, tape)
+    check_losses(losses, tape)
     if not isinstance(aggregator, Aggregator):
         raise TypeError(f"expected an instance of mtrl.Aggregator, such as mtrl.PCGrad(); found {aggregator!r}")
+    if tape is not None:
+        tape.check_uses(losses)
     values = losses.detach()
-    with torch.autocast(losses.device.type, enabled=False):  # a caller's autocast is for the forward pass alone
+    # a caller's autocast is for the forward pass alone, and a caller's no_grad does not stop loss.backward() either
+    with torch.autocast(losses.device.type, enabled=False), torch.enable_grad():
         if isinstance(aggregator, LossAggregator):
-            weights = aggregator.weights(values)
+            weights = aggregator.weights(values).detach()
             rows = _task_rows(losses, aggregator, tape, shared, (), keep_graph=True)[0] if diagnostics else None
             updates, head_updates = _weighted_backward(losses, weights, aggregator, shared, heads)
-            report = _report(rows.gramian(), weights.double(), aggregator, len(losses)) if rows else None
+            _check_reached(updates, losses)
+            report = _report(rows.measured()[0], weights.double(), aggregator, len(losses)) if rows else None
         else:
-            rows, head_updates = _task_rows(losses, aggregator, tape, shared, heads)
+            rows, reached, head_updates = _task_rows(losses, aggregator, tape, shared, heads)
             updates, report = _aggregate(rows, values, aggregator, diagnostics)
-    # None for a parameter that no loss depends on, as after an ordinary backward
+            updates = [update if reaches else None for update, reaches in zip(updates, reached, strict=True)]
     for parameter, update in zip([*shared, *heads], [*updates, *head_updates], strict=True):
+        update = None if update is None else update.detach().to(parameter.dtype)
         parameter.grad = _sum(parameter.grad, update) if accumulate else update
     return report
 
@@ -100,11 +83,13 @@ def _sum(before: Tensor | None, update: Tensor | None) -> Tensor | None:
     return update if before is None else before if update is None else before + update
 
 
-def per_task_gradients(
-    losses: Float[Tensor, " tasks"], parameters: Iterable[nn.Parameter]
-) -> Float[Tensor, "tasks params"]:
-    """Jacobian of the losses by T backward passes: any model, and the oracle for the faster route. Keeps the graph."""
-    return _Rows(_one_by_one(losses, list(parameters)), 1.0).jacobian()
+def per_task_gradients(losses: Float[Tensor, " tasks"], parameters: Parameters) -> Float[Tensor, "tasks params"]:
+    """Jacobian of the losses by T backward passes: any model, and the oracle for the faster route. Keeps the graph.
+
+    :raises RuntimeError: if the losses depend on none of the parameters.
+    """
+    shared = parameters_in(parameters)
+    return _rows(_one_by_one(losses, shared, keep_graph=True), losses, shared)[0].jacobian()
 
 
 def _task_rows(
@@ -114,24 +99,70 @@ def _task_rows(
     shared: list[nn.Parameter],
     heads: Sequence[nn.Parameter],
     keep_graph: bool = False,
-) -> tuple[_Rows, Sequence[Tensor | None]]:
-    """Rows of the Jacobian over the shared parameters, and the ordinary gradients of the heads."""
+) -> tuple[Rows, list[bool], Sequence[Tensor | None]]:
+    """Rows of the Jacobian over the shared parameters, which of these a loss reaches, and the heads' own gradients."""
     plain = aggregator.reduce(losses)
     if tape is None:
-        rows = _Rows(_one_by_one(losses, shared), 1.0)
-        return rows, _grad(plain, heads, keep_graph)
+        # the heads first: what frees the graph is the last pass down to where the activations are, in the shared part
+        head_updates = _grad(plain, heads, keep_graph=True)
+        return *_rows(_one_by_one(losses, shared, keep_graph), losses, shared), head_updates
     # The layers' weights are not asked for: autograd computes no weight gradient, the tape computes one per task.
     outputs = tape.outputs
     gradients = _grad(plain, [*outputs, *heads], keep_graph)
     pieces = tape.task_gradients(gradients[: len(outputs)])
-    return _Rows(pieces, len(losses) if aggregator.reduction == "mean" else 1.0), gradients[len(outputs) :]
+    scale = len(losses) if aggregator.reduction == "mean" else 1.0
+    return *_rows(pieces, losses, shared, scale), gradients[len(outputs) :]
 
 
-def _one_by_one(losses: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
-    rows = [torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True) for loss in losses]
-    if any(gradient.is_sparse for gradient in rows[0]):
+def _rows(
+    pieces: Sequence[Tensor | None], losses: Tensor, shared: Sequence[nn.Parameter], scale: float = 1.0
+) -> tuple[Rows, list[bool]]:
+    """Rows with zeros for a parameter that no loss reaches, so that their length is always the same; and which are not.
+
+    :raises RuntimeError: as ``_check_reached``.
+    """
+    _check_reached(pieces, losses)
+    whole = [
+        parameter.new_zeros(len(losses), *parameter.shape) if piece is None else piece
+        for piece, parameter in zip(pieces, shared, strict=True)
+    ]
+    return Rows(whole, scale), [piece is not None for piece in pieces]
+
+
+def _check_reached(gradients: Sequence[Tensor | None], losses: Tensor) -> None:
+    """Refuse losses that reach none of the shared parameters, or not all because a checkpoint hides some."""
+    if all(gradient is not None for gradient in gradients):
+        return
+    if any("CheckpointFunction" in node.name() for node in graph_of(losses)):
+        raise RuntimeError(
+            "the losses reach some shared parameters only through a reentrant checkpoint, which hides them from all "
+            "but loss.backward(); use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+        )
+    if all(gradient is None for gradient in gradients):
+        raise RuntimeError(
+            "the losses depend on none of the shared parameters; expected those of the network that made the losses. "
+            "They may belong to another network or a copy, or the graph was cut: by detach, no_grad, or a reentrant "
+            "checkpoint (use_reentrant=False does not)"
+        )
+
+
+def _one_by_one(losses: Tensor, parameters: Sequence[nn.Parameter], keep_graph: bool = False) -> list[Tensor | None]:
+    """(T, *shape) for each parameter, with zeros for the tasks that do not reach it; None if no task does."""
+    last = len(losses) - 1
+    rows = [
+        torch.autograd.grad(loss, parameters, retain_graph=keep_graph or task < last, allow_unused=True)
+        for task, loss in enumerate(losses)
+    ]
+    return [_stacked(gradients) for gradients in zip(*rows, strict=True)]
+
+
+def _stacked(gradients: Sequence[Tensor | None]) -> Tensor | None:
+    found = [gradient for gradient in gradients if gradient is not None]
+    if any(gradient.is_sparse for gradient in found):
         raise TypeError("expected dense gradients, found sparse ones; make the layer with sparse=False")
-    return [torch.stack(gradients) for gradients in zip(*rows, strict=True)]
+    if not found:
+        return None
+    return torch.stack([torch.zeros_like(found[0]) if gradient is None else gradient for gradient in gradients])
 
 
 def _grad(plain: Tensor, inputs: Sequence[Any], keep_graph: bool = False) -> list[Tensor | None]:
@@ -153,19 +184,19 @@ def _weighted_backward(
 
 
 def _aggregate(
-    rows: _Rows, losses: Tensor, aggregator: Aggregator, diagnostics: bool
+    rows: Rows, losses: Tensor, aggregator: Aggregator, diagnostics: bool
 ) -> tuple[Sequence[Tensor | None], dict[str, Tensor] | None]:
     num_tasks = len(losses)
     if isinstance(aggregator, GramianAggregator):
-        products = rows.gramian()
-        weights = aggregator.weights(products, losses).to(products.dtype)
+        products, rows = rows.measured()
+        weights = aggregator.weights(products, losses).detach().to(products.dtype)
         updates = rows.combine(weights)
     else:
         jacobian = rows.jacobian()
-        update = aggregator(jacobian, losses)
+        update = aggregator(jacobian, losses).detach()
         updates = rows.shaped(update.split([flat.shape[1] for flat in rows.flat()]))
         if diagnostics:  # the update need not be a combination of the rows: it joins them as one more
-            products = gramian_of(torch.cat([jacobian, update[None]]))
+            products = Rows([torch.cat([jacobian, update[None]])]).measured()[0]
             weights = torch.eye(num_tasks + 1, dtype=products.dtype, device=products.device)[-1]
     return updates, _report(products, weights, aggregator, num_tasks) if diagnostics else None
 
@@ -185,19 +216,19 @@ def _report(products: Tensor, weights: Tensor, aggregator: Aggregator, num_tasks
 
 
 def _parameters(
-    tape: Tape | None, parameters: Iterable[nn.Parameter] | None, task_parameters: Iterable[nn.Parameter]
+    tape: Tape | None, parameters: Parameters | None, task_parameters: Parameters
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Shared and task parameters that are trained, each once and never both."""
-    if isinstance(parameters, nn.Module | Tensor):
-        raise TypeError(f"expected a list of parameters, found a {type(parameters).__name__}; see .parameters()")
     if (tape is None) == (parameters is None):
         raise ValueError("expected either a tape of mtrl.record or the shared parameters; found both or neither")
-    shared = _trained(parameters or ()) if tape is None else tape.parameters
-    heads = _trained([*(tape.task_parameters if tape else ()), *task_parameters])
+    shared = tape.parameters if tape else _trained(parameters_in(parameters))
+    heads = _trained([*(tape.task_parameters if tape else ()), *parameters_in(task_parameters)])
     if not shared:
         raise ValueError("expected at least one shared parameter, found none")
     if set(map(id, shared)) & set(map(id, heads)):
         raise ValueError("a parameter is either shared or a task parameter; found one that is named as both")
+    if any(parameter._post_accumulate_grad_hooks for parameter in [*shared, *heads]):
+        raise ValueError("a parameter has a hook for after its gradient's accumulation, which would not run; remove it")
     return shared, heads
 
 
@@ -205,7 +236,8 @@ def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameter for parameter in dict.fromkeys(parameters) if parameter.requires_grad]
 
 
-def _check_losses(losses: Any, tape: Tape | None) -> None:
+def check_losses(losses: Any, tape: Tape | None) -> None:
+    """Refuse anything but one loss per task, with a graph."""
     if not isinstance(losses, Tensor):
         raise TypeError(f"expected one tensor of losses (tasks,), found a {type(losses).__name__}; see torch.stack")
     if losses.ndim != 1 or not len(losses) or (tape is not None and len(losses) != tape.num_tasks):
@@ -213,3 +245,5 @@ def _check_losses(losses: Any, tape: Tape | None) -> None:
         raise ValueError(f"expected one loss per task, {expected}; found shape {tuple(losses.shape)}")
     if not losses.requires_grad:
         raise ValueError("expected losses that depend on parameters, found constants; compute them outside of no_grad")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("expected to be called where gradients can be computed; leave torch.inference_mode before")

@@ -3,19 +3,23 @@
 The rows of a batch lie in T blocks, block t from task t. The gradient of task t's loss with respect to the parameters
 of a layer then needs only block t of the layer's input and block t of the gradient at its output: one batched product
 per layer instead of T backward passes. Which layers this holds for is written down in ``RULES``; any other layer with
-parameters is an error, never a silent wrong answer.
-
-Not seen by a tape: uses of a parameter outside of its layer's call, such as a weight penalty in the loss.
+parameters is an error, never a silent wrong answer. So is a use of a parameter outside of its layer's recorded calls,
+such as a weight penalty in the losses, and a layer that mixes the rows of the batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# with their names, too, as optimizers take them
+Parameters = Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]]
 
 # (layer, inputs, gradient at the output, T) -> for each parameter of the layer its T gradients, (T, *shape)
 BlockRule = Callable[[Any, Tensor, Tensor, int], dict[str, Tensor]]
@@ -40,6 +44,7 @@ RULES: dict[type[nn.Module], BlockRule] = {nn.Linear: _linear, nn.LayerNorm: _la
 @dataclass
 class _Call:
     inputs: Tensor
+    source: Node | None  # what the inputs came from, in the graph
     output: GradientEdge  # not the output tensor: an in-place ReLU after the layer would turn that into its own output
     versions: list[tuple[Tensor, int]]  # tensors that nobody may write into, and how often that had happened before
 
@@ -47,7 +52,8 @@ class _Call:
     def of(cls, inputs: Tensor, output: Tensor) -> "_Call":
         # Writing into an output is fine unless it is a view: autograd then rebuilds the graph around our edge.
         untouchable = [inputs.detach(), output.detach()] if output._is_view() else [inputs.detach()]
-        return cls(untouchable[0], get_gradient_edge(output), [(tensor, tensor._version) for tensor in untouchable])
+        versions = [(tensor, tensor._version) for tensor in untouchable]
+        return cls(untouchable[0], inputs.grad_fn, get_gradient_edge(output), versions)
 
     def overwritten(self) -> bool:
         return any(tensor._version != version for tensor, version in self.versions)
@@ -64,39 +70,49 @@ class _Layer:
 
     def remember(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook: keep the inputs and the place of the output in the graph."""
+        if torch._C._current_graph_task_id() != -1:  # within a backward pass: a checkpoint computes it once more
+            return
         if len(args) != 1 or not isinstance(args[0], Tensor) or not isinstance(output, Tensor):
             raise TypeError(f"{self}: expected one tensor, given by position, in and one tensor out")
         if not output.requires_grad:
-            raise RuntimeError(f"{self}: its output needs no gradient; record the forward pass outside of no_grad")
+            raise RuntimeError(
+                f"{self}: its output needs no gradient; record the forward pass outside of no_grad, "
+                "and checkpoint with use_reentrant=False"
+            )
         if type(module) in RULES and (args[0].ndim < 2 or len(args[0]) % self.num_tasks):
             raise ValueError(
                 f"{self}: expected rows in {self.num_tasks} equal task blocks, found an input {tuple(args[0].shape)}"
             )
         self.calls.append(_Call.of(args[0], output))
 
-    def task_gradients(self, grad_outputs: Sequence[Tensor | None]) -> list[Tensor]:
-        """(T, *shape) for each parameter; a layer called twice adds up, one that no loss used has zero rows."""
+    def check_untouched(self) -> None:
+        """Refuse inputs and outputs that were overwritten since the call."""
+        if any(call.overwritten() for call in self.calls):
+            raise RuntimeError(
+                f"{self}: its input or output was changed in place after the call; "
+                "use operations that are not in place around it, such as nn.ReLU(inplace=False)"
+            )
+
+    def task_gradients(self, grad_outputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """(T, *shape) for each parameter; a layer called twice adds up, one that no loss used has None."""
         total: dict[str, Tensor] = {}
         for call, grad_output in zip(self.calls, grad_outputs, strict=True):
-            if call.overwritten():
-                raise RuntimeError(
-                    f"{self}: its input or output was changed in place after the call; "
-                    "use operations that are not in place around it, such as nn.ReLU(inplace=False)"
-                )
             if grad_output is None:
                 continue
             gradients = self.rule(self.module, call.inputs, grad_output, self.num_tasks)
             total = {name: total[name] + g if name in total else g for name, g in gradients.items()}
-        return [self._checked(name, parameter, total) for name, parameter in self.parameters.items()]
+        return [self._checked(name, parameter, total) if total else None for name, parameter in self.parameters.items()]
 
     def _checked(self, name: str, parameter: nn.Parameter, total: dict[str, Tensor]) -> Tensor:
         expected = (self.num_tasks, *parameter.shape)
-        if not total:
-            return parameter.new_zeros(expected)
         if name not in total or total[name].shape != expected:
             found = tuple(total[name].shape) if name in total else f"gradients of {', '.join(total)} only"
             raise ValueError(f"{self}: block_gradients should give {name} a gradient {expected}, found {found}")
         return total[name].to(parameter.dtype)  # autocast may have multiplied in less precision: sums of it follow
+
+    def full_name(self, key: str) -> str:
+        """Name of its parameter ``key`` in the recorded module."""
+        return f"{self.name}.{key}".lstrip(".")
 
     def __str__(self) -> str:
         return f"layer {self.name!r} ({type(self.module).__name__})"
@@ -105,20 +121,27 @@ class _Layer:
 class Tape:
     """The recorded layers of one module; made by ``record``, used by ``mtrl.backward``.
 
-    :raises TypeError: for a layer with shared parameters that has no rule.
+    :raises TypeError: for a layer with shared parameters that has no rule, and for one that normalises by statistics of
+        the batch, unless its parameters belong to single tasks.
     :raises ValueError: for a parameter that two layers share, and for fewer than one task.
     """
 
-    def __init__(self, module: nn.Module, num_tasks: int, task_parameters: Iterable[nn.Parameter] = ()) -> None:
+    def __init__(self, module: nn.Module, num_tasks: int, task_parameters: Parameters = ()) -> None:
         if num_tasks < 1:
             raise ValueError(f"expected at least one task, found {num_tasks}")
         self.num_tasks = num_tasks
-        self.task_parameters = list(task_parameters)
+        self.task_parameters = parameters_in(task_parameters)
         self.layers: list[_Layer] = []
         left_out = set(map(id, self.task_parameters))
         owners: dict[int, str] = {}
         for name, layer in module.named_modules():
             shared = {}
+            if _mixes_rows(layer) and not _is_owned(layer, left_out):
+                raise TypeError(
+                    f"layer {name!r} ({type(layer).__name__}) mixes the rows of all tasks, as it normalises by "
+                    "statistics of the batch: no block of rows yields a task's gradient then. Put it into eval mode, "
+                    "replace it by LayerNorm, or use backward(parameters=...)"
+                )
             for key, parameter in layer.named_parameters(recurse=False, remove_duplicate=False):
                 if not parameter.requires_grad or id(parameter) in left_out:
                     continue
@@ -136,26 +159,59 @@ class Tape:
         return [parameter for layer in self.layers for parameter in layer.parameters.values()]
 
     @property
+    def names(self) -> list[str]:
+        """Their names in the recorded module."""
+        return [layer.full_name(key) for layer in self.layers for key in layer.parameters]
+
+    @property
     def outputs(self) -> list[GradientEdge]:
         """Where in the graph to ask for gradients: the output of each recorded call."""
         return [call.output for layer in self.layers for call in layer.calls]
 
-    def task_gradients(self, grad_outputs: Sequence[Tensor | None]) -> list[Tensor]:
+    def task_gradients(self, grad_outputs: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Each task's gradient of each shared parameter, (T, *shape), from the gradients at ``outputs``.
 
-        :raises RuntimeError: if no loss depends on any recorded layer, or an input was overwritten.
+        None for the parameters of a layer that no loss depends on. ``check_uses`` before.
         """
         remaining = iter(grad_outputs)
-        gradients: list[Tensor] = []
+        gradients: list[Tensor | None] = []
         for layer in self.layers:
             gradients += layer.task_gradients([next(remaining) for _ in layer.calls])
-        if all(gradient is None for gradient in grad_outputs):
-            raise RuntimeError("the losses depend on none of the recorded layers")
         return gradients
+
+    def check_uses(self, losses: Tensor) -> None:
+        """Refuse losses that depend on a shared parameter in a way that the tape does not see.
+
+        :raises ValueError: naming the parameter: if a path through the graph leads to it past the recorded calls of its
+            layer, or if it has hooks, which would change its gradient in an ordinary backward pass.
+        :raises RuntimeError: if the input of a layer was overwritten, or an output that is a view.
+        """
+        users = graph_of(losses)
+        leaves = {id(node.variable): node for node in users if not node.next_functions and hasattr(node, "variable")}
+        ends: dict[Node | None, list[str]] = {losses.grad_fn: []}
+        for layer in self.layers:
+            layer.check_untouched()
+            for call in layer.calls:
+                ends.setdefault(call.source, []).append(layer.name)
+        for layer in self.layers:
+            own = {call.output.node for call in layer.calls}
+            for key, parameter in layer.parameters.items():
+                if parameter._backward_hooks:
+                    raise ValueError(
+                        f"parameter {layer.full_name(key)!r} has a hook on its gradient, which no gradient of a tape "
+                        "passes; remove it and change .grad afterwards, or use backward(parameters=...)"
+                    )
+                if id(parameter) in leaves and _bypasses(leaves[id(parameter)], layer.name, own, ends, users):
+                    raise ValueError(
+                        f"the losses depend on parameter {layer.full_name(key)!r} also past the recorded calls of its "
+                        "layer, as by a penalty on weights or gradients, F.linear(x, layer.weight) or "
+                        "layer.forward(x): the tape would leave that part out. Call the layer itself while recording "
+                        "and leave weight penalties to the optimizer, or use backward(parameters=...)"
+                    )
 
 
 @contextmanager
-def record(module: nn.Module, num_tasks: int, task_parameters: Iterable[nn.Parameter] = ()) -> Iterator[Tape]:
+def record(module: nn.Module, num_tasks: int, task_parameters: Parameters = ()) -> Iterator[Tape]:
     """Record the forward pass of ``module`` on a batch whose rows lie in T task blocks.
 
     The tape stays usable after the block: losses may be formed later, and other networks may lie between.
@@ -174,7 +230,10 @@ def record(module: nn.Module, num_tasks: int, task_parameters: Iterable[nn.Param
             hook.remove()
     for layer in tape.layers:
         if not layer.calls:
-            raise RuntimeError(f"{layer} has trainable parameters but was never called while recording")
+            raise RuntimeError(
+                f"{layer} has trainable parameters but was never called while recording; freeze or use it, and record "
+                "also the first call of a model of torch.compile, as later ones call no layers"
+            )
 
 
 def _rule_of(name: str, layer: nn.Module, shared: Iterable[str]) -> BlockRule:
@@ -188,3 +247,77 @@ def _rule_of(name: str, layer: nn.Module, shared: Iterable[str]) -> BlockRule:
         f"gradients; expected {', '.join(t.__name__ for t in RULES)} or a layer with a method block_gradients. "
         "Name its parameters in task_parameters if they belong to single tasks, or use backward(parameters=...)"
     )
+
+
+def parameters_in(given: Any) -> list[nn.Parameter]:
+    """The parameters alone, of an iterable of parameters or of (name, parameter).
+
+    :raises TypeError: for anything else.
+    """
+    if isinstance(given, nn.Module | Tensor | Mapping) or not isinstance(given, Iterable):
+        instead = (
+            ".parameters()" if isinstance(given, nn.Module) else ".values()" if isinstance(given, Mapping) else "[it]"
+        )
+        raise TypeError(f"expected a list of parameters, found one {type(given).__name__}; give {instead}")
+    parameters = [each[1] if isinstance(each, tuple) and len(each) == 2 else each for each in given]
+    for each in parameters:
+        if not isinstance(each, Tensor):
+            raise TypeError(f"expected a list of parameters, found a {type(each).__name__} in it; give .parameters()")
+    return parameters
+
+
+def _mixes_rows(layer: nn.Module) -> bool:
+    return isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None)
+
+
+def _is_owned(layer: nn.Module, task_parameters: set[int]) -> bool:
+    """Whether it belongs to a single task, so that all rows that it sees are of one task."""
+    own = [id(parameter) for parameter in layer.parameters(recurse=False)]
+    return bool(own) and task_parameters.issuperset(own)
+
+
+def graph_of(losses: Tensor) -> dict[Node, list[Node]]:
+    """All nodes of the graph that made the losses, each with those that it feeds: the ways up."""
+    users: dict[Node, list[Node]] = {}
+    if losses.grad_fn is not None:
+        users[losses.grad_fn] = []
+    waiting = list(users)
+    while waiting:
+        user = waiting.pop()
+        for node, _ in user.next_functions:
+            if node is None:
+                continue
+            if node not in users:
+                users[node] = []
+                waiting.append(node)
+            users[node].append(user)
+    return users
+
+
+def _bypasses(
+    leaf: Node,
+    name: str,
+    own: Collection[Node],
+    ends: Mapping[Node | None, Sequence[str]],
+    users: Mapping[Node, Sequence[Node]],
+) -> bool:
+    """Whether a way up from a parameter's ``leaf`` meets one of ``ends`` before an output of its ``own`` layer's calls.
+
+    :param ends: the losses, and the inputs of all calls with the names of their layers; those of layers within its own,
+        which calls them, do not count.
+    """
+    seen, waiting = {leaf}, [leaf]
+    while waiting:
+        node = waiting.pop()
+        if node in own:
+            continue
+        if node in ends and not (ends[node] and all(_is_within(other, name) for other in ends[node])):
+            return True
+        new = [user for user in users[node] if user not in seen]
+        seen.update(new)
+        waiting += new
+    return False
+
+
+def _is_within(other: str, name: str) -> bool:
+    return other != name and other.startswith(f"{name}.".lstrip("."))

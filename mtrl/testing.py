@@ -1,12 +1,16 @@
-"""What every aggregator is held to, ours and yours.
+"""What every aggregator is held to, ours and yours; and whether a tape may be used for your model and losses.
 
-    from mtrl.testing import Promises, check_aggregator
+    from mtrl.testing import Promises, check_aggregator, check_tape
 
     def test_my_method():
         check_aggregator(MyMethod, Promises(permutation=False))
 
-Each check runs on families of matrices that make methods fail: conflicting, aligned, dependent, zero, at scales from
-1e-10 to 1e10. It raises AssertionError with the family, the number of tasks, what was expected and what was found.
+    def test_my_network():
+        check_tape(network, num_tasks, lambda: my_losses(network(batch)))
+
+Each check of an aggregator runs on families of matrices that make methods fail: conflicting, aligned, dependent, zero,
+at scales from 1e-10 to 1e10. It raises AssertionError with the family, the number of tasks, what was expected and what
+was found.
 """
 
 import copy
@@ -16,14 +20,17 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtrl.aggregators.base import Aggregator
+from mtrl.gradients import check_losses, per_task_gradients
+from mtrl.tape import Parameters, record
 
 Factory = Callable[[], Aggregator]
 
 SIZES = ((1, 4), (2, 6), (5, 12), (8, 5))  # (tasks, parameters): also more tasks than parameters
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3}  # more than the two routes to a gradient can differ by, relative
 FAMILIES = (
     "random", "aligned", "orthogonal", "conflicting", "opposite", "duplicates", "paired", "low rank", "balanced",
     "uneven", "ill conditioned", "one zero row", "zero",
@@ -84,6 +91,42 @@ def check_aggregator(factory: Factory, promises: Promises | None = None) -> None
     """
     for check in CHECKS.values():
         check(factory, promises or Promises())
+
+
+def check_tape(
+    module: nn.Module, num_tasks: int, losses: Callable[[], Tensor], task_parameters: Parameters = ()
+) -> None:
+    """Compare the gradients of each task from a tape of ``module`` with those of one backward pass per loss, once.
+
+    It finds what ``mtrl.backward`` cannot see: rows that are mixed over the batch, rows that do not lie in task blocks,
+    losses that hold some of another task's.
+
+    :param losses: computes the (T,) losses by a forward pass of ``module``, without autocast, on a batch with no two
+        tasks alike.
+    :param task_parameters: as for ``mtrl.record``.
+    :raises AssertionError: naming tasks and parameters whose gradients differ by more than rounding.
+    """
+    with record(module, num_tasks, task_parameters) as tape:
+        values = losses()
+    check_losses(values, tape)
+    tape.check_uses(values)
+    expected = per_task_gradients(values, tape.parameters)
+    pieces = tape.task_gradients(torch.autograd.grad(values.sum(), tape.outputs, allow_unused=True))
+    differ, whole = [], expected.norm(dim=1)
+    parts = expected.split([parameter.numel() for parameter in tape.parameters], dim=1)
+    for name, parameter, piece, rows in zip(tape.names, tape.parameters, pieces, parts, strict=True):
+        found = torch.zeros_like(rows) if piece is None else piece.flatten(1).to(rows.dtype)
+        errors, lengths = (found - rows).norm(dim=1), rows.norm(dim=1) + 1e-3 * whole
+        wrong = ~(errors <= ROUNDING.get(parameter.dtype, 0.05) * lengths)
+        differ += [f"{name} of task {t}: by {errors[t] / lengths[t]:.1e}" for t in wrong.nonzero().flatten().tolist()]
+    _expect(
+        not differ,
+        f"tape of {type(module).__name__}",
+        "from task t's block of rows the gradient of loss t",
+        f"others, relative to it: {'; '.join(differ[:6])}{' ...' if len(differ) > 6 else ''}. Are rows mixed over the "
+        "batch, not in blocks of one task each, or losses made of several tasks' rows? backward(parameters=...) is "
+        "right in any case",
+    )
 
 
 def check_answers(factory: Factory, promises: Promises) -> None:

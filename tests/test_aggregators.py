@@ -1,6 +1,8 @@
 """What every aggregator promises, and how a user adds one. A new method joins by its row in ``AGGREGATORS``."""
 
+import copy
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -101,6 +103,58 @@ def test_saved_state_continues_the_run(name) -> None:
     restored.load_state_dict(original.state_dict())
     for _ in range(3):
         assert torch.equal(original(jacobian, losses), restored(jacobian, losses))
+
+
+METHODS_WITH_STATE = [*AGGREGATORS, *(f"torchjd:{name}" for name in ("GradVac", "UPGrad") if find_spec("torchjd"))]
+
+
+def walked(name: str, *seeds: int) -> Aggregator:
+    aggregator = make_aggregator(name)
+    for seed in seeds:
+        aggregator(matrix("random", 6, 9, seed), torch.ones(6) / (1 + seed))
+        aggregator.after_step(torch.ones(6) / (2 + seed))
+    return aggregator
+
+
+@pytest.mark.parametrize("name", METHODS_WITH_STATE)
+def test_state_is_loaded_whatever_the_object_has_seen(name) -> None:
+    """Fresh, reset, used; and a fresh one's state begins anew."""
+    original = walked(name, 0, 1, 2)
+    fresh, reset, used = make_aggregator(name), make_aggregator(name), walked(name, 7, 8)
+    reset.reset(6, 9)
+    rows, ones = matrix("conflicting", 6, 9, seed=3), torch.ones(6)
+    for restored in (fresh, reset, used):
+        restored.load_state_dict(copy.deepcopy(original.state_dict()))
+    expected = original(rows, ones)
+    assert all(torch.equal(restored(rows, ones), expected) for restored in (fresh, reset, used))
+    used.load_state_dict(make_aggregator(name).state_dict())
+    assert torch.equal(used(rows, ones), make_aggregator(name)(rows, ones))
+
+
+@pytest.mark.parametrize("name", ["gradvac", "mocograd", "nash_mtl", "gradnorm", "famo", "torchjd:GradVac"])
+def test_state_of_other_tasks_is_refused(name) -> None:
+    if name.startswith("torchjd:"):
+        pytest.importorskip("torchjd")
+    aggregator = make_aggregator(name)
+    aggregator.reset(5, 9)
+    with pytest.raises((RuntimeError, ValueError), match=r"size mismatch|was reset for 5 tasks and found 6"):
+        aggregator.load_state_dict(walked(name, 0).state_dict())
+
+
+@pytest.mark.parametrize("name", METHODS_WITH_STATE)
+def test_state_keeps_its_precision_when_the_model_around_it_is_cast(name) -> None:
+    rows, ones = matrix("conflicting", 6, 9, seed=3), torch.ones(6)
+    expected = walked(name, 0, 1)(rows, ones)
+    for cast in ("bfloat16", "half", "double", "float"):
+        model = torch.nn.ModuleDict({"body": torch.nn.Linear(2, 2), "surgery": walked(name, 0, 1)})
+        getattr(model, cast)()
+        assert model["body"].weight.dtype == {"half": torch.float16}.get(cast, getattr(torch, cast))
+        assert torch.equal(model["surgery"](rows, ones), expected)
+
+
+def test_state_moves_with_the_model_around_it() -> None:
+    state = torch.nn.Sequential(walked("famo", 0)).to("meta", torch.bfloat16).state_dict().values()
+    assert {(tensor.device.type, tensor.dtype) for tensor in state} == {("meta", torch.float64)}
 
 
 @every_aggregator

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
+from torch.utils.checkpoint import checkpoint
 
 import mtrl
 from mtrl.aggregators import Aggregator
@@ -245,15 +247,68 @@ def test_other_networks_in_the_graph_get_nothing_and_grad_is_set() -> None:
     torch.testing.assert_close(torch.cat([p.grad.flatten() for p in actor.parameters()]), oracle)
 
 
-def test_a_recorded_call_that_no_loss_uses_counts_as_zero() -> None:
-    network = nn.ModuleDict({"used": nn.Linear(5, 1), "idle": nn.Linear(5, 1)})
-    x = torch.randn(T * B, 5)
-    with mtrl.record(network, T) as tape:
-        predictions = network["used"](x)
-        network["idle"](x)
-    mtrl.backward(predictions.reshape(T, -1).mean(1), mtrl.PCGrad(), tape=tape)
-    assert network["idle"].weight.grad.eq(0).all()
-    assert network["used"].weight.grad.ne(0).any()
+@pytest.mark.parametrize("aggregator", mtrl.AGGREGATORS)
+@pytest.mark.parametrize("route", ["blocks", "losses"])
+def test_a_parameter_has_a_gradient_where_a_loss_reaches_it(route, aggregator) -> None:
+    """As after losses.mean().backward(): None where none does; numbers as soon as one task's does."""
+    network = nn.ModuleDict({name: nn.Linear(5, 1) for name in ("all", "first", "idle")})
+    x, method = torch.randn(T * B, 5), mtrl.make_aggregator(aggregator)
+    for _ in range(2):  # what a method remembers has one length, too
+        with mtrl.record(network, T) as tape:
+            outputs = {name: layer(x).reshape(T, -1).mean(1) for name, layer in network.items()}
+        losses = torch.stack([outputs["all"][0] + outputs["first"][0], *outputs["all"][1:]])
+        mtrl.backward(losses, method, **({"tape": tape} if route == "blocks" else {"parameters": network.parameters()}))
+    assert [layer.weight.grad is None for layer in network.values()] == [False, False, True]
+    assert all(network[name].weight.grad.ne(0).any() for name in ("all", "first"))
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "famo", "pcgrad", "mocograd"])
+def test_losses_that_reach_no_parameter_are_refused(aggregator) -> None:
+    network, other, method = build("mlp"), build("mlp"), mtrl.make_aggregator(aggregator)
+    with mtrl.record(other, T) as tape:
+        per_task_losses(other)
+    for where in ({"parameters": other.parameters()}, {"tape": tape}):
+        with pytest.raises(RuntimeError, match=r"none of the shared parameters.*another network.*reentrant checkpoint"):
+            mtrl.backward(per_task_losses(network), method, **where)
+    with pytest.raises(RuntimeError, match="none of the shared parameters"):
+        mtrl.per_task_gradients(per_task_losses(network), other.parameters())
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "famo", "pcgrad", "mocograd"])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_parameters_behind_a_checkpoint_are_reached_or_missed_aloud(reentrant, aggregator) -> None:
+    first, last, x = nn.Linear(5, 5), nn.Linear(5, T), torch.randn(B, 5, requires_grad=True)
+    parameters, method = [*first.parameters(), *last.parameters()], mtrl.make_aggregator(aggregator)
+    losses = last(checkpoint(first, x, use_reentrant=reentrant)).square().mean(0)
+    if reentrant:
+        with pytest.raises(RuntimeError, match=r"reentrant checkpoint, which hides them.*use_reentrant=False"):
+            mtrl.backward(losses, method, parameters=parameters)
+        assert all(parameter.grad is None for parameter in parameters)
+    else:
+        mtrl.backward(losses, method, parameters=parameters)
+        assert all(parameter.grad.any() for parameter in parameters)
+
+
+@pytest.mark.parametrize("diagnostics", [False, True])
+@pytest.mark.parametrize("aggregator", ["mean", "famo", "pcgrad", "mocograd"])
+@pytest.mark.parametrize("name", ["mlp", "heads"])
+def test_the_graph_is_freed(name, aggregator, diagnostics) -> None:
+    """As by losses.mean().backward(): else the activations live as long as the caller keeps the losses."""
+    network, alive = build(name), weakref.WeakSet()
+
+    class Saved:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+            alive.add(self)
+
+    method, shared = mtrl.make_aggregator(aggregator), network.torso if name == "heads" else network
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        losses = per_task_losses(network)
+    assert len(alive) > 5
+    heads = heads_of(network)
+    mtrl.backward(losses, method, parameters=shared.parameters(), task_parameters=heads, diagnostics=diagnostics)
+    assert losses.grad_fn is not None
+    assert not alive
 
 
 def test_two_losses_with_opposite_targets_have_cosine_minus_one() -> None:
@@ -348,7 +403,7 @@ def test_one_layer_under_two_names_is_one_layer() -> None:
 
 def test_layers_never_called_are_named() -> None:
     network = nn.ModuleDict({"used": nn.Linear(5, 5), "idle": nn.Linear(5, 5)})
-    with pytest.raises(RuntimeError, match=r"'idle' \(Linear\).*never called"), mtrl.record(network, T):
+    with pytest.raises(RuntimeError, match=r"'idle' \(Linear\).*never called.*torch\.compile"), mtrl.record(network, T):
         network["used"](torch.randn(T, 5))
 
 
@@ -401,7 +456,7 @@ def test_bad_arguments_are_explained() -> None:
         mtrl.backward(losses, mean, tape=tape, task_parameters=own[:1])
     with pytest.raises(ValueError, match="at least one shared parameter"):
         mtrl.backward(losses, mean, parameters=[])
-    with pytest.raises(RuntimeError, match="none of the recorded layers"):
+    with pytest.raises(RuntimeError, match="none of the shared parameters"):
         mtrl.backward(torch.zeros(T, requires_grad=True) * 1, mtrl.PCGrad(), tape=tape)
     with pytest.raises(ValueError, match="at least one task"), mtrl.record(network, 0):
         pass
@@ -464,6 +519,106 @@ def test_accumulation_without_a_gradient_keeps_what_is_there() -> None:
     mtrl.backward(losses, mtrl.Mean(), parameters=[used, unused], accumulate=True)
     assert unused.grad.tolist() == [1.0, 1.0]
     assert used.grad.tolist() == [1.5, 1.5]
+
+
+def test_named_parameters_are_taken_everywhere() -> None:
+    """As by torch's optimizers."""
+    network, plain = build("heads"), run("heads", "losses", mtrl.PCGrad())
+    where = {"parameters": network.torso.named_parameters(), "task_parameters": network.heads.named_parameters()}
+    mtrl.backward(per_task_losses(network), mtrl.PCGrad(), **where)
+    assert all(torch.equal(*pair) for pair in zip(gradients(network), gradients(plain), strict=True))
+    jacobians = [mtrl.per_task_gradients(per_task_losses(network), given) for given in (
+        network.torso.parameters(), network.torso.named_parameters()
+    )]  # fmt: skip
+    assert torch.equal(*jacobians)
+    with mtrl.record(network, T, network.heads.named_parameters()) as tape:
+        per_task_losses(network)
+    assert tape.task_parameters == heads_of(network)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda net: net, r"found one Linear; give .parameters\(\)"),
+        (lambda net: [net], r"found a Linear in it; give .parameters\(\)"),
+        (lambda net: net.weight, r"found one Parameter; give \[it\]"),
+        (lambda net: dict(net.named_parameters()), r"found one dict; give .values\(\)"),
+        (lambda net: torch.optim.SGD(net.parameters()).param_groups, r"found a dict in it; give .parameters\(\)"),
+        (lambda net: 3, "found one int"),
+    ],
+    ids=["module", "modules", "parameter", "dict", "groups", "number"],
+)
+def test_other_things_than_parameters_are_told_everywhere(given, message) -> None:
+    network = nn.Linear(5, 1)
+    losses, wrong = network(torch.randn(T, 5)).flatten(), given(network)
+    backward, per_task_gradients = mtrl.backward.__wrapped__, mtrl.per_task_gradients.__wrapped__  # as outside of tests
+    for call in (
+        lambda: backward(losses, mtrl.PCGrad(), parameters=wrong),
+        lambda: backward(losses, mtrl.PCGrad(), parameters=network.parameters(), task_parameters=wrong),
+        lambda: per_task_gradients(losses, wrong),
+        lambda: mtrl.record(network, T, task_parameters=wrong).__enter__(),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("route", ["blocks", "losses"])
+def test_the_callers_grad_mode(route) -> None:
+    """loss.backward() works inside of no_grad, too; of inference_mode it does not."""
+    network, expected = build("mlp"), run("mlp", route, mtrl.PCGrad())
+    with mtrl.record(network, T) as tape:
+        losses = per_task_losses(network)
+    where = {"tape": tape} if route == "blocks" else {"parameters": list(network.parameters())}
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"leave torch\.inference_mode"):
+        mtrl.backward(losses, mtrl.PCGrad(), **where)
+    with torch.no_grad():
+        mtrl.backward(losses, mtrl.PCGrad(), **where)
+    assert all(torch.equal(*pair) for pair in zip(gradients(network), gradients(expected), strict=True))
+
+
+class Gained(Aggregator):
+    """A method with a weight that is a parameter, in three kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+
+class GainedProducts(Gained, mtrl.GramianAggregator):
+    def weights(self, gramian: Tensor, losses: Tensor) -> Tensor:
+        return self.gain * torch.ones_like(gramian[0])
+
+
+class GainedLosses(Gained, mtrl.LossAggregator):
+    def weights(self, losses: Tensor) -> Tensor:
+        return self.gain * torch.ones_like(losses)
+
+
+class GainedGradients(Gained):
+    def forward(self, jacobian: Tensor, losses: Tensor) -> Tensor:
+        return (self.gain * jacobian).sum(0)
+
+
+@pytest.mark.parametrize("diagnostics", [False, True])
+@pytest.mark.parametrize("kind", [GainedProducts, GainedLosses, GainedGradients])
+def test_a_method_with_a_learned_weight_leaves_no_graph(kind, diagnostics) -> None:
+    for accumulate in (False, True):
+        network = build("mlp")
+        report = mtrl.backward(
+            per_task_losses(network), kind(), parameters=network.parameters(), accumulate=accumulate,
+            diagnostics=diagnostics,
+        )  # fmt: skip
+        assert not any(gradient.requires_grad for gradient in [*gradients(network), *(report or {}).values()])
+
+
+@pytest.mark.parametrize("hooked", ["shared", "head"])
+def test_hooks_that_would_not_run_are_refused(hooked) -> None:
+    network = build("heads")
+    parameter = network.torso[0].weight if hooked == "shared" else network.heads[0].weight
+    parameter.register_post_accumulate_grad_hook(lambda p: None)
+    where = {"parameters": network.torso.parameters(), "task_parameters": network.heads.parameters()}
+    with pytest.raises(ValueError, match="hook for after its gradient's accumulation, which would not run"):
+        mtrl.backward(per_task_losses(network), mtrl.Mean(), **where)
 
 
 @pytest.mark.parametrize("clip", [False, True])

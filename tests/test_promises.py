@@ -17,7 +17,7 @@ PROMISES = {
     "pcgrad-magnitude": Promises(permutation=False),
     "pcgrad-fixed": Promises(non_conflicting="two tasks", permutation=False),
     "gradvac": Promises(permutation=False),
-    "mocograd": Promises(permutation=False),  # its first update is the mean, the others depend on the orders
+    "mocograd": Promises(permutation=False),
     "cagrad": Promises(),
     "mgda": Promises(non_conflicting="always"),
     "imtl_g": Promises(),

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtrl import solvers
-from mtrl.aggregators.base import gramian_of
 from mtrl.diagnostics import cosine_matrix
+from mtrl.rows import Rows
 from mtrl.testing import FAMILIES, SIZES, matrix
 
 torch.set_num_threads(1)
@@ -108,6 +108,6 @@ def test_non_finite_input_gives_nan() -> None:
 def test_cagrad_where_the_mean_is_rounding(seed) -> None:
     """Gradients of sum zero in float32: their Gramian need not be positive semi-definite to rounding."""
     jacobian = matrix("balanced", 6, 3, seed).float()
-    extra, _ = solvers.conflict_averse_weights(gramian_of(jacobian), 0.4)
+    extra, _ = solvers.conflict_averse_weights(Rows([jacobian]).measured()[0], 0.4)
     assert extra.isfinite().all()
     assert (extra.float() @ jacobian).norm() <= 1e-3 * jacobian.norm()

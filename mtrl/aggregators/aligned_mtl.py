@@ -18,7 +18,8 @@ class AlignedMTL(GramianAggregator):
 
     Senushkin et al. 2023, "Independent Component Alignment for Multi-Task Learning" (arXiv 2305.19000), Algorithm 1,
     with equal preferences: weights sigma V diag(lambda)^(-1/2) V' 1/T with the eigenvalues lambda > 0 of G.
-    Eigenvalues below T times the rounding of float64 are dropped, as in the authors' code.
+    Eigenvalues below T times the rounding of float32 (1.2e-7) of the largest are dropped, as in the authors' code, also
+    of gradients in float64: of a smaller one nobody can tell whether it is more than rounding.
 
     With "min" no task's gradient grows, and nearly dependent gradients make the update short: two
     tasks in exact conflict are held by what little they do not share.
@@ -39,7 +40,7 @@ class AlignedMTL(GramianAggregator):
         """Balance transformation times 1/T."""
         largest = gramian.diagonal().amax()
         values, vectors = eigh(gramian / torch.where(largest > 0, largest, 1.0))
-        kept = values > values.amax() * len(values) * torch.finfo(values.dtype).eps
+        kept = values > values.amax() * len(values) * torch.finfo(torch.float32).eps
         if self.scale == "min":
             sigma2 = torch.where(kept, values, torch.inf).amin()
         elif self.scale == "median":

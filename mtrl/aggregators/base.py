@@ -7,31 +7,16 @@ Every method answers on the scale of the mean gradient, so that exchanging metho
 
 import inspect
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, get_args
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Self, get_args
 
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mtrl.precision import float32_products
+from mtrl.rows import HALF, Rows, widened
 
 Reduction = Literal["mean", "sum"]
-
-COLUMNS = 2**13  # of a Jacobian at a time; the error of a product in float32 grows with its length
-
-
-@float32_products(tf32=False)
-def gramian_of(jacobian: Float[Tensor, "tasks params"]) -> Float64[Tensor, "tasks tasks"]:
-    """G = J J^T: products in the precision of J over ``COLUMNS`` at a time, summed in float64.
-
-    In float32 the relative error is a few 1e-7 of |g_i| |g_j|, and the time is that of one product.
-    """
-    whole = jacobian.shape[1] // COLUMNS
-    rest = jacobian[:, whole * COLUMNS :]
-    gramian = (rest @ rest.T).double()
-    if whole:  # a view, no copy: (pieces, T, COLUMNS)
-        pieces = jacobian[:, : whole * COLUMNS].unflatten(1, (whole, COLUMNS)).transpose(0, 1)
-        gramian += (pieces @ pieces.mT).double().sum(0)
-    return gramian
 
 
 class Aggregator(nn.Module, ABC):
@@ -66,6 +51,8 @@ class Aggregator(nn.Module, ABC):
     def __call__(self, jacobian: Tensor, losses: Tensor) -> Tensor:
         """Check the shapes once for all methods, then aggregate; a process that is set to TF32 changes nothing.
 
+        A Jacobian in float16 or bfloat16 is widened to float32, and the update given back in its own precision.
+
         :raises ValueError: unless the Jacobian is (T, P) and the losses are (T,).
         """
         if jacobian.ndim != 2 or losses.shape != jacobian.shape[:1]:
@@ -74,8 +61,25 @@ class Aggregator(nn.Module, ABC):
                 f"found a Jacobian {tuple(jacobian.shape)} and losses {tuple(losses.shape)}"
             )
         with float32_products(tf32=False):
-            update: Tensor = super().__call__(jacobian, losses)
-        return update
+            update: Tensor = super().__call__(widened(jacobian), widened(losses))
+        return update.to(jacobian.dtype) if jacobian.dtype in HALF else update
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # What torch's modules do to their tensors in `to`, `cuda`, `bfloat16` ...: state moves with the model around it
+        # and keeps its own precision, which is the method's.
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # State takes its shape at `reset` or at the first call: one that has none yet takes that of the saved one.
+        for name, buffer in self._buffers.items():
+            saved = state_dict.get(prefix + name)
+            if buffer is not None and saved is not None and 0 in (buffer.numel(), saved.numel()):
+                self._buffers[name] = buffer.new_empty(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def reduce(self, per_task: Float[Tensor, "tasks *rest"]) -> Float[Tensor, "*rest"]:
         """Mean or sum over the tasks, whichever ``reduction`` says."""
@@ -106,7 +110,8 @@ class GramianAggregator(Aggregator):
         self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " params"]:
         """Combine the rows of the Jacobian with the weights."""
-        return self.weights(gramian_of(jacobian), losses).to(jacobian.dtype) @ jacobian
+        gramian, rows = Rows([jacobian]).measured()
+        return rows.combine(self.weights(gramian, losses))[0]
 
 
 class LossAggregator(Aggregator):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -44,7 +45,7 @@ class Ordered(Aggregator):
         if state.shape == self.generator.get_state().shape:
             self.generator.set_state(state.cpu())
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Ordered":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # what torch's modules do to their tensors in `to`, `cuda`, `double` ...: see where it sends one of ours
         device = fn(torch.empty(0, device=self.generator.device)).device
         if device != self.generator.device:

@@ -14,6 +14,7 @@ from mtrl.aggregators.base import Aggregator, Reduction
 from mtrl.aggregators.shared import check_tasks
 
 GIVEN = ("n_tasks",)  # what the adapter knows itself
+NARROW = (1e-15, 1e15)  # largest entries of a Jacobian that TorchJD may square and sum in float32
 BASES = ("Aggregator", "GramianWeightedAggregator", "WeightedAggregator")
 
 
@@ -51,19 +52,37 @@ class TorchJDAggregator(Aggregator):
         if not self.num_tasks:
             self.reset(*jacobian.shape)
         check_tasks(self.num_tasks, len(jacobian), self)
-        if not jacobian.isfinite().all():  # TorchJD waits for the device in any case, and some of its solvers raise
+        largest = jacobian.abs().amax()  # TorchJD waits for the device in any case
+        if not largest.isfinite():  # some of its solvers raise
             return jacobian.new_full(jacobian.shape[1:], torch.nan)
         self.dtype = jacobian.dtype
-        update = self._ask(self.inner, jacobian) * self.factor
+        fits = bool(largest == 0) or NARROW[0] < largest < NARROW[1]
+        update = self._ask(self.inner, jacobian if fits else jacobian.double()).to(jacobian.dtype) * self.factor
         return update if self.reduction == "mean" else len(jacobian) * update
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """Random state and whatever numbers TorchJD's object remembers."""
+        """Random state, sizes, and whatever numbers TorchJD's object remembers."""
+        if not self.num_tasks:
+            return {}
         remembered = {key: torch.as_tensor(_exact(value)).clone() for key, (_, _, value) in self._memory().items()}
-        return {"generator": self.random_state, "dtype": torch.empty(0, dtype=self.dtype), **remembered}
+        sizes = torch.tensor([self.num_tasks, self.num_params])
+        kept = {"generator": self.random_state, "dtype": torch.empty(0, dtype=self.dtype), "sizes": sizes}
+        return kept | remembered
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        """Continue where the saved run stopped."""
+        """Continue where the saved run stopped, with its number of tasks if this object has none yet.
+
+        :raises ValueError: if it was reset for another number of tasks.
+        """
+        if not state:  # saved before the first call
+            self.num_tasks = 0
+            self._modules.pop("inner", None)
+            return
+        if "sizes" in state:
+            num_tasks, num_params = state["sizes"].tolist()
+            if not self.num_tasks:
+                self.reset(num_tasks, num_params)
+            check_tasks(self.num_tasks, num_tasks, self)
         self.dtype = state["dtype"].dtype
         # one call, so that TorchJD builds what it builds late
         self._ask(self.inner, torch.eye(self.num_tasks, self.num_params, dtype=self.dtype))

@@ -9,7 +9,7 @@ numbers (checked first); the ordinary backward pass, which gives their sum alone
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def module_hooks(net: nn.Sequential, x: Tensor, num_tasks: int) -> Gradients:
     """Ours: forward hooks keep inputs, one backward pass to the layers' outputs, a batched product per layer."""
     with mtrl.record(net, num_tasks) as tape:
         losses = losses_of(net(x), num_tasks)
-    return tape.task_gradients(torch.autograd.grad(losses.sum(), tape.outputs))
+    return _all(tape.task_gradients(torch.autograd.grad(losses.sum(), tape.outputs)))
 
 
 class _TaskLinear(torch.autograd.Function):
@@ -129,7 +129,11 @@ def block_by_block(net: nn.Sequential, x: Tensor, num_tasks: int) -> Gradients:
 
 def loss_by_loss(net: nn.Sequential, x: Tensor, num_tasks: int) -> Gradients:
     """One forward pass, T backward passes over all rows: the route for any model."""
-    return list(mtrl.gradients._one_by_one(losses_of(net(x), num_tasks), list(net.parameters())))
+    return _all(mtrl.gradients._one_by_one(losses_of(net(x), num_tasks), list(net.parameters())))
+
+
+def _all(gradients: Sequence[Tensor | None]) -> Gradients:
+    return [gradient for gradient in gradients if gradient is not None]
 
 
 WAYS: tuple[Callable[[nn.Sequential, Tensor, int], Gradients], ...] = (

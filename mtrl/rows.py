@@ -1,0 +1,92 @@
+"""The gradients of T tasks, a piece per parameter, and their products: right for any precision and size."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from mtrl.precision import float32_products
+
+HALF = (torch.float16, torch.bfloat16)
+
+COLUMNS = 2**13  # of a piece at a time; the error of a product in float32 grows with its length
+
+# Squared lengths that float32 holds to the last digit, rounding of its smallest numbers and overflow of sums included.
+ORDINARY = (1e-26, 1e36)
+
+
+class Rows(NamedTuple):
+    """The Jacobian in pieces, one (T, *shape) per parameter, never put together unless a method needs it."""
+
+    pieces: list[Tensor]
+    scale: float = 1.0  # the true rows are this many times the pieces: kept apart, so that no large tensor is rescaled
+    sizes: Tensor | None = None  # (T, 1), float64: and each row by its own power of two, where float32 is too narrow
+
+    @float32_products(tf32=False)
+    def measured(self) -> tuple[Float64[Tensor, "tasks tasks"], "Rows"]:
+        """Gramian G = J J^T, and the rows in the form in which they could be multiplied: combine those.
+
+        Gradients longer than 1e18 or shorter than 1e-13 are brought to length 1 before; not on devices, where a look at
+        the lengths would make the program wait: there they must lie between 1e-13 and 1e18.
+        """
+        products = torch.stack([_products(flat) for flat in self.flat()]).sum(0)
+        if self.sizes is None and not _are_ordinary(products):
+            return self._resized().measured()
+        gramian = products * self.scale**2
+        return gramian if self.sizes is None else gramian * self.sizes * self.sizes.mT, self
+
+    @float32_products(tf32=False)
+    def combine(self, weights: Float[Tensor, " tasks"]) -> list[Tensor]:
+        """Update w @ J, piece by piece, at least in float32."""
+        weights = weights * self.scale if self.sizes is None else weights * self.scale * self.sizes[:, 0]
+        return self.shaped([weights.to(flat.dtype) @ flat for flat in self.flat()])
+
+    def jacobian(self) -> Float[Tensor, "tasks params"]:
+        """One matrix, at least in float32."""
+        return torch.cat(self.flat(), dim=1) * self.scale
+
+    def flat(self) -> list[Tensor]:
+        """The pieces as matrices (T, numbers of the parameter), at least in float32."""
+        return [widened(piece.reshape(len(piece), -1)) for piece in self.pieces]
+
+    def shaped(self, updates: Iterable[Tensor]) -> list[Tensor]:
+        """Flat updates in the shapes of the parameters."""
+        return [update.view(piece.shape[1:]) for update, piece in zip(updates, self.pieces, strict=True)]
+
+    def _resized(self) -> "Rows":
+        """The same rows, each divided by the power of two above its largest entry."""
+        flat = self.flat()
+        tallest = [piece.abs().amax(1).double() for piece in flat if piece.numel()]
+        largest = torch.stack([flat[0].new_zeros(len(flat[0]), dtype=torch.float64), *tallest]).amax(0)
+        usable = (largest > 0) & largest.isfinite()
+        sizes = torch.where(usable, largest / largest.frexp().mantissa, 1.0)[:, None]
+        resized = [(piece / sizes).to(piece.dtype) for piece in flat]
+        return Rows([new.view(old.shape) for new, old in zip(resized, self.pieces, strict=True)], self.scale, sizes)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """In float32, if it was in half of that: nothing is summed or multiplied in half precision."""
+    return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def _products(flat: Float[Tensor, "tasks params"]) -> Float64[Tensor, "tasks tasks"]:
+    """J J^T: products in the precision of J over ``COLUMNS`` at a time, summed in float64.
+
+    In float32 the relative error is a few 1e-7 of |g_i| |g_j|, and the time is that of one product.
+    """
+    whole = flat.shape[1] // COLUMNS
+    rest = flat[:, whole * COLUMNS :]
+    products = (rest @ rest.T).double()
+    if whole:  # a view, no copy: (pieces, T, COLUMNS)
+        parts = flat[:, : whole * COLUMNS].unflatten(1, (whole, COLUMNS)).transpose(0, 1)
+        products += (parts @ parts.mT).double().sum(0)
+    return products
+
+
+def _are_ordinary(products: Tensor) -> bool:
+    if products.device.type != "cpu":
+        return True
+    squares = products.detach().diagonal().numpy()
+    return bool(((squares > ORDINARY[0]) & (squares < ORDINARY[1])).all())
