@@ -155,6 +155,7 @@ def read_state(path: Any, kind: str) -> dict[str, Any]:
     :raises StateFileError: if it is damaged, of another kind, or not ours (a pickle, say): nothing of it was run.
     """
     with _to_read(path) as file:
+        file.seek(0)  # one that was just written stands at its end
         beginning = file.read(8)
         if not beginning.startswith(b"PK"):  # as every zip does
             found = f"a file that begins with {beginning!r}" if beginning else "an empty file"
