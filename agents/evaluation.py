@@ -21,9 +21,14 @@ class Evaluation(NamedTuple):
     lengths: Float[np.ndarray, "tasks episodes"]
 
     @property
+    def task_success(self) -> Float[np.ndarray, " tasks"]:
+        """Share of each task's episodes with success at any step; NaN where a task does not report it."""
+        return self.success.mean(1)
+
+    @property
     def mean_success(self) -> float:
         """Mean, over the tasks that report it, of the share of episodes with success at any step; NaN if none does."""
-        known = self.success[~np.isnan(self.success).any(1)]
+        known = self.success[~np.isnan(self.task_success)]
         return float(known.mean()) if len(known) else float("nan")
 
 

@@ -61,7 +61,7 @@ class MTSAC(UpdateRounds):
     :param target_update_interval: updates of a round (`gradient_steps` of them) per update of the target critics, the
         round's first included, as in Stable-Baselines3.
     :param policy_delay: critic updates per update of actor and temperatures.
-    :param ent_coef: "auto", "auto_0.1" (initial value), or a fixed number above 0.
+    :param ent_coef: "auto", "auto_0.1" (initial value), or a fixed number, 0 for no entropy.
     :param noise_hold: vector steps for which an action's noise stays the same; 1: fresh noise at each.
     :param ent_coef_min: learned temperatures do not fall below it.
     :param critic_reduction: "min" or "mean" over the critics, in the target and for the actor.

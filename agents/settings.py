@@ -169,11 +169,14 @@ def check_values(settings: Mapping[str, Any]) -> None:
     if target != "auto" and not (isinstance(target, Real) and math.isfinite(target)):
         raise ValueError(f"target_entropy is 'auto' or a finite number, found {target!r}.")
     learned = isinstance(coefficient, str) and coefficient.startswith("auto")
-    start = coefficient.removeprefix("auto_") if isinstance(coefficient, str) else coefficient
-    if coefficient != "auto" and not _is_positive(start):
+    start = coefficient.removeprefix("auto_") if learned else coefficient
+    if coefficient != "auto" and not _is_positive(start) and not (isinstance(coefficient, Real) and coefficient == 0):
         raise ValueError(
-            f"ent_coef is 'auto', 'auto_X' or X with a finite X above 0; found {coefficient!r}. 1e-8 is next to none."
+            "ent_coef is 'auto', 'auto_X' with a finite X above 0, or a finite number of at least 0; found "
+            f"{coefficient!r}."
         )
+    if coefficient == 0 and settings["loss_weighting"] == "temperature":
+        raise ValueError("loss_weighting='temperature' weights by the temperatures: it needs an ent_coef above 0.")
     if kind == "brc" and target != "auto" and target > 0:
         raise ValueError(f"return_scale='brc' takes a target_entropy of at most 0, or auto; found {target}.")
     if kind == "popart" and histogram:
