@@ -133,7 +133,7 @@ def test_logs_are_the_same_too(tmp_path, step):
 
 
 def without_seconds(row):
-    return {key: value for key, value in row.items() if "seconds" not in key}
+    return {key: repr(value) for key, value in row.items() if "seconds" not in key}
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
