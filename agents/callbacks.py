@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -52,9 +53,11 @@ class EvaluationCallback(EveryStepsPerTask):
     def act(self) -> None:
         """Evaluate, tell `on_result`, and log success per task by name."""
         self.last = evaluate(self.model, self.env, self.episodes)
-        for task, success in zip(self.last.task_names, self.last.success.mean(1), strict=True):
-            self.logger.record(f"eval/success/{task}", float(success))
-        self.logger.record("eval/success", self.last.mean_success)
+        rates = dict(zip(self.last.task_names, self.last.task_success, strict=True))
+        named = {"eval/success": self.last.mean_success, **{f"eval/success/{task}": r for task, r in rates.items()}}
+        for name, success in named.items():
+            if np.isfinite(success):  # else the task does not report it
+                self.logger.record(name, float(success))
         if self.on_result is not None:
             self.on_result(self.model.steps_per_task, self.last)
 

@@ -24,16 +24,21 @@ def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
     """Write agent, replay buffer, environment and generator states to `folder`/step_<env steps per task>.
 
     The folder appears whole or not at all, with the checksums of its files in SHA256SUMS. `env` offers `get_state`
-    (all of ours do); nothing may be pending in it, which holds inside callbacks and after `learn`: steps that are
+    (all of ours do). In a callback's `_on_step` and after `learn` every step that was made is stored; steps that are
     collected ahead are waited for, and saved.
 
+    :raises TypeError: if the environment has no `get_state`.
+    :raises RuntimeError: if a step is made and not stored, as at a callback's `_on_rollout_start`.
     :raises NonFiniteError: if training has broken down: then nothing is written.
     :raises OSError: if the disk is full; the checkpoints of before are still there.
     """
     final = Path(folder) / f"step_{agent.steps_per_task:09d}"
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    _require_state(env)
     agent.settle()
+    if agent._pending:
+        raise RuntimeError("expected every step to be stored, found one that is not; save in a callback's _on_step")
     try:
         agent.save(partial / "agent.zip")
         agent.save_replay_buffer(partial / "buffer.zip")
@@ -103,14 +108,16 @@ def load_checkpoint(path: str | Path, env: VecEnv, device: str = "auto", **chang
 
     :param changes: constructor arguments to change; `run_code` as in `MTSAC.load`.
     :raises StateFileError: if a file is damaged or foreign, or the environment has other tasks.
+    :raises TypeError: if the environment has no `set_state`.
     """
     path = Path(path)
+    _require_state(env)
     check_sums(path)
     agent = MTSAC.load(path / "agent.zip", device=device, **changes)
     names = tuple(getattr(env, "task_names", agent.task_names))
     if names != agent.task_names:
         raise StateFileError(f"{path} was trained on {agent.task_names}; the environment has {names}.")
-    agent.load_replay_buffer(path / "buffer.zip")
+    agent.load_replay_buffer(path / "buffer.zip", truncate_last_traj=False)
     state = read_state(path / "loop.zip", "loop")
     with damage_told(path / "loop.zip"):
         lag = state["ahead"]["lag"] if "ahead" in state else 0
@@ -122,6 +129,14 @@ def load_checkpoint(path: str | Path, env: VecEnv, device: str = "auto", **chang
         agent.set_rng_state(state["generators"])
         agent.load_collected_state(state.get("ahead"))
     return agent
+
+
+def _require_state(env: VecEnv) -> None:
+    if not hasattr(env, "get_state") or not hasattr(env, "set_state"):
+        raise TypeError(
+            f"a checkpoint holds the environment's state, and {type(env).__name__} offers no get_state and set_state; "
+            "envs.make and envs.from_gymnasium do. agent.save and MTSAC.load do without an environment."
+        )
 
 
 def prune(folder: str | Path, keep: int) -> None:

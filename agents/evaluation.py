@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 
 class Evaluation(NamedTuple):
-    """Outcomes of E episodes of each of T tasks, arrays (T, E)."""
+    """Outcomes of E episodes of each of T tasks, arrays (T, E). Success is NaN where a task does not report it."""
 
     task_names: tuple[str, ...]
     success: Float[np.ndarray, "tasks episodes"]
@@ -21,9 +21,15 @@ class Evaluation(NamedTuple):
     lengths: Float[np.ndarray, "tasks episodes"]
 
     @property
+    def task_success(self) -> Float[np.ndarray, " tasks"]:
+        """Share of each task's episodes with success at any step; NaN where a task does not report it."""
+        return self.success.mean(1)
+
+    @property
     def mean_success(self) -> float:
-        """Mean over tasks of the share of episodes with success at any step."""
-        return float(self.success.mean())
+        """Mean, over the tasks that report it, of the share of episodes with success at any step; NaN if none does."""
+        known = self.success[~np.isnan(self.task_success)]
+        return float(known.mean()) if len(known) else float("nan")
 
 
 def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
@@ -33,8 +39,16 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
     `goal_order="sequential"`: episode k of a task visits goal k.
 
     :param agent: anything with Stable-Baselines3's `predict`.
-    :raises ValueError: if `env` has several environments per task, or cuts first episodes short.
+    :raises ValueError: if `env` is no vector environment, has several environments per task, or cuts first episodes
+        short; or if `episodes` is below 1.
     """
+    if not isinstance(env, VecEnv):
+        raise ValueError(
+            f"Expected a vector environment of Stable-Baselines3 with a column per task, found {type(env).__name__}. "
+            "envs.make and envs.from_gymnasium make one."
+        )
+    if episodes < 1:
+        raise ValueError(f"Expected at least 1 episode per task, found {episodes}.")
     copies, staggered = getattr(env, "envs_per_task", 1), getattr(env, "staggered", False)
     if copies != 1 or staggered:
         raise ValueError(
@@ -43,15 +57,21 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
         )
     num_tasks = env.num_envs
     outcomes: list[list[tuple[float, ...]]] = [[] for _ in range(num_tasks)]
+    returns, lengths, ever = np.zeros(num_tasks), np.zeros(num_tasks, dtype=int), np.full(num_tasks, np.nan)
     observations = env.reset()
     while min(map(len, outcomes)) < episodes:
         actions, _ = agent.predict(observations, deterministic=True)
-        observations, _, dones, infos = env.step(actions)
+        observations, rewards, dones, infos = env.step(actions)
+        returns += rewards
+        lengths += 1
+        now = np.array([info.get("success", info.get("is_success")) for info in infos], dtype=float)  # None: NaN
+        ever = np.fmax(ever, now)
         for task in np.flatnonzero(dones):
-            info = infos[task]
-            last = float(info.get("success", np.nan))
-            outcome = (float(info.get("is_success", last)), last, info["episode"]["r"], info["episode"]["l"])
-            outcomes[task].append(outcome)
+            success = np.fmax(ever[task], float(infos[task].get("is_success", np.nan)))
+            counted = {"r": returns[task], "l": lengths[task]}  # for environments without a Monitor
+            episode = infos[task].get("episode", counted)
+            outcomes[task].append((success, now[task], episode["r"], episode["l"]))
+            returns[task], lengths[task], ever[task] = 0, 0, np.nan
     columns = np.array([rows[:episodes] for rows in outcomes]).transpose(2, 0, 1)
     names = tuple(getattr(env, "task_names", (f"task-{i}" for i in range(num_tasks))))
     return Evaluation(names, *columns)

@@ -23,6 +23,7 @@ from agents.settings import (
     build_aggregator,
     check_columns,
     check_env,
+    check_kind,
     check_one_hot,
     check_settings,
     named_schedule,
@@ -44,18 +45,23 @@ class MTSAC(UpdateRounds):
     :param policy: "MultiTaskMlpPolicy"; `policy_kwargs` are those of `MultiTaskPolicy`.
     :param env: a vector environment with one column per task, or `env.envs_per_task` of them.
     :param aggregator: a name that `mtrl.make_aggregator` knows (options in `aggregator_kwargs`), or an instance.
-    :param critic_aggregator: the critic's, if it is to differ from the actor's; else a second instance of the same.
+    :param critic_aggregator: the critic's (options in `critic_aggregator_kwargs`), if it is to differ from the actor's;
+        else a second instance of the same.
     :param learning_rate: of actor, critic and temperatures; a number or a named schedule ("linear:3e-4").
     :param buffer_size: transitions kept *per task*.
     :param learning_starts: environment steps, all tasks together, of random actions before the first update.
     :param batch_size: rows *per task* in an update.
     :param train_freq: vector steps between two rounds of `gradient_steps` updates: with E environments per task, take
         E times the updates for as many updates per environment step.
-    :param n_steps: rewards that a target adds up before it bootstraps, fewer where the episode or the buffer ends.
+    :param n_steps: rewards that a target adds up before it bootstraps, fewer where the episode or the buffer ends. As
+        in Stable-Baselines3 nothing corrects for the policy having changed since, and of the entropies only that after
+        the last reward counts: with more steps the same temperature is a smaller bonus.
     :param high_reward_fraction: share of a task's rows in an update that are drawn for their reward, each the best of
         `high_reward_candidates` uniform draws (see `agents.TaskReplayBuffer`); 0: all are drawn uniformly.
+    :param target_update_interval: updates of a round (`gradient_steps` of them) per update of the target critics, the
+        round's first included, as in Stable-Baselines3.
     :param policy_delay: critic updates per update of actor and temperatures.
-    :param ent_coef: "auto", "auto_0.1" (initial value), or a fixed number.
+    :param ent_coef: "auto", "auto_0.1" (initial value), or a fixed number, 0 for no entropy.
     :param noise_hold: vector steps for which an action's noise stays the same; 1: fresh noise at each.
     :param ent_coef_min: learned temperatures do not fall below it.
     :param critic_reduction: "min" or "mean" over the critics, in the target and for the actor.
@@ -126,6 +132,7 @@ class MTSAC(UpdateRounds):
         _init_setup_model: bool = True,
     ):
         check_settings(locals())
+        check_kind(env)
         if critic_aggregator is None:
             critic_aggregator, critic_aggregator_kwargs = aggregator, aggregator_kwargs
         self._aggregators_given = ((aggregator, aggregator_kwargs), (critic_aggregator, critic_aggregator_kwargs))
@@ -188,12 +195,15 @@ class MTSAC(UpdateRounds):
             **{"num_tasks": self.num_tasks, "n_steps": self.return_steps, "gamma": self.gamma},
             **{name: getattr(self, name) for name in ("high_reward_fraction", "high_reward_candidates")},
         }
-        self.replay_buffer_kwargs = {"seed": self.seed or 0, **self.replay_buffer_kwargs, **fixed}
+        # without a seed it is another one each time, from the generator that Stable-Baselines3 would sample with
+        self._stream_seed = np.random.randint(2**31) if self.seed is None else self.seed
+        self.replay_buffer_kwargs = {"seed": self._stream_seed, **self.replay_buffer_kwargs, **fixed}
         super()._setup_model()
+        self.policy.check_trained()
         self._setup_temperatures()
         tasks, device = self.num_tasks, self.device
         self.aggregator, self.critic_aggregator = (
-            build_aggregator(given, options, self.seed or 0).to(device) for given, options in self._aggregators_given
+            build_aggregator(given, options, self._stream_seed).to(device) for given, options in self._aggregators_given
         )
         self._reset_aggregators()
         scale = torch.as_tensor(self.reward_scale, device=device, dtype=self.replay_buffer.rows.dtype)
@@ -240,6 +250,7 @@ class MTSAC(UpdateRounds):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As Stable-Baselines3's; the environment must have the tasks that the agent was built for."""
+        check_kind(env)
         check_columns(env, self.task_names, self.envs_per_task)
         super().set_env(env, force_reset)
         assert self.env is not None
@@ -291,6 +302,8 @@ class MTSAC(UpdateRounds):
         for key, value in self.metrics().items():
             # by task: to files only, as Stable-Baselines3's table has no room for names that long
             self.logger.record(key, value, exclude="stdout" if key.count("/") > 1 else None)
+        if self._n_updates:  # `train` records it, too, but that record is lost when a run stops in between
+            self.logger.record("train/learning_rate", float(self.actor.optimizer.param_groups[0]["lr"]))
         self.logger.record("time/env_steps_per_task", self.steps_per_task)
         self.logger.record("time/updates", self._n_updates)
         for part, seconds in self.seconds.items():

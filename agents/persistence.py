@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import get_device, get_system_info
 
+import mtrl
 from agents.guard import FiniteGuard, NonFiniteError
 from agents.onnx_export import export_onnx
 from agents.rollout import OverlappedSAC
 from agents.settings import describe_aggregator, envs_per_task
-from agents.state_file import damage_told, read_state, write_state
+from agents.state_file import StateFileError, damage_told, is_path, read_state, write_state
 from agents.task_metrics import TaskMetrics
 
 # Constructor arguments that are attributes of the same name and plain JSON.
@@ -31,7 +34,8 @@ COUNTERS = (
     "num_timesteps _total_timesteps _n_updates _episode_num _current_progress_remaining "
     "_rollout_steps _next_actions seconds _resets _refreshed _noise"
 ).split()
-MODULES = ("policy", "actor.optimizer", "critic.optimizer", "aggregator", "critic_aggregator")
+AGGREGATORS = ("aggregator", "critic_aggregator")
+MODULES = ("policy", "actor.optimizer", "critic.optimizer", *AGGREGATORS)
 
 Agent = TypeVar("Agent", bound="SafeSaves")
 
@@ -49,7 +53,8 @@ class SafeSaves(OverlappedSAC):
     task_metrics: TaskMetrics
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """Write networks, optimizers, temperatures, aggregators, counters and settings to `path` (".zip" is added).
+        """Write networks, optimizers, temperatures, aggregators, counters and settings to `path` (".zip" is added), or
+        into a binary file that is open.
 
         Not in it: the replay buffer (`save_replay_buffer`) and the environment (`agents.save_checkpoint` has all).
 
@@ -64,49 +69,107 @@ class SafeSaves(OverlappedSAC):
         write_state(_with_zip(path), "agent", {"settings": self._settings(), "state": self._state()})
 
     @classmethod
-    def load(  # type: ignore[override]
+    def load(
         cls: type[Agent],
         path: Any,
         env: GymEnv | None = None,
         device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
         trust: bool = False,
         run_code: bool = False,
-        force_reset: bool = True,
         **changes: Any,
     ) -> Agent:
         """An agent from a file of `save`; without an environment it can act, with one it can go on learning.
 
+        :param path: ".zip" may be left out; or a binary file that is open.
         :param env: with the tasks of the file; the number of environments per task may be another one.
+        :param custom_objects: Stable-Baselines3's, for its format; ours holds no objects.
+        :param print_system_info: print what this machine runs.
+        :param force_reset: begin with a reset of `env` at the next `learn`.
         :param trust: also open Stable-Baselines3's format. It holds pickles, which can run any code: only for files
             whose origin you trust.
         :param run_code: allow the aggregator to be a class in a Python file, which is run. Else give another one:
             `aggregator="mean", critic_aggregator="mean"` for acting.
-        :param force_reset: begin with a reset of `env` at the next `learn`.
-        :param changes: constructor arguments to change, such as `learning_rate=1e-4`.
+        :param changes: constructor arguments to change, such as `learning_rate=1e-4`. Networks keep their weights, also
+            with `policy=`, which an agent with a policy class of its own needs: files hold no code.
         :raises FileNotFoundError: if there is no such file.
-        :raises StateFileError: if the file is damaged, foreign or a pickle.
+        :raises StateFileError: if the file is damaged, foreign or a pickle, or needs a policy class that was not given.
+        :raises TypeError: if a change is no argument of the constructor.
         :raises ValueError: if an aggregator is a class in a file, and `run_code` is not set; if a change does not fit.
         """
-        path = _with_zip(path)
+        arguments = inspect.signature(cls).parameters.keys() - {"env", "device", "_init_setup_model"}
+        for name in changes.keys() - arguments:
+            near = "".join(f"; did you mean {word}?" for word in difflib.get_close_matches(name, arguments, 1))
+            raise TypeError(f"{cls.__name__}.load() takes the arguments of {cls.__name__}(), and {name} is none{near}")
+        device = get_device(device)
+        path = _existing(path)
         if trust:
-            return super().load(path, env=env, device=device, force_reset=force_reset, **changes)
+            if others := changes.keys() - {*SETTINGS, *NOT_OF_FILES}:
+                raise ValueError(
+                    f"{', '.join(others)} cannot change with trust=True: load the file as it is, save it, load that."
+                )
+            return super().load(path, env, device, custom_objects, print_system_info, force_reset, **changes)
+        if print_system_info:
+            get_system_info()
+        if custom_objects:
+            raise ValueError(
+                "custom_objects replaces what a pickle cannot rebuild, and this format holds none. Give what is to "
+                "change as arguments: MTSAC.load(path, learning_rate=1e-4)."
+            )
         saved = read_state(path, "agent")
         with damage_told(path):
             settings = dict(saved["settings"])
             spaces_, task_names = settings.pop("spaces"), tuple(settings.pop("task_names"))
             copies = settings.pop("envs_per_task", 1)
-            if unknown := settings.keys() - (inspect.signature(cls).parameters.keys() - NOT_OF_FILES):
+            if unknown := settings.keys() - (arguments - NOT_OF_FILES):
                 raise ValueError(f"it has settings that no agent has: {', '.join(sorted(unknown))}")
             settings = {**settings, "policy_kwargs": dict(settings["policy_kwargs"])}
-            files = {name: str(settings[name]) for name in ("aggregator", "critic_aggregator")}
-        for name, file in files.items():
+            files = {name: str(settings[name]) for name in (*AGGREGATORS, "policy")}
+        cls._check_changes(path, settings, files, changes, run_code)
+        if "policy_kwargs" in changes:  # some of them: the others stay
+            changes["policy_kwargs"] = {**settings["policy_kwargs"], **(changes["policy_kwargs"] or {})}
+        for name in AGGREGATORS:
             if name in changes:
                 settings.pop(f"{name}_kwargs", None)  # options of the saved method are not options of another
-            elif ".py:" in file and not run_code:
-                raise ValueError(
-                    f"{path} was saved with the {name} {file}. To open it runs that file: if you trust it, "
-                    'load(..., run_code=True); to act, give aggregator="mean" and critic_aggregator="mean".'
-                )
+        with damage_told(path, changes):
+            agent = cls(**{**settings, **changes}, env=None, device=device, _init_setup_model=False)  # type: ignore[arg-type]
+            agent.observation_space, agent.action_space = (
+                spaces.Box(box["low"], box["high"], dtype=box["low"].dtype) for box in spaces_
+            )
+            agent.task_names = task_names
+            agent.n_envs = len(task_names) * (copies if env is None else envs_per_task(env))
+            agent._setup_model()
+            agent._load_state(saved["state"], skip=[name for name in AGGREGATORS if name in changes])
+        if env is not None:
+            agent.set_env(env, force_reset)
+        return agent
+
+    @classmethod
+    def _check_changes(
+        cls,
+        path: Any,
+        settings: Mapping[str, Any],
+        files: Mapping[str, str],
+        changes: Mapping[str, Any],
+        run_code: bool,
+    ) -> None:
+        """Refuse changes that the learned values do not survive, and a file that needs code which was not given."""
+        for name in AGGREGATORS:
+            if name not in changes and ".py:" in files[name]:
+                if not run_code:
+                    raise ValueError(
+                        f"{path} was saved with the {name} {files[name]}. To open it runs that file: if you trust it, "
+                        'load(..., run_code=True); to act, give aggregator="mean" and critic_aggregator="mean".'
+                    )
+                mtrl.aggregator_class(files[name])  # that file may be gone or wrong, which is no damage of this one
+        if "policy" not in changes and files["policy"] not in cls.policy_aliases:
+            module, _, name = files["policy"].rpartition(":")
+            raise StateFileError(
+                f"{path} was saved with the policy {name} of {module or '?'}, and files hold no code: import that "
+                f"class and give it, load(..., policy={name.rpartition('.')[2]}). It gets the weights of the file."
+            )
         scale, new = settings["return_scale"], changes.get("return_scale", settings["return_scale"])
         if new != scale:
             raise ValueError(
@@ -118,21 +181,23 @@ class SafeSaves(OverlappedSAC):
                 f"{path}: expected a number for ent_coef, as the file has a fixed temperature ({settings['ent_coef']}) "
                 f"and nothing learned to go on with; found {changes['ent_coef']!r}. Leave it, or train a new agent."
             )
-        if "policy_kwargs" in changes:  # some of them: the others stay
-            changes["policy_kwargs"] = {**settings["policy_kwargs"], **changes["policy_kwargs"]}
-        with damage_told(path, unless=(ValueError,) if changes else ()):
-            agent = cls(**{**settings, **changes}, env=None, device=device, _init_setup_model=False)  # type: ignore[arg-type]
-            agent.observation_space, agent.action_space = (
-                spaces.Box(box["low"], box["high"], dtype=box["low"].dtype) for box in spaces_
-            )
-            agent.task_names = task_names
-            agent.n_envs = len(task_names) * (copies if env is None else envs_per_task(env))
-            agent._setup_model()
-        with damage_told(path):
-            agent._load_state(saved["state"], skip=[name for name in MODULES if name in changes])
-        if env is not None:
-            agent.set_env(env, force_reset)
-        return agent
+
+    def set_parameters(
+        self, load_path_or_dict: Any, exact_match: bool = True, device: torch.device | str = "auto"
+    ) -> None:
+        """As Stable-Baselines3's; a file is one of `save`, whose networks, optimizers and aggregators are taken.
+
+        :raises StateFileError: if the file is damaged, foreign or a pickle.
+        """
+        if not isinstance(load_path_or_dict, dict):
+            path = _existing(load_path_or_dict)
+            saved = read_state(path, "agent")
+            with damage_told(path):
+                modules = saved["state"]["modules"]
+                load_path_or_dict = {
+                    name: modules[name] for name in self._get_torch_save_params()[0] if name in modules
+                }
+        super().set_parameters(load_path_or_dict, exact_match, device)
 
     def export_sb3(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """Write Stable-Baselines3's own format (pickles); `MTSAC.load(path, trust=True)` reads it."""
@@ -143,19 +208,24 @@ class SafeSaves(OverlappedSAC):
         return export_onnx(self, path)
 
     def save_replay_buffer(self, path: Any) -> None:
-        """Write the replay buffer, filled part only, to a file of its own (".zip" is added)."""
+        """Write the replay buffer, filled part only, to a file of its own: `path` as in `save`."""
         assert self.replay_buffer is not None
         write_state(_with_zip(path), "buffer", self.replay_buffer.state_dict())  # type: ignore[attr-defined]
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        """Read what `save_replay_buffer` wrote; `truncate_last_traj` has no meaning here.
+        """Read what `save_replay_buffer` wrote.
 
-        :raises StateFileError: if the file is damaged, foreign or a pickle.
+        :param truncate_last_traj: let no sum of rewards go on from the newest rows, as in any loop but the one that
+            was saved with the buffer (`agents.load_checkpoint`) other episodes follow.
+        :raises StateFileError: if the file is damaged, foreign or a pickle, or of other tasks.
         """
         assert self.replay_buffer is not None
-        state = read_state(_with_zip(path), "buffer")
+        path = _existing(path)
+        state = read_state(path, "buffer")
         with damage_told(path):
             self.replay_buffer.load_state_dict(state)  # type: ignore[attr-defined]
+        if truncate_last_traj:
+            self.replay_buffer.cut()  # type: ignore[attr-defined]
 
     def _settings(self) -> dict[str, Any]:
         name, options = describe_aggregator(self.aggregator)
@@ -163,7 +233,7 @@ class SafeSaves(OverlappedSAC):
         boxes = [{"low": space.low, "high": space.high} for space in (self.observation_space, self.action_space)]  # type: ignore[attr-defined]
         return {
             **{setting: getattr(self, setting) for setting in SETTINGS},
-            "policy": "MultiTaskMlpPolicy",
+            "policy": self._policy_name(),
             "policy_kwargs": {k: v for k, v in self.policy_kwargs.items() if k != "num_tasks"},
             "aggregator": name,
             "aggregator_kwargs": options,
@@ -178,6 +248,12 @@ class SafeSaves(OverlappedSAC):
             "envs_per_task": self.envs_per_task,
             "spaces": boxes,
         }
+
+    def _policy_name(self) -> str:
+        """The alias of the policy's class; without one, "module:Class", for the reader only: nothing is imported."""
+        kind = self.policy_class
+        aliases = [name for name, known in self.policy_aliases.items() if known is kind]
+        return aliases[0] if aliases else f"{kind.__module__}:{kind.__qualname__}"
 
     def _modules(self) -> dict[str, Any]:
         """Everything with a `state_dict`, by dotted name."""
@@ -237,9 +313,27 @@ class SafeSaves(OverlappedSAC):
             torch.cuda.set_rng_state(state["cuda"], self.device)
 
 
-def _with_zip(path: Any) -> Path:
+def _with_zip(path: Any) -> Any:
+    """The path to write to; an open file stays."""
+    if not is_path(path):
+        return path
     path = Path(path)
     return path if path.suffix == ".zip" else path.with_name(path.name + ".zip")
+
+
+def _existing(path: Any) -> Any:
+    """The path to read from: as it is, or with ".zip"; an open file stays.
+
+    :raises FileNotFoundError: if there is neither, saying what is there.
+    """
+    if not is_path(path) or Path(path).is_file():
+        return path
+    found = _with_zip(path)
+    if not found.is_file():
+        inside = ", ".join(sorted(file.name for file in Path(path).glob("*.zip"))) or "no zip"
+        folder = f" {path} is a folder, with {inside} in it: give a file." if Path(path).is_dir() else ""
+        raise FileNotFoundError(f"There is no file {found}.{folder}")
+    return found
 
 
 def _dotted(root: Any, name: str) -> Any:

@@ -175,6 +175,8 @@ class MultiTaskCritic(_MultiTaskNetwork):
 class MultiTaskPolicy(BasePolicy):
     """Actor, critics and target critics of a multi-task SAC, sized apart.
 
+    A subclass may have networks of its own; see `make_optimizers`.
+
     :param num_tasks: T; set by MTSAC from its environment.
     :param actor_width: units of each hidden layer of the actor; `actor_depth` layers.
     :param critic_width: units of each hidden layer of each critic; `critic_depth` layers.
@@ -254,11 +256,64 @@ class MultiTaskPolicy(BasePolicy):
         self.critic_target.requires_grad_(False)
         for network in (self.actor, self.critic, self.critic_target):
             network.precision = precision
-        kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
+        self.weight_decay = weight_decay
+        self.make_optimizers(lr_schedule)
+
+    def make_optimizers(self, lr_schedule: Schedule) -> None:
+        """New optimizers, of the parameters that actor and critics have now.
+
+        A subclass that replaces a part (`self.actor.torso = ...`, or of `critic` and `critic_target` alike) calls this
+        after it: the optimizers of before do not know the new parameters.
+        """
+        kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
         for trained in (self.actor, self.critic):
             # fused: one pass over parameters and moments instead of one per operation
-            options = {"fused": True, "weight_decay": weight_decay, **self.optimizer_kwargs}
+            options = {"fused": True, "weight_decay": self.weight_decay, **self.optimizer_kwargs}
             trained.optimizer = kind(trained.parameters(), lr=lr_schedule(1), **options)
+
+    def check_trained(self) -> None:
+        """Refuse parameters that no optimizer moves, and target critics that do not follow the critics.
+
+        :raises ValueError: naming the parameters.
+        """
+        optimizers = (self.actor.optimizer, self.critic.optimizer)
+        moved = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        moved |= {id(p) for p in self.critic_target.parameters()}
+        left = [name for name, p in self.named_parameters() if p.requires_grad and id(p) not in moved]
+        if left:
+            raise ValueError(
+                f"Expected an optimizer for every parameter of {type(self).__name__}. Found none, so no training, for "
+                f"{', '.join(left)}. Call self.make_optimizers(lr_schedule) after parts are replaced, or freeze them "
+                "with requires_grad_(False)."
+            )
+        critic, target = (
+            {name: tuple(p.shape) for name, p in network.named_parameters()}
+            for network in (self.critic, self.critic_target)
+        )
+        if critic != target:
+            differing = sorted(name for name, _ in critic.items() ^ target.items())
+            raise ValueError(
+                f"Expected the same parameters in critic and critic_target of {type(self).__name__}; found others in "
+                f"{', '.join(dict.fromkeys(differing))}. Replace a part in both."
+            )
+
+    def save(self, path: str) -> None:
+        """Refuse: Stable-Baselines3's way is a pickle.
+
+        :raises ValueError: saying how to save instead.
+        """
+        raise ValueError(
+            "A policy is saved with its agent: agent.save(path), and MTSAC.load(path).policy is the policy again. "
+            "agent.export_onnx(path) writes the policy alone, for acting."
+        )
+
+    @classmethod
+    def load(cls, path: str, device: torch.device | str = "auto") -> MultiTaskPolicy:
+        """Refuse, as `save` does.
+
+        :raises ValueError: saying how to load instead.
+        """
+        raise ValueError("A policy is loaded with its agent: MTSAC.load(path).policy, from a file of agent.save(path).")
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         assert isinstance(observation, Tensor)

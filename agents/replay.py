@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from agents.state_file import StateFileError
 from agents.transfer import HostBlock
 
 
@@ -252,11 +253,11 @@ class TaskReplayBuffer(BaseBuffer):
 
         On another kind of device the sampling sequence begins anew: generators do not translate.
 
-        :raises ValueError: if the rows are of other tasks or columns.
+        :raises StateFileError: if the rows are of other tasks or columns.
         """
         rows = state["rows"]
         if rows.shape[1:] != self.rows.shape[1:]:
-            raise ValueError(
+            raise StateFileError(
                 f"The saved buffer has rows of (tasks, columns) {tuple(rows.shape[1:])}; this agent's are "
                 f"{tuple(self.rows.shape[1:])}. Load it into an agent with the same tasks."
             )

@@ -122,7 +122,10 @@ class BRCScale(ReturnScale):
 
 
 class StdScale(ReturnScale):
-    """The standard deviation of all rewards of the task in the replay buffer (Kurin et al. 2022, arXiv 2201.04122)."""
+    """The standard deviation of the task's rewards in the replay buffer, measured every 1000 steps per task.
+
+    (After Kurin et al. 2022, arXiv 2201.04122, whose code takes all rewards ever stored instead.)
+    """
 
     measured = True
     refresh_every = 1000

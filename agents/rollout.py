@@ -34,12 +34,14 @@ class OverlappedSAC(SAC):
     collect_ahead: int
     noise_hold: int
     log_every: int
+    _stream_seed: int  # of the generators beside torch's own
     task_names: tuple[str, ...]
     seconds: dict[str, float]
 
     def _setup_loop(self) -> None:
         self._pending = False  # actions were sent and the result was not received yet
         self._next_actions: tuple[np.ndarray, np.ndarray] | None = None  # drawn, but not sent: (env's, buffer's)
+        self._outcome: Any = None  # of the pending step, received before it was asked for
         self._rollout_steps = 0  # vector steps that this rollout has stored so far
         self._collector: Collector | None = None  # made when it is needed
         self.seconds = {"env": 0.0, "act": 0.0, "learn": 0.0, "evaluate": 0.0}
@@ -85,7 +87,7 @@ class OverlappedSAC(SAC):
                 with contextlib.suppress(Exception):
                     assert self.env is not None
                     self.env.step_wait()
-                self._pending, self._next_actions, self._last_obs = False, None, None
+                self._pending, self._next_actions, self._outcome, self._last_obs = False, None, None, None
             if self._collector is not None and self._collector.running:  # likewise the steps ahead
                 self._collector.forget()
                 self._last_obs = None
@@ -95,9 +97,22 @@ class OverlappedSAC(SAC):
                 self._collector.stop()
 
     def settle(self) -> None:
-        """Wait until nothing moves in the training environment: for callbacks that touch it under `collect_ahead`."""
+        """Wait until nothing moves in the training environment."""
         if self._collector is not None:
             self._collector.rest()
+        elif self._pending and self._outcome is None:
+            with self.timed("env"):
+                assert self.env is not None
+                self._outcome = self.env.step_wait()
+
+    def get_env(self) -> VecEnv | None:
+        """The training environment, with nothing moving in it: what callbacks see as `training_env`.
+
+        Under `collect_ahead` it is up to so many vector steps ahead of the learner, and what a callback changes holds
+        from there on.
+        """
+        self.settle()
+        return super().get_env()
 
     def collected_state(self) -> dict[str, Any] | None:
         """What was collected ahead, and what that goes on with; None without `collect_ahead`. After `settle`."""
@@ -133,6 +148,8 @@ class OverlappedSAC(SAC):
         if self.collect_ahead:
             self._start_collector(env, learning_starts, action_noise)
         if self._rollout_steps == 0:
+            if self._collector is None:
+                self.settle()  # the next that happens to the environment is to wait for it anyway
             callback.on_rollout_start()
         while self._rollout_steps < train_freq.frequency:
             if self._collector is None:
@@ -153,15 +170,15 @@ class OverlappedSAC(SAC):
                 return RolloutReturn(env.num_envs, 0, continue_training=False)
         if self.overlap and self._collector is None:  # else they are drawn after the update, as Stable-Baselines3 does
             self._draw_actions(learning_starts, action_noise)
-            if self.num_timesteps < self._total_timesteps:
-                self._send()
-        callback.on_rollout_end()
+        callback.on_rollout_end()  # before they are sent: it may touch the environment
+        if self._next_actions is not None and self.num_timesteps < self._total_timesteps:
+            self._send()
         collected, self._rollout_steps = self._rollout_steps * env.num_envs, 0
         return RolloutReturn(collected, 0, continue_training=True)
 
     def _the_collector(self) -> Collector:
         if self._collector is None:
-            lag, hold, seed = self.collect_ahead, self.noise_hold, self.seed or 0
+            lag, hold, seed = self.collect_ahead, self.noise_hold, self._stream_seed
             self._collector = Collector(self.policy, self.n_envs, lag, hold, seed)  # type: ignore[arg-type]
         return self._collector
 
@@ -202,13 +219,14 @@ class OverlappedSAC(SAC):
 
     def _await_step(self) -> tuple[Any, Any, tuple[Any, ...]]:
         """Actions of the environment and of the buffer, and what the environment answered."""
-        with self.timed("env"):
-            if self._collector is not None:
+        if self._collector is not None:
+            with self.timed("env"):
                 self._last_obs, actions, buffer_actions, *outcome = self._collector.take(self._n_updates)
-                return actions, buffer_actions, tuple(outcome)
-            assert self.env is not None
-            assert self._next_actions is not None
-            return *self._next_actions, self.env.step_wait()
+            return actions, buffer_actions, tuple(outcome)
+        self.settle()
+        assert self._next_actions is not None
+        outcome, self._outcome = self._outcome, None
+        return *self._next_actions, outcome
 
     def _record_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
         """Called with each vector step's infos; a subclass keeps its statistics per task."""

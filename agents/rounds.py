@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -23,6 +24,15 @@ class UpdateRounds(TaskUpdates):
     _log_ent_coef_start: float
     _resets: int
     _refreshed: int
+
+    def learn(self, *args: Any, **kwargs: Any) -> Any:
+        """As Stable-Baselines3's.
+
+        :raises NonFiniteError: if a loss is not finite any more, within 100 updates or at the end.
+        """
+        result = super().learn(*args, **kwargs)
+        self.guard.check()
+        return result
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """`gradient_steps` updates of critic, actor, temperatures and target network, `batch_size` rows per task each.

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, get_args
 
+import gymnasium
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
@@ -28,11 +30,21 @@ def named_schedule(learning_rate: float | str) -> float | Schedule:
 
     :raises ValueError: for anything else.
     """
-    if isinstance(learning_rate, Real) and learning_rate > 0:
+    if isinstance(learning_rate, Real) and _is_positive(learning_rate):
         return float(learning_rate)
     if isinstance(learning_rate, str) and learning_rate.startswith("linear:"):
-        return LinearSchedule(float(learning_rate.removeprefix("linear:")), 0.0, 1.0)
+        start = learning_rate.removeprefix("linear:")
+        if _is_positive(start):
+            return LinearSchedule(float(start), 0.0, 1.0)
     raise ValueError(f'learning_rate is a positive number or a named schedule "linear:3e-4", found {learning_rate!r}.')
+
+
+def _is_positive(value: Any) -> bool:
+    """Whether it is, or spells, a finite number above 0."""
+    try:
+        return 0 < float(value) < math.inf
+    except (TypeError, ValueError):
+        return False
 
 
 def build_aggregator(given: str | mtrl.Aggregator, options: Mapping[str, Any] | None, seed: int) -> mtrl.Aggregator:
@@ -76,7 +88,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     :raises ValueError: naming the setting, what was expected and what was found.
     """
     whole = "buffer_size batch_size train_freq gradient_steps n_steps policy_delay noise_hold log_every"
-    for name in (*whole.split(), "target_update_interval"):
+    for name in (*whole.split(), "target_update_interval", "stats_window_size"):
         if not isinstance(settings[name], Integral) or settings[name] < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {settings[name]!r}.")
     if not isinstance(settings["collect_ahead"], Integral) or settings["collect_ahead"] < 0:
@@ -84,15 +96,20 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"collect_ahead must be a whole number of vector steps, 0 for none; found {settings['collect_ahead']!r}."
         )
     for name in ("learning_starts", "log_conflicts"):
-        if settings[name] < 0:
+        if not settings[name] >= 0:
             raise ValueError(f"{name} must not be negative, found {settings[name]}.")
     if not isinstance(settings["capture"], Integral) or settings["capture"] < 0:
         raise ValueError(f"capture is True, False or a number of updates, found {settings['capture']!r}.")
-    for name in ("gamma", "tau"):
-        if not 0 <= settings[name] <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], found {settings[name]}.")
-    if settings["max_grad_norm"] is not None and not settings["max_grad_norm"] > 0:
+    if not 0 <= settings["gamma"] <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], found {settings['gamma']}.")
+    if not 0 < settings["tau"] <= 1:
+        raise ValueError(f"tau must lie in (0, 1], found {settings['tau']}: with 0 the target critics never move.")
+    if settings["max_grad_norm"] is not None and not _is_positive(settings["max_grad_norm"]):
         raise ValueError(f"max_grad_norm must be positive, or None for no clipping; found {settings['max_grad_norm']}.")
+    seed = settings["seed"]
+    if seed is not None and (not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32):
+        raise ValueError(f"seed is a whole number of 0 to 2**32 - 1, or None; found {seed!r}.")
+    check_apart(settings)
     check_high_reward(settings["high_reward_fraction"], settings["high_reward_candidates"])
     if 0 < settings["high_reward_fraction"] * settings["batch_size"] <= 0.5:
         raise ValueError(
@@ -102,6 +119,30 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     check_values(settings)
     if settings["loss_weighting"] not in ("none", "temperature"):
         raise ValueError(f"loss_weighting is 'none' or 'temperature', found {settings['loss_weighting']!r}.")
+
+
+# Arguments of MTSAC, or facts about its environment, that it hands to the policy and to the replay buffer.
+_GIVEN = {
+    "policy_kwargs": ("num_tasks", "use_sde"),
+    "replay_buffer_kwargs": ("num_tasks", "n_steps", "gamma", "high_reward_fraction", "high_reward_candidates"),
+}
+
+
+def check_apart(settings: Mapping[str, Any]) -> None:
+    """Refuse options that would have no effect where they stand.
+
+    :raises ValueError: naming them.
+    """
+    for group, names in _GIVEN.items():
+        if given := [name for name in names if name in (settings[group] or {})]:
+            raise ValueError(
+                f"{group}: MTSAC sets {', '.join(given)} itself, from its arguments and its environment. Leave it out."
+            )
+    if settings["critic_aggregator_kwargs"] and settings["critic_aggregator"] is None:
+        raise ValueError(
+            f"critic_aggregator_kwargs={settings['critic_aggregator_kwargs']} are options of a critic_aggregator, and "
+            "none is named: name it, or give aggregator_kwargs, for both networks."
+        )
 
 
 def check_values(settings: Mapping[str, Any]) -> None:
@@ -115,13 +156,27 @@ def check_values(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"return_scale is one of {', '.join(RETURN_SCALES)}; found {kind!r}.")
     if settings["critic_reduction"] not in get_args(Reduction):
         raise ValueError(f"critic_reduction is 'min' or 'mean', found {settings['critic_reduction']!r}.")
-    if kind != "none" and not np.all(np.equal(settings["reward_scale"], 1)):
+    scales = np.ravel(settings["reward_scale"]).tolist()
+    if not all(map(_is_positive, scales)):
+        raise ValueError(f"reward_scale takes finite factors above 0, found {settings['reward_scale']!r}.")
+    if kind != "none" and any(scale != 1 for scale in scales):
         raise ValueError(
             f"return_scale={kind!r} undoes any reward_scale: leave that at 1; found {settings['reward_scale']!r}."
         )
     if kind == "brc" and settings["gamma"] == 1:
         raise ValueError("return_scale='brc' counts with the horizon 1 / (1 - gamma): gamma must be below 1.")
-    target = settings["target_entropy"]
+    target, coefficient = settings["target_entropy"], settings["ent_coef"]
+    if target != "auto" and not (isinstance(target, Real) and math.isfinite(target)):
+        raise ValueError(f"target_entropy is 'auto' or a finite number, found {target!r}.")
+    learned = isinstance(coefficient, str) and coefficient.startswith("auto")
+    start = coefficient.removeprefix("auto_") if learned else coefficient
+    if coefficient != "auto" and not _is_positive(start) and not (isinstance(coefficient, Real) and coefficient == 0):
+        raise ValueError(
+            "ent_coef is 'auto', 'auto_X' with a finite X above 0, or a finite number of at least 0; found "
+            f"{coefficient!r}."
+        )
+    if coefficient == 0 and settings["loss_weighting"] == "temperature":
+        raise ValueError("loss_weighting='temperature' weights by the temperatures: it needs an ent_coef above 0.")
     if kind == "brc" and target != "auto" and target > 0:
         raise ValueError(f"return_scale='brc' takes a target_entropy of at most 0, or auto; found {target}.")
     if kind == "popart" and histogram:
@@ -139,8 +194,8 @@ def check_values(settings: Mapping[str, Any]) -> None:
         )
     if not 0 <= settings["ent_coef_min"] < math.inf:
         raise ValueError(f"ent_coef_min must be 0 or more, found {settings['ent_coef_min']}.")
-    if settings["ent_coef_min"] and not str(settings["ent_coef"]).startswith("auto"):
-        raise ValueError(f"ent_coef_min bounds learned temperatures; ent_coef={settings['ent_coef']!r} is a fixed one.")
+    if settings["ent_coef_min"] and not learned:
+        raise ValueError(f"ent_coef_min bounds learned temperatures; ent_coef={coefficient!r} is a fixed one.")
     resets = list(settings["reset_at"])
     if resets != sorted({step for step in resets if isinstance(step, int) and step > 0}):
         raise ValueError(f"reset_at takes growing whole numbers of steps above 0, found {settings['reset_at']!r}.")
@@ -184,8 +239,20 @@ def check_columns(env: Any, names: tuple[str, ...], copies: int) -> None:
         )
 
 
+def check_kind(env: Any) -> None:
+    """Refuse Gymnasium's own vector environments, which Stable-Baselines3 does not take.
+
+    :raises ValueError: saying what to make instead.
+    """
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        raise ValueError(
+            f"Expected a vector environment of Stable-Baselines3, found Gymnasium's {type(env).__name__}. "
+            'envs.make("MT10", seed) makes Meta-World\'s, envs.from_gymnasium any list of environments.'
+        )
+
+
 def check_env(env: VecEnv) -> None:
-    """Refuse an environment whose observations cannot end in the tasks' one-hot.
+    """Refuse an environment whose observations cannot end in the tasks' one-hot, or whose actions cannot be scaled.
 
     :raises ValueError: saying what was expected and found.
     """
@@ -199,6 +266,15 @@ def check_env(env: VecEnv) -> None:
         raise ValueError(
             f"Expected flat observations whose last {num_tasks} columns are the task's one-hot; found the space "
             f"{env.observation_space}. envs.from_gymnasium adds the columns to any list of environments."
+        )
+    actions = env.action_space
+    assert isinstance(actions, spaces.Box)  # Stable-Baselines3 has refused others
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = actions.high.astype(np.float32) - actions.low.astype(np.float32)
+    if not np.issubdtype(actions.dtype, np.floating) or size.ndim != 1 or not np.all((size > 0) & (size < np.inf)):
+        raise ValueError(
+            f"Expected a flat action space of real numbers, each between two bounds that float32 can tell apart; found "
+            f"{actions}. gymnasium.wrappers.TransformAction and RescaleAction change an environment's."
         )
 
 

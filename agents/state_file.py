@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import torch as safetensors
+from stable_baselines3.common.save_util import open_path
 
 from agents.atomic import whole_file
 
@@ -24,25 +27,32 @@ DTYPES = {
 
 
 class StateFileError(ValueError):
-    """A file that is not ours, or is damaged; the message says which and what to do."""
+    """A file that is not ours, does not go with what it is opened for, or is damaged; the message says what to do."""
 
 
 @contextmanager
-def damage_told(path: str | Path, unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def damage_told(path: Any, changes: Collection[str] = ()) -> Iterator[None]:
     """Inside, an error means that the contents of the file at `path` do not fit: tell it as `StateFileError`.
 
     All errors, as readers of damaged or hostile bytes meet many kinds: for flipped bits, zipfile alone raises five.
+    But a package that is not installed (ImportError) is no damage.
 
-    :param unless: kinds of errors that are about something else, and pass as they are.
+    :param changes: names of what the caller wants to be otherwise than in the file: then these may be to blame, and
+        the error is a ValueError about them.
     """
     try:
         yield
+    except (StateFileError, ImportError):
+        raise
     except Exception as error:
-        if isinstance(error, (StateFileError, *unless)):
+        found = str(error) or type(error).__name__
+        if not changes:
+            raise StateFileError(
+                f"{path} is damaged, or of another version: {found}. Use an earlier checkpoint."
+            ) from error
+        if isinstance(error, ValueError):  # which says by itself what was expected
             raise
-        raise StateFileError(
-            f"{path} is damaged, or of another version: {error or type(error).__name__}. Use an earlier checkpoint."
-        ) from error
+        raise ValueError(f"{path} does not go with the change of {', '.join(changes)}: {found}") from error
 
 
 def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -50,10 +60,12 @@ def pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
     :raises TypeError: for anything else, such as a function or an object.
     """
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}  # JSON has no such numbers
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
-        return value.item()
+        return pack(value.item(), tensors)
     if isinstance(value, torch.Tensor | np.ndarray):
         name, is_array = str(len(tensors)), isinstance(value, np.ndarray)
         tensors[name] = torch.as_tensor(value).detach().cpu()
@@ -81,6 +93,8 @@ def unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return tensors[value["$tensor"]]
     if "$array" in value:
         return tensors[value["$array"]].numpy()
+    if "$float" in value:
+        return float(value["$float"])
     if "$tuple" in value:
         return tuple(unpack(item, tensors) for item in value["$tuple"])
     if "$items" in value:
@@ -88,19 +102,37 @@ def unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     return {key: unpack(item, tensors) for key, item in value.items()}
 
 
-def write_state(path: str | Path, kind: str, state: dict[str, Any]) -> None:
-    """Write `state` to `path`; the file appears whole or not at all.
+def write_state(path: Any, kind: str, state: dict[str, Any]) -> None:
+    """Write `state` to `path`, where the file appears whole or not at all, or into a binary file that is open.
 
     :param kind: what the file is ("agent", "buffer", ...); reading asks for the same.
     """
-    path = Path(path)
     tensors: dict[str, torch.Tensor] = {}
-    body = json.dumps({**FORMAT, "kind": kind, "state": pack(state, tensors)}, indent=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    body = json.dumps({**FORMAT, "kind": kind, "state": pack(state, tensors)}, indent=1, allow_nan=False)
+    with _to_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(JSON, body)
         with archive.open(TENSORS, "w", force_zip64=True) as member:
             _write_tensors(member.write, tensors)
+
+
+def is_path(path: Any) -> bool:
+    """Whether this is a path, and not an open file."""
+    return isinstance(path, str | os.PathLike)
+
+
+def _to_write(path: Any) -> AbstractContextManager[Any]:
+    if not is_path(path):
+        return nullcontext(open_path(path, "w"))  # which checks that it is a binary file, open for writing
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return whole_file(path)
+
+
+def _to_read(path: Any) -> AbstractContextManager[Any]:
+    if not is_path(path):
+        return nullcontext(open_path(path, "r"))
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    return Path(path).open("rb")
 
 
 def _write_tensors(write: Callable[[Any], Any], tensors: dict[str, torch.Tensor]) -> None:
@@ -116,37 +148,37 @@ def _write_tensors(write: Callable[[Any], Any], tensors: dict[str, torch.Tensor]
         write(tensor.reshape(-1).contiguous().numpy().data)
 
 
-def read_state(path: str | Path, kind: str) -> dict[str, Any]:
-    """Read what `write_state` wrote.
+def read_state(path: Any, kind: str) -> dict[str, Any]:
+    """Read what `write_state` wrote, from a path or a binary file that is open.
 
     :raises FileNotFoundError: if there is no such file.
     :raises StateFileError: if it is damaged, of another kind, or not ours (a pickle, say): nothing of it was run.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        archive = zipfile.ZipFile(path)
-    except Exception as error:  # flipped bits raise many kinds
-        raise StateFileError(
-            f"{path} is not one of our files, or is damaged ({error}). Pickles are never opened: they can run code."
-        ) from error
-    with damage_told(path), archive:
-        _check_members(path, archive)
-        body = json.loads(archive.read(JSON))
-        tensors = safetensors.load(archive.read(TENSORS))
-        if body["format"] != FORMAT["format"] or body["version"] != FORMAT["version"] or body["kind"] != kind:
-            found = ", ".join(f"{key} {body[key]!r}" for key in (*FORMAT, "kind"))
+    with _to_read(path) as file:
+        file.seek(0)  # one that was just written stands at its end
+        beginning = file.read(8)
+        if not beginning.startswith(b"PK"):  # as every zip does
+            found = f"a file that begins with {beginning!r}" if beginning else "an empty file"
             raise StateFileError(
-                f"{path}: expected an {FORMAT['format']} file, version 1, kind {kind!r}; found {found}."
+                f"{path} is not one of our files: expected a zip that was written by `save`, found {found}. Pickles "
+                "are never opened: they can run code."
             )
-        state = unpack(body["state"], tensors)
+        with damage_told(path), zipfile.ZipFile(file) as archive:
+            _check_members(path, archive)
+            body = json.loads(archive.read(JSON))
+            tensors = safetensors.load(archive.read(TENSORS))
+            if body["format"] != FORMAT["format"] or body["version"] != FORMAT["version"] or body["kind"] != kind:
+                found = ", ".join(f"{key} {body[key]!r}" for key in (*FORMAT, "kind"))
+                raise StateFileError(
+                    f"{path}: expected an {FORMAT['format']} file, version 1, kind {kind!r}; found {found}."
+                )
+            state = unpack(body["state"], tensors)
     if not isinstance(state, dict):
         raise StateFileError(f"{path} is damaged: expected a dict of values, found {type(state).__name__}.")
     return state
 
 
-def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
+def _check_members(path: Any, archive: zipfile.ZipFile) -> None:
     """Exactly our two members, stored as they are: no path leads anywhere, and no small file unpacks to a huge one."""
     members = archive.infolist()
     names = [member.filename for member in members]

@@ -136,6 +136,8 @@ class TaskUpdates(SafeSaves):
         """What the critics learn: for a scalar critic, K = 1 and, in the units of the return scale,
 
         y = r + gamma (1 - terminated) (min_n Q_target(s', a') - alpha_i log pi(a' | s')), a' ~ pi(. | s').
+
+        With n steps r is their discounted sum, without the entropies of the states between, and gamma is gamma^n.
         """
         next_actions, next_log_prob = self.actor.action_log_prob(batch.next_observations, blocks=True)
         outputs = self._critic_outputs(self.critic_target, batch.next_observations, next_actions)

@@ -5,6 +5,7 @@ it lies in shared memory.
 """
 
 import importlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,17 @@ def make_board(
 _SCALARS = ("reward", "return", "length", "solved", "success", "terminated", "truncated", "busy")
 
 
+def _number(value: Any, what: str) -> float:
+    """A number in whatever array it comes.
+
+    :raises ValueError: for anything else.
+    """
+    found = np.asarray(value)
+    if found.size != 1 or found.dtype.kind not in "biuf":
+        raise ValueError(f"expected one number as {what}, found {value!r}")
+    return float(found.item())
+
+
 class Column:
     """One task, its running episode and its row of the board; a finished episode is followed by a reset at once.
 
@@ -76,7 +88,8 @@ class Column:
         self.name = name
         self.env = env
         self.row = board[place]
-        width = env.observation_space.shape[0]
+        self.reset_info: dict[str, Any] = {}  # of the last reset
+        self._width = width = env.observation_space.shape[0]
         self._action = board["action"][place]
         self._observation = board["observation"][place, :width]
         self._final_observation = board["final_observation"][place, :width]
@@ -84,15 +97,18 @@ class Column:
         self._started = self._over = False
         self._cut: int | None = None
 
-    def reset(self, seed: int | None, cut: int | None = None) -> None:
+    def reset(self, seed: int | None, options: dict[str, Any], cut: int | None = None) -> None:
         """Abandon the episode and begin anew; tasks with a sequence of goals begin it again.
 
+        :param options: for the task's own reset, if there are any.
         :param cut: truncate this one episode after so many steps.
         """
         self._cut = cut
         if hasattr(self.env, "restart"):
             self.env.restart()
-        self._begin(self.env.reset(seed=seed)[0])
+        given = {"options": options} if options else {}
+        observation, self.reset_info = self.env.reset(seed=seed, **given)
+        self._begin(observation)
 
     def step(self) -> None:
         """Take the row's action, write the row."""
@@ -100,10 +116,15 @@ class Column:
         if self._over:
             self._clear()
         observation, reward, terminated, truncated, info = self.env.step(self._action.copy())
+        if len(observation) != self._width:  # numpy would repeat a single number
+            self._require_row(observation)
+        success = info.get("success", info.get("is_success"))
+        if type(reward) is not float or type(success) is not float:
+            reward, success = _number(reward, "reward"), math.nan if success is None else _number(success, "success")
         fields["reward"][0] = reward
-        fields["return"][0] += float(reward)
+        fields["return"][0] += reward
         fields["length"][0] += 1
-        fields["success"][0] = success = float(info.get("success", info.get("is_success", 0.0)))
+        fields["success"][0] = success
         if success > 0:
             fields["solved"][0] = True
         truncated = truncated or fields["length"][0] == self._cut
@@ -113,7 +134,8 @@ class Column:
         if self._over:
             self._cut = None
             self._final_observation[:] = observation
-            observation, _ = self.env.reset()
+            observation, self.reset_info = self.env.reset()
+            self._require_row(observation)
         self._observation[:] = observation
 
     def busy(self, is_busy: bool) -> None:
@@ -146,16 +168,24 @@ class Column:
         return None if np.array_equal(observation, state["observation"], equal_nan=True) else "bits"
 
     def get_attr(self, name: str) -> Any:
-        """Read an attribute of the task."""
-        return getattr(self.env, name)
+        """Read an attribute of the task, or of a wrapper around it."""
+        return self.env.get_wrapper_attr(name)
+
+    def has_attr(self, name: str) -> bool:
+        """Say whether `get_attr` finds an attribute."""
+        return self.env.has_wrapper_attr(name)
 
     def set_attr(self, name: str, value: Any) -> None:
-        """Set an attribute of the task."""
-        setattr(self.env, name, value)
+        """Set an attribute where `get_attr` finds it; a new one at the outermost wrapper."""
+        self.env.set_wrapper_attr(name, value)
 
     def call(self, name: str, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
-        """Call a method of the task."""
-        return getattr(self.env, name)(*arguments, **keywords)
+        """Call a method of the task, or of a wrapper around it."""
+        return self.env.get_wrapper_attr(name)(*arguments, **keywords)
+
+    def last_reset_info(self) -> dict[str, Any]:
+        """Return what the task said at its last reset."""
+        return self.reset_info
 
     def is_wrapped(self, wrapper: str) -> bool:
         """Say whether a wrapper class, given as "module:Class", is around the task."""
@@ -166,7 +196,12 @@ class Column:
             layer = layer.env
         return False
 
+    def _require_row(self, observation: Any) -> None:
+        if np.shape(observation) != (self._width,):
+            raise ValueError(f"expected observations of shape {(self._width,)}, found {np.shape(observation)}")
+
     def _begin(self, observation: np.ndarray) -> None:
+        self._require_row(observation)
         self._started, self._over = True, False
         self._clear()
         self.row["terminated"] = self.row["truncated"] = False
@@ -187,9 +222,9 @@ class Columns:
         """Step every task with its row's action."""
         self._each("step")
 
-    def reset(self, seeds: Sequence[int | None], cuts: Sequence[int | None]) -> None:
+    def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]], cuts: Sequence[int | None]) -> None:
         """Reset every task, with a seed each or None; see `Column.reset`."""
-        self._each("reset", seeds, cuts)
+        self._each("reset", seeds, options, cuts)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Return the state of every task."""

@@ -73,9 +73,9 @@ class Pool:
         """Wait until every task has stepped."""
         self._gather(self._step_timeout)
 
-    def reset(self, seeds: Sequence[int | None], cuts: Sequence[int | None]) -> None:
+    def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]], cuts: Sequence[int | None]) -> None:
         """Reset every task, with a seed each or None; see `Column.reset`."""
-        self._scatter("reset", seeds, cuts)
+        self._scatter("reset", seeds, options, cuts)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Return the state of every task."""
@@ -161,9 +161,9 @@ class Pool:
         self._check_open()
         if worker in self._owing:  # Ctrl-C came while its last answer was awaited
             self._receive(worker, self._build_timeout)
-        self._owing.add(worker)
+        message = STEP if command == "step" else pack({"command": command, "arguments": arguments})
+        self._owing.add(worker)  # not before: what cannot be packed is never answered
         try:
-            message = STEP if command == "step" else pack({"command": command, "arguments": arguments})
             self._connections[worker].send_bytes(message)
         except OSError:
             self._fail(worker, self._obituary(worker))

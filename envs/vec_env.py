@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, NoReturn
 
 import gymnasium
@@ -46,8 +47,9 @@ class TaskVecEnv(VecEnv):
     """Step E environments of each of T tasks together. Column c is environment c // T of task c mod T: all tasks, then
     all tasks again. Observations are (E T, D + T) float32: the task's own D numbers, then its one-hot.
 
-    Infos, one dict per column and step: "success" (float, of this step), "is_success" (any step of the episode so far),
-    "TimeLimit.truncated"; with the last step of an episode also "episode" (r, l, t) and "terminal_observation".
+    Infos, one dict per column and step: "success" (float, of this step; NaN where the task says nothing about it),
+    "is_success" (any step of the episode so far; left out where nothing is known), "TimeLimit.truncated"; with the last
+    step of an episode also "episode" (r, l, t) and "terminal_observation".
 
     :param names: of the T tasks.
     :param crew: the tasks, in this process or in workers.
@@ -127,12 +129,16 @@ class TaskVecEnv(VecEnv):
         return self._seeds
 
     def reset(self) -> Observations:
-        """Begin a new episode in every column: (E T, D + T). A pending step is awaited and dropped."""
+        """Begin a new episode in every column: (E T, D + T). A pending step is awaited and dropped.
+
+        What `set_options` gave goes to the tasks at this one reset; `reset_infos` has their answers.
+        """
         if self._pending:
             self.step_wait()
         self._idle("reset")
-        self._crew.reset(self._seeds, self._cuts)
+        self._crew.reset(self._seeds, self._options, self._cuts)
         self._reset_seeds()
+        self._reset_options()
         return self._board["observation"].copy()
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -196,14 +202,28 @@ class TaskVecEnv(VecEnv):
             self._closed = True
             self._crew.close()
 
+    @property
+    def reset_infos(self) -> list[dict[str, Any]]:
+        """What each column's last reset returned as its info; from workers only JSON values and arrays."""
+        return self._ask(None, "last_reset_info")
+
+    @reset_infos.setter
+    def reset_infos(self, infos: list[dict[str, Any]]) -> None:
+        """Stable-Baselines3 begins with empty ones; the columns do, too."""
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Say whether all tasks, or wrappers around them, have the attribute."""
+        return all(self._ask(None, "has_attr", attr_name))
+
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Read an attribute of the tasks; from workers only JSON values and arrays."""
-        if attr_name == "render_mode":
-            return [None for _ in self._chosen(indices)]
+        """Read an attribute of the tasks, or of wrappers around them; from workers only JSON values and arrays.
+
+        :param indices: columns, in any order, counted from the end if negative; None: all.
+        """
         return self._ask(indices, "get_attr", attr_name)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of the tasks."""
+        """Set an attribute of the tasks where `get_attr` finds it, under wrappers too."""
         self._ask(indices, "set_attr", attr_name, value)
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
@@ -238,7 +258,10 @@ class TaskVecEnv(VecEnv):
         truncated = board["truncated"] & ~board["terminated"]
         steps = zip(board["success"].tolist(), board["solved"].tolist(), truncated.tolist(), strict=True)
         infos: list[dict[str, Any]] = [
-            {"success": success, "is_success": solved, "TimeLimit.truncated": cut} for success, solved, cut in steps
+            {"success": success, "is_success": solved, "TimeLimit.truncated": cut}
+            if solved or success == success  # not NaN
+            else {"success": success, "TimeLimit.truncated": cut}
+            for success, solved, cut in steps
         ]
         for i in np.flatnonzero(dones):
             seconds = round(time.time() - self._born, 6)
@@ -250,33 +273,45 @@ class TaskVecEnv(VecEnv):
         self._idle(operation)
         return [self._crew.ask(i, operation, *arguments) for i in self._chosen(indices)]
 
-    def _chosen(self, indices: Any) -> Iterable[int]:
-        return range(self.num_envs) if indices is None else np.atleast_1d(indices).tolist()
+    def _chosen(self, indices: Any) -> Sequence[int]:
+        columns = range(self.num_envs)
+        if indices is None:
+            return columns
+        return [columns[i] for i in ([indices] if isinstance(indices, Integral) else indices)]
 
     def _idle(self, operation: str) -> None:
         if self._closed:
             raise RuntimeError(f"expected an open environment at {operation}, found a closed one; make a new one")
         if self._pending:
-            raise RuntimeError(f"expected no pending step at {operation}, found one; call step_wait() first")
+            raise RuntimeError(
+                f"expected no pending step at {operation}, found one; call step_wait() first, or, "
+                "in a callback, reach this environment as self.training_env"
+            )
 
 
 def from_gymnasium(factories: Sequence[Callable[[], gymnasium.Env]], names: Sequence[str], seed: int = 0) -> TaskVecEnv:
     """Make any gymnasium environments with equal spaces the tasks of one in-process vector environment.
 
+    One environment per task, all stepped in this process. Observations are rows of numbers, actions rows of real
+    numbers between finite bounds. Success is what infos say under "success" or "is_success", and NaN where they do not.
     An environment that offers `snapshot()` and `restore(state) -> observation` resumes exactly.
 
-    :raises ValueError: if spaces differ between tasks, or names and factories do not match one to one.
+    :raises ValueError: if spaces differ between tasks or do not fit, if names and factories do not match one to one, or
+        if two factories give the same environment.
     """
     if not factories or len(factories) != len(names) or len(set(names)) != len(names):
         raise ValueError(f"expected one name of its own per environment, found {len(factories)} and {list(names)}")
     envs = [factory() for factory in factories]
+    if len({id(env.unwrapped) for env in envs}) != len(envs):
+        raise ValueError("expected an environment of its own for each task, found one twice; make it in the factory")
     return TaskVecEnv(names, common_spaces(names, envs), InProcess(names, envs), seed)
 
 
 def common_spaces(names: Sequence[str], envs: Sequence[Any]) -> tuple[gymnasium.Space, gymnasium.Space]:
     """Return the observation and action space that all tasks share.
 
-    :raises ValueError: naming two tasks whose spaces differ, or a task whose observation is not one row of numbers.
+    :raises ValueError: naming two tasks whose spaces differ, or spaces that are not rows of numbers, the actions' real
+        and between bounds.
     """
     first = envs[0]
     for name, env in zip(names, envs, strict=True):
@@ -291,4 +326,17 @@ def common_spaces(names: Sequence[str], envs: Sequence[Any]) -> tuple[gymnasium.
         raise ValueError(
             f"expected observations in a one-dimensional Box, found {first.observation_space}; flatten them"
         )
+    if not _is_bounded_row(first.action_space):
+        raise ValueError(
+            "expected actions in a one-dimensional Box of real numbers, each between finite bounds that float32 can "
+            f"tell apart; found {first.action_space}; wrap the environments (gymnasium.wrappers.TransformAction)"
+        )
     return first.observation_space, first.action_space
+
+
+def _is_bounded_row(space: gymnasium.Space) -> bool:
+    if not isinstance(space, Box) or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = space.high.astype(np.float32) - space.low.astype(np.float32)
+    return bool(np.all((size > 0) & (size < np.inf)))

@@ -35,19 +35,23 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _with_mean(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Every task has as many episodes, so the mean over tasks is that over all episodes."""
+    """Every task has as many episodes, so the mean over tasks is that over all episodes.
+
+    Tasks that report no success are left out of its mean.
+    """
     rows = list(tasks.values())
-    means = (np.mean([row[name] for row in rows]) for name in ("success", "success_last", "return"))
-    return {"tasks": tasks, "mean": _summary(means, sum(row["episodes"] for row in rows))}
+    known = {n: [row[n] for row in rows if row[n] is not None] for n in ("success", "success_last", "return")}
+    means = (np.mean(values) if values else np.nan for values in known.values())
+    return {"tasks": tasks, "mean": _summary(means, (len(known["success"]) or len(rows)) * rows[0]["episodes"])}
 
 
 def _summary(rates: Iterable[float], episodes: int) -> dict[str, Any]:
-    success, success_last, returns = rates
+    success, success_last, returns = (None if np.isnan(rate) else float(rate) for rate in rates)  # JSON has no NaN
     return {
-        "success": float(success),
-        "success_interval": list(wilson(success * episodes, episodes)),
-        "success_last": float(success_last),
-        "return": float(returns),
+        "success": success,
+        "success_interval": None if success is None else list(wilson(success * episodes, episodes)),
+        "success_last": success_last,
+        "return": returns,
         "episodes": episodes,
     }
 
@@ -142,5 +146,6 @@ def _table(title: str, rows: Mapping[str, list[str]], mean: list[str]) -> Table:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    low, high = row["success_interval"]
-    return [f"{row['success']:.2f}", f"{low:.2f}-{high:.2f}", f"{row['success_last']:.2f}", f"{row['return']:,.1f}"]
+    interval = "-" if row["success_interval"] is None else "{:.2f}-{:.2f}".format(*row["success_interval"])
+    success, last = ("-" if row[name] is None else f"{row[name]:.2f}" for name in ("success", "success_last"))
+    return [success, interval, last, "-" if row["return"] is None else f"{row['return']:,.1f}"]

@@ -143,8 +143,8 @@ class RunFolder:
         """Appends one row per task, and shows the successes in TensorBoard."""
         self.evaluations.append(evaluation_rows(env_steps_per_task, evaluation))
         if self._tensorboard:
-            rates = dict(zip(evaluation.task_names, evaluation.success.mean(1), strict=True))
-            values = {"eval/success": evaluation.success.mean()} | {
+            rates = dict(zip(evaluation.task_names, evaluation.task_success, strict=True))
+            values = {"eval/success": evaluation.mean_success} | {
                 f"eval/success/{name}": r for name, r in rates.items()
             }
             total = env_steps_per_task * len(rates)

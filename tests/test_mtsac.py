@@ -172,6 +172,18 @@ def test_options_change_the_losses_as_documented():
         ({"aggregator": "mean", "aggregator_kwargs": {"seed": 1}}, "has no option seed"),
         ({"aggregator": mtrl.PCGrad(), "aggregator_kwargs": {"seed": 1}}, "has its options already"),
         ({"reward_scale": [1.0, 2.0, 3.0]}, "one number or one per task"),
+        *(({"reward_scale": wrong}, "reward_scale takes finite factors") for wrong in (0, -1.0, [1.0, np.nan], np.inf)),
+        *(({"ent_coef": wrong}, "ent_coef is 'auto'") for wrong in (-1, np.nan, np.inf, "auto_0", "auto_x", "x")),
+        *(({"learning_rate": wrong}, "named schedule") for wrong in (np.inf, np.nan, "linear:abc", "linear:-1", None)),
+        *(({"target_entropy": wrong}, "target_entropy is 'auto'") for wrong in ("-2", np.nan, None)),
+        *(({"seed": wrong}, "seed is a whole number") for wrong in (-1, 2**32, 0.5)),
+        ({"ent_coef": 0.0, "loss_weighting": "temperature"}, "needs an ent_coef above 0"),
+        ({"tau": 0.0}, "tau must lie in"),
+        ({"max_grad_norm": np.inf}, "max_grad_norm must be positive"),
+        ({"stats_window_size": 0}, "stats_window_size must be a whole number"),
+        ({"critic_aggregator_kwargs": {"seed": 1}}, "critic_aggregator_kwargs.*none is named"),
+        *(({"policy_kwargs": {name: 1}}, f"MTSAC sets {name} itself") for name in ("num_tasks", "use_sde")),
+        *(({"replay_buffer_kwargs": {name: 1}}, f"MTSAC sets {name} itself") for name in ("n_steps", "gamma")),
         ({"policy_kwargs": {"actor_width": 0}}, "actor_width must be at least 1"),
     ],
     ids=str,
@@ -191,6 +203,13 @@ def test_environments_that_do_not_fit_are_refused():
         toy_agent(DummyVecEnv([lambda: gymnasium.make("Pendulum-v1")] * 3))
     with pytest.raises(ValueError, match="built for the tasks"):
         toy_agent(env).set_env(envs.toy.make(num_tasks=3, seed=0))
+
+
+def test_gymnasiums_vector_environments_are_refused_with_advice():
+    theirs = gymnasium.make_vec("Pendulum-v1", num_envs=2)
+    for call in (lambda: toy_agent(theirs), lambda: toy_agent().set_env(theirs)):
+        with pytest.raises(ValueError, match=r"found Gymnasium's SyncVectorEnv\. envs\.make"):
+            call()
 
 
 def test_actor_and_critic_never_share_an_aggregators_state():

@@ -7,6 +7,7 @@ import envs
 import envs.toy
 from agents import CheckpointCallback, load_checkpoint, save_checkpoint
 from tests.helpers import tensors, toy_agent
+from tests.test_mtsac import logged
 from tests.test_value_learning import EVERYTHING
 
 STEPS = 67  # per task: stops in mid-episode, and the buffer of 120 wraps in the second half
@@ -118,6 +119,21 @@ def test_every_option_survives(tmp_path, options):
     resumed = load_checkpoint(tmp_path / "step_000000033", env2, device="cpu")
     resumed.learn(2 * (total - 33), reset_num_timesteps=False)
     assert_bit_equal(state_of(resumed, env2), state_of(agent, env))
+
+
+@pytest.mark.parametrize("step", [19, 20, 21, 29, 39])  # the first update follows step 20
+def test_logs_are_the_same_too(tmp_path, step):
+    """Also those of the row that comes before the first update after a resume."""
+    straight = logged(toy_agent(log_every=10), 50)
+    agent = toy_agent(log_every=10)
+    before = logged(agent, step)
+    path = save_checkpoint(tmp_path, agent, agent.env)
+    after = logged(load_checkpoint(path, make_env("in-process"), device="cpu"), 50 - step, reset_num_timesteps=False)
+    assert [without_seconds(row) for row in [*before, *after]] == [without_seconds(row) for row in straight]
+
+
+def without_seconds(row):
+    return {key: repr(value) for key, value in row.items() if "seconds" not in key}
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):

@@ -6,14 +6,17 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
+from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 import envs
+from agents import MTSAC
 from envs import suites, toy
 from envs.columns import TaskSpec
 from envs.pool import count_workers
 from envs.vec_env import TaskVecEnv
+from tests.odd_tasks import Knobs, Says
 
 TASKS = ["reach-v3", "drawer-close-v3", "door-open-v3"]
 
@@ -333,3 +336,193 @@ def test_auto_takes_a_worker_for_every_two_cores():
 def test_impossible_numbers_are_refused(build, options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+# The same as Stable-Baselines3's DummyVecEnv of the same environments
+
+
+def knobs(workers):
+    specs = [TaskSpec(name, "tests.odd_tasks:Knobs", {"index": i, "num_tasks": 5}) for i, name in enumerate("abcde")]
+    return TaskVecEnv.from_specs(specs, workers=workers)
+
+
+@pytest.fixture
+def both(workers):
+    """Our environment and theirs."""
+    ours = knobs(workers)
+    yield ours, DummyVecEnv([lambda i=i: Knobs(i, 5) for i in range(5)])
+    ours.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_any_choice_of_columns(both):
+    choices = [None, 0, 4, -1, -5, [], [-1], [3, 0, 3], (4, -2), range(1, 4), [-1, 0, -1]]
+    for indices in choices:
+        found = [
+            (
+                env.get_attr("index", indices),
+                env.get_attr("twice", indices),
+                env.env_method("scaled", 3, offset=1, indices=indices),
+                env.env_is_wrapped(TimeLimit, indices),
+            )
+            for env in both
+        ]
+        assert found[0] == found[1]
+        for env in both:
+            env.set_attr("index", 10, indices)
+        ours, theirs = (env.get_attr("index", iter(range(5))) for env in both)
+        assert ours == theirs
+        for env in both:
+            for column in range(5):
+                env.set_attr("index", column, column)
+    for index in (5, -6):
+        for env in both:
+            with pytest.raises(IndexError):
+                env.get_attr("index", index)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_attributes_that_are_there_and_that_are_not(both):
+    for env in both:
+        assert [env.has_attr(name) for name in ("twice", "nothing", "np_random", "none")] == [True, True, True, False]
+        with pytest.raises(AttributeError, match="none"):
+            env.get_attr("none")
+        assert env.get_attr("render_mode", [1, 0]) == [None, None]
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_options_and_infos_of_a_reset(both):
+    for env in both:
+        assert env.reset_infos == [{}] * 5
+        env.reset()
+        env.set_options({"x": 1})
+        env.reset()
+        assert env.reset_infos == [{"episode": 2, "options": {"x": 1}}] * 5
+        env.set_options([{"column": i} if i else {} for i in range(5)])
+        env.reset()
+        assert [info["options"] for info in env.reset_infos] == [None, *({"column": i} for i in range(1, 5))]
+        env.reset()
+        assert env.get_attr("resets", 1) == [[None, {"x": 1}, {"column": 1}, None]], "options are for one reset"
+        for _ in range(2):
+            env.step(np.zeros((5, 2)))
+        assert env.reset_infos == [{"episode": 5, "options": None}] * 5, "the reset after an episode counts"
+
+
+def test_what_cannot_be_sent_to_a_worker_harms_nothing():
+    env = knobs(2)
+    with pytest.raises(TypeError, match="found object"):
+        env.env_method("scaled", object())
+    assert env.get_attr("index") == [0, 1, 2, 3, 4]
+    env.close()
+
+
+def test_attributes_under_wrappers():
+    ours = envs.from_gymnasium([lambda g=g: TimeLimit(PendulumEnv(g=g), 5) for g in (5.0, 10.0)], ["light", "heavy"])
+    theirs = DummyVecEnv([lambda: TimeLimit(PendulumEnv(), 5)] * 2)
+    theirs.set_attr("g", 10.0)
+    for env in (ours, theirs):
+        assert env.has_attr("g")
+        assert env.get_attr("_max_episode_steps") == [5, 5]
+        assert env.get_attr("max_torque") == [2.0, 2.0]
+    ours.set_attr("g", 3.0, indices=-1)
+    assert [task.g for task in ours.get_attr("unwrapped")] == [5.0, 3.0], "the physics, not the wrapper"
+    ours.set_attr("note", "mine")
+    assert ours.get_attr("note") == ["mine", "mine"]
+
+
+# What a task says
+
+
+def said(**answers):
+    env = envs.from_gymnasium([lambda: Says(**answers)], ["talker"])
+    env.reset()
+    steps = [env.step(np.zeros((1, 1))) for _ in range(3)]
+    return [(rewards[0], infos[0]) for _, rewards, _, infos in steps]
+
+
+@pytest.mark.parametrize(
+    "one", [1, 1.0, True, np.float32(1), np.bool_(True), np.array(1), np.array([1.0]), np.ones((1, 1))], ids=repr
+)
+def test_one_number_is_taken_in_any_form(one):
+    assert [reward for reward, _ in said(reward=one)] == [1.0, 1.0, 1.0]
+    for key in ("success", "is_success"):
+        assert [(info["success"], info["is_success"]) for _, info in said(**{key: one})] == [(1.0, True)] * 3
+
+
+@pytest.mark.parametrize("nothing", [{}, {"success": None}, {"success": math.nan}, {"is_success": None}], ids=str)
+def test_success_that_is_not_reported_is_unknown(nothing):
+    for _, info in said(**nothing):
+        assert math.isnan(info["success"])
+        assert "is_success" not in info
+
+
+@pytest.mark.parametrize(
+    ("answers", "field"),
+    [
+        ({"reward": np.ones(2)}, "reward"),
+        ({"reward": None}, "reward"),
+        ({"success": "yes"}, "success"),
+        ({"success": [1, 0]}, "success"),
+    ],
+    ids=str,
+)
+def test_what_is_no_number_is_refused_by_task_and_field(answers, field):
+    with pytest.raises(ValueError, match=f"expected one number as {field}") as told:
+        said(**answers)
+    assert "in task 'talker'" in told.value.__notes__
+
+
+@pytest.mark.parametrize("when", ["first", "observation"])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 2), (3,)], ids=str)
+def test_observations_of_another_shape_are_never_spread(shape, when):
+    class Two(Says):
+        observation_space = Box(-1, 1, (2,), np.float32)
+
+        def __init__(self):
+            super().__init__(**{"first": np.zeros(2), "observation": np.zeros(2), when: np.full(shape, 0.5)})
+
+    env = envs.from_gymnasium([Two], ["talker"])
+    with pytest.raises((ValueError, TypeError)):
+        (env.reset(), env.step(np.zeros((1, 1))))
+
+
+# Spaces
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gymnasium.spaces.Discrete(3),
+        gymnasium.spaces.MultiBinary(2),
+        Box(-1, 1, (2, 3)),
+        Box(-1, 1, ()),
+        Box(-2, 2, (2,), np.int32),
+        Box(0, 255, (2,), np.uint8),
+        Box(-np.inf, np.inf, (2,)),
+        Box(np.array([-1, -np.inf]), np.array([1, 1]), dtype=np.float64),
+        Box(np.array([-1, -1]), np.array([1, np.inf]), dtype=np.float64),
+        Box(1, 1, (2,)),
+        Box(-3e38, 3e38, (2,)),
+        Box(1.0, 1.0 + 1e-12, (2,), np.float64),
+    ],
+    ids=str,
+)
+def test_actions_that_no_agent_could_choose_are_refused_when_built(space):
+    class Odd(toy.Countdown):
+        action_space = space
+
+    with pytest.raises(ValueError, match="one-dimensional Box of real numbers"):
+        envs.from_gymnasium([lambda: Odd("terminated")], ["odd"])
+    if isinstance(space, Box) and np.isfinite([space.low, space.high]).all():
+
+        class OneHot(Odd):
+            observation_space = Box(-1, 1, (2,), np.float32)
+
+        with pytest.raises(ValueError, match="flat action space of real numbers"):
+            MTSAC("MlpPolicy", DummyVecEnv([lambda: OneHot("terminated")]), device="cpu")
+
+
+def test_one_environment_for_two_tasks_is_refused():
+    one = PendulumEnv()
+    with pytest.raises(ValueError, match="an environment of its own for each task"):
+        envs.from_gymnasium([lambda: one, lambda: TimeLimit(one, 5)], ["a", "b"])
