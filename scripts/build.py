@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +17,7 @@ import envs
 from agents import MTSAC, keep_freed_memory
 from agents.policies import Precision
 from agents.replay import TaskReplayBuffer
+from envs import machine
 from envs.vec_env import TaskVecEnv
 from scripts.cli import UsageError, usage_errors
 from scripts.config import TrainConfig
@@ -31,7 +31,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     require_device(config.device)
     device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
     capture = resolve_capture(config.capture, device)
-    threads = torch.get_num_threads() if config.threads == "auto" else config.threads
+    threads = min(torch.get_num_threads(), machine.cores()) if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
     keep_freed_memory()
     return replace(config, device=device, capture=capture, threads=threads, precision=resolve_precision(config, device))
@@ -185,7 +185,7 @@ def buffer_bytes(config: TrainConfig, env: TaskVecEnv) -> int:
 
 def check_memory(config: TrainConfig, env: TaskVecEnv) -> None:
     """Raises UsageError if the full replay buffer is larger than the memory of the device that it lives on."""
-    needed, there = buffer_bytes(config, env), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, there = buffer_bytes(config, env), machine.memory()
     if config.device == "cuda":
         there = torch.cuda.get_device_properties(0).total_memory
     if needed > there:

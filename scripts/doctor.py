@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents import MTSAC, NonFiniteError
-from envs import WorkerError
+from envs import WorkerError, machine
 from envs.vec_env import TaskVecEnv
 from scripts import cli
 from scripts.build import make_agent, make_env, resolve
@@ -151,16 +151,11 @@ def rendering() -> Finding:
 
 def cores(config: TrainConfig) -> Iterator[Finding]:
     """Cores that this process may use, and what would compute."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = machine.cores()
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device"
-    yield Finding("ok", "machine", f"{there} cores, {device}, {torch.get_num_threads()} threads of torch")
-    if there < (os.cpu_count() or 1):
-        yield Finding(
-            "warning",
-            "cores",
-            f"this process may use {there} of {os.cpu_count()}. --workers auto counts them all: say --workers "
-            f"{max(1, there // 2)} --threads {there}",
-        )
+    yield Finding(
+        "ok", "machine", f"{there} of {os.cpu_count()} cores, {device}, {torch.get_num_threads()} threads of torch"
+    )
 
 
 def room(config: TrainConfig, agent: MTSAC, env: TaskVecEnv, folder: Path) -> Iterator[Finding]:

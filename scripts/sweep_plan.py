@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from agents.checkpoint import checkpoints
+from envs import machine
 from mtrl import AGGREGATORS
 from scripts import cli
 from scripts.claim import claimed
@@ -190,9 +190,8 @@ def set_aside(path: Path) -> None:
 
 def share_cores(request: SweepConfig, runs: int) -> tuple[int, int]:
     """Runs at once and threads of each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for name in ("jobs", "threads"):
         if (number := getattr(request, name)) != "auto" and number < 1:
             raise cli.UsageError(f"--{name}: expected auto or at least 1; found {number}.")
-    at_once = min(cores, max(runs, 1)) if request.jobs == "auto" else request.jobs
-    return at_once, max(1, cores // at_once) if request.threads == "auto" else request.threads
+    at_once = min(machine.cores(), max(runs, 1)) if request.jobs == "auto" else request.jobs
+    return at_once, max(1, machine.cores() // at_once) if request.threads == "auto" else request.threads
