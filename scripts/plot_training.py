@@ -66,7 +66,7 @@ def cosines_over_time(method: Method, network: str) -> tuple[np.ndarray, list[np
     for run in method.runs:
         rows = [row for row in _rows(run, run.conflicts, "conflicts.csv") if row["network"] == network]
         with intact(run.conflicts.path):
-            steps += [int(row["env_steps"]) / len(tasks) for row in rows]
+            steps += [run.step_of(row) for row in rows]
             values += [[float(row[f"{tasks[i]}|{tasks[j]}"]) for i, j in pairs] for row in rows]
     if not values or not pairs:
         raise UsageError(
@@ -161,9 +161,8 @@ def _series(run: RunFolder, columns: list[str]) -> dict[float, list[float]]:
     """Step per task -> values of the columns, where all of them are filled."""
     rows = _rows(run, run.metrics, "metrics.csv")
     with intact(run.metrics.path):
-        tasks = len(run.protocol.tasks)
         found = {
-            int(row["env_steps"]) / tasks: [float(row[name]) for name in columns]
+            run.step_of(row): [float(row[name]) for name in columns]
             for row in rows
             if all(row.get(name) for name in columns)
         }

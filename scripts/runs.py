@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from agents import NonFiniteError
 from scripts.cli import UsageError
 from scripts.config import TrainConfig
 from scripts.looks import METHOD_COLORS, STYLES, color_of
@@ -27,6 +28,8 @@ _NO_METHOD = set(
 )
 # Named in every label, so not among the settings in which runs differ.
 _NAMED = {"preset", "aggregator", "actor_aggregator", "critic_aggregator", "multi_head", "independent"}
+
+_NON_FINITE = NonFiniteError.__name__  # the post-mortem of an independent run is of nothing else, and does not say so
 
 Status = Literal["finished", "failed", "unfinished"]
 
@@ -112,14 +115,21 @@ def _value(run: RunFolder, name: str) -> str:
 
 
 def status(run: RunFolder) -> Status:
-    """How far a run is: `failed` if training broke down and nobody took it to its end."""
+    """How far a run is: `failed` if a loss became non-finite and nobody took it further.
+
+    Whatever else ended it (a worker, the disk, a permission) says nothing about the method: it can go on.
+    """
     path = run.path / "result.json"
     if path.exists():
         with intact(path):
             result = read_json(path)
             if result["status"] == "finished" and result["env_steps_per_task"] >= run.config.steps_per_task:
                 return "finished"
-    return "failed" if (run.path / "postmortem.json").exists() else "unfinished"
+    path = run.path / "postmortem.json"
+    if not path.exists():
+        return "unfinished"
+    with intact(path):
+        return "failed" if read_json(path).get("error", _NON_FINITE) == _NON_FINITE else "unfinished"
 
 
 def group(runs: Sequence[RunFolder]) -> list[Method]:

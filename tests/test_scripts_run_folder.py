@@ -46,7 +46,7 @@ def test_a_second_writer_appends(tmp_path):
 def test_logger_rows_carry_the_step_and_respect_exclusions(tmp_path):
     table = CsvTable(tmp_path / "t.csv")
     CsvOutputFormat(table).write({"loss": 0.5, "secret": 1}, {"loss": None, "secret": ("csv",)}, step=20)
-    assert table.read() == [{"env_steps": "20", "loss": "0.5"}]
+    assert table.read() == [{"env_steps_per_task": "20", "loss": "0.5"}]
 
 
 def test_rewind_forgets_what_came_after_the_checkpoint_and_a_torn_line(run):
@@ -94,12 +94,14 @@ def test_a_run_of_before_collecting_ahead_is_one_without(run):
     assert type(ahead).from_json(ahead.to_json()) == ahead
 
 
-def test_protocol_id_is_stable_and_sees_every_field(run):
+def test_protocol_id_is_stable_and_sees_every_field_but_the_numbers_of_episodes(run):
     protocol = run.protocol
     assert protocol.id == describe(CONFIG, TASKS, GOALS).id == type(protocol).from_json(protocol.to_json()).id
-    changed = [replace(protocol, **{name: "other"}) for name in protocol.to_json() if name != "tasks"]
+    names = protocol.to_json().keys() - {"tasks", "episodes_during", "episodes_final"}
+    changed = [replace(protocol, **{name: "other"}) for name in names]
     assert len({protocol.id, *(other.id for other in changed)}) == 1 + len(changed)
     assert replace(protocol, tasks=TASKS[::-1]).id != protocol.id
+    assert replace(protocol, episodes_during=1, episodes_final=2).id == protocol.id
 
 
 def test_goal_set_is_hashed_by_value():
@@ -226,7 +228,7 @@ def test_other_software_does_not_make_a_run_foreign(run):
 
 def test_a_missing_file_is_noticed(run):
     (run.path / "goals.npz").unlink()
-    with pytest.raises(UsageError, match="damaged"):
+    with pytest.raises(UsageError, match=r"goals\.npz is missing\. Restore"):
         RunFolder.open(run.path)
 
 
