@@ -48,8 +48,11 @@ from scripts.protocol import Protocol, describe
 _MOST_GOALS = 2**24  # bytes; the 50 goals of each of 50 tasks are 150 kB
 _MOST_JSON = 2**24  # bytes; a result of 50 tasks is 20 kB
 _MOST_STEPS = 2**53  # above, floats are no longer exact
-_FILES = ("config.json", "protocol.json", "versions.json", "versions-resumed.json", "result.json", "postmortem.json")
-_FILES += ("goals.npz", "metrics.csv", "evaluations.csv", "conflicts.csv", LOCK)
+_TABLES = ("metrics.csv", "evaluations.csv", "conflicts.csv")
+_FILES = (
+    *("config.json", "protocol.json", "versions.json", "versions-resumed.json", "result.json", "postmortem.json"),
+    *("goals.npz", LOCK, *_TABLES),
+)
 _FOLDERS = ("checkpoints", "tensorboard", "tasks")
 _ROOT = Path(__file__).resolve().parents[1]
 _SOFTWARE = ("mtrl-surgery", "torch", "stable-baselines3", "gymnasium", "metaworld", "mujoco", "numpy")
@@ -135,7 +138,7 @@ class RunFolder:
                 f"the run in {path} is damaged: protocol.json does not agree with config.json and goals.npz: {found}. "
                 "Restore the files from a copy."
             )
-        for name in ("metrics.csv", "evaluations.csv", "conflicts.csv"):
+        for name in _TABLES:
             with intact(path / name):
                 CsvTable(path / name)
         return cls(path, config, protocol, goals)

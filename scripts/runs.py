@@ -132,6 +132,25 @@ def status(run: RunFolder) -> Status:
         return "failed" if read_json(path).get("error", _NON_FINITE) == _NON_FINITE else "unfinished"
 
 
+def hours_at(run: RunFolder, steps: np.ndarray, evaluations: bool = False) -> np.ndarray:
+    """Hours of training after each of the steps (N,), from the times in metrics.csv, straight in between.
+
+    :param evaluations: count the time for them, too.
+    Raises UsageError if there are no times.
+    """
+    with intact(run.metrics.path):
+        parts = [name for name in run.metrics.columns if name.startswith("time/seconds_")]
+        parts = [name for name in parts if evaluations or name != "time/seconds_evaluate"]
+        rows = [row for row in run.metrics.read() if row.get("time/env_steps_per_task")]
+        known = [float(row["time/env_steps_per_task"]) for row in rows]
+        seconds = [sum(float(row[name] or 0) for name in parts) for row in rows]
+    if not known or not parts:
+        raise UsageError(
+            f"expected times in {run.metrics.path}; found none. Keep metrics.csv with the run to draw them."
+        )
+    return np.interp(steps, [0, *known], [0, *seconds]) / 3600
+
+
 def group(runs: Sequence[RunFolder]) -> list[Method]:
     """The methods among the runs, the mean first. Raises UsageError if a method has a seed twice."""
     groups: dict[str, list[RunFolder]] = {}
