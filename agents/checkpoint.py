@@ -73,16 +73,18 @@ def latest_checkpoint(folder: str | Path) -> Path:
     """
     damage: list[StateFileError] = []
     for path in reversed(checkpoints(folder)):
+        found = None
         try:
             check_sums(path)
         except (StateFileError, FileNotFoundError) as error:
-            if not path.exists():
-                return latest_checkpoint(folder)
-            damage.append(error if isinstance(error, StateFileError) else StateFileError(str(error)))
-        else:
-            for found in damage:
-                warnings.warn(f"{found} Going back to {path.name}.", stacklevel=2)
+            found = error if isinstance(error, StateFileError) else StateFileError(str(error))
+        if not path.exists():
+            return latest_checkpoint(folder)
+        if found is None:
+            for told in damage:
+                warnings.warn(f"{told} Going back to {path.name}.", stacklevel=2)
             return path
+        damage.append(found)
     if damage:
         raise damage[0]
     raise FileNotFoundError(f"There is no checkpoint in {folder}.")
