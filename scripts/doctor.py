@@ -89,7 +89,7 @@ def examine(config: TrainConfig, request: DoctorConfig, console: Console) -> Ite
     """Everything in turn; what cannot be looked at because something before is wrong is left out."""
     yield from software()
     yield rendering()
-    yield from cores(config)
+    yield cores()
     config = resolve(config)
     try:
         env = make_env(config, config.goals)
@@ -149,11 +149,11 @@ def rendering() -> Finding:
         return Finding("warning", "rendering", f"{error} Only scripts.record needs it.")
 
 
-def cores(config: TrainConfig) -> Iterator[Finding]:
+def cores() -> Finding:
     """Cores that this process may use, and what would compute."""
     there = machine.cores()
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device"
-    yield Finding(
+    return Finding(
         "ok", "machine", f"{there} of {os.cpu_count()} cores, {device}, {torch.get_num_threads()} threads of torch"
     )
 

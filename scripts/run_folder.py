@@ -54,11 +54,9 @@ _FILES = (
     *("goals.npz", LOCK, *_TABLES),
 )
 _FOLDERS = ("checkpoints", "tensorboard", "tasks")
+_TASK = re.compile(r"\w[\w.-]{0,99}", re.ASCII)  # a name builds paths: it leads nowhere, and says nothing to a shell
 _ROOT = Path(__file__).resolve().parents[1]
 _SOFTWARE = ("mtrl-surgery", "torch", "stable-baselines3", "gymnasium", "metaworld", "mujoco", "numpy")
-
-
-_TASK = re.compile(r"\w[\w.-]{0,99}", re.ASCII)  # a name builds paths: it leads nowhere, and says nothing to a shell
 
 
 class _PerTask(Logger):
