@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+_NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
@@ -32,11 +36,22 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     sync(path.parent)
 
 
+def not_through_links(path: str, flags: int) -> int:
+    """An `opener` for `open` that refuses a link with an OSError: in a stranger's folder one may lead anywhere."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def sync(path: str | Path) -> None:
-    """Wait until a file's contents, or a folder's names, are on the disk; nothing there, nothing to do."""
+    """Wait until a file's contents, or a folder's names, are on the disk; nothing there, nothing to do.
+
+    Some file systems (SMB, FUSE, folders shared with a virtual machine) cannot wait for a folder: there it is not done.
+    """
     with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NOT_OFFERED or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise
         finally:
             os.close(descriptor)

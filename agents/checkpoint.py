@@ -18,6 +18,7 @@ from agents.state_file import StateFileError, damage_told, read_state, write_sta
 
 STEP = re.compile(r"step_(\d{9,})(\.old)?$")
 SUMS = "SHA256SUMS"  # as `sha256sum` writes and checks it
+_LONGEST_SUMS = 2**16  # characters; three lines of ours are some hundred
 
 
 def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
@@ -70,22 +71,28 @@ def checkpoints(folder: str | Path) -> list[Path]:
 def latest_checkpoint(folder: str | Path) -> Path:
     """The newest checkpoint whose checksums hold; a warning names the damaged ones that are passed over.
 
+    A training may write and delete checkpoints meanwhile: one that vanishes while it is looked at is not damaged.
+
     :raises FileNotFoundError: if there is none at all.
     :raises StateFileError: if all are damaged.
     """
     damage: list[StateFileError] = []
     for path in reversed(checkpoints(folder)):
+        found = None
         try:
             check_sums(path)
-        except StateFileError as error:
-            damage.append(error)
-        else:
-            for found in damage:
-                warnings.warn(f"{found} Going back to {path.name}.", stacklevel=2)
+        except (StateFileError, FileNotFoundError) as error:
+            found = error if isinstance(error, StateFileError) else StateFileError(str(error))
+        if not path.exists():
+            return latest_checkpoint(folder)
+        if found is None:
+            for told in damage:
+                warnings.warn(f"{told} Going back to {path.name}.", stacklevel=2)
             return path
+        damage.append(found)
     if damage:
         raise damage[0]
-    raise FileNotFoundError(f"There is no checkpoint in {folder}: the run ended before its first one.")
+    raise FileNotFoundError(f"There is no checkpoint in {folder}.")
 
 
 def check_sums(path: Path) -> None:
@@ -95,7 +102,8 @@ def check_sums(path: Path) -> None:
     """
     if not (path / SUMS).is_file():
         return
-    lines = (path / SUMS).read_text(errors="replace").splitlines()
+    with (path / SUMS).open(errors="replace") as file:
+        lines = file.read(_LONGEST_SUMS).splitlines()
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     files = sorted(file.name for file in path.glob("*.zip"))
     if changed := [name for name in files if expected.get(name) != _sha256(path / name)] or expected.keys() - {*files}:

@@ -20,6 +20,7 @@ from agents.atomic import whole_file
 
 FORMAT = {"format": "mtrl-surgery", "version": 1}
 JSON, TENSORS = "state.json", "tensors.safetensors"  # the two members, uncompressed
+_LONGEST_JSON = 2**26  # bytes; numbers lie in the other member
 DTYPES = {
     **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
     **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
@@ -191,3 +192,5 @@ def _check_members(path: Any, archive: zipfile.ZipFile) -> None:
         raise StateFileError(f"{path} is a zip, but not one of ours: expected {JSON} and {TENSORS}, found {names[:5]}.")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise StateFileError(f"{path} is a zip, but not one of ours: its members are compressed, and ours never are.")
+    if (size := archive.getinfo(JSON).file_size) > _LONGEST_JSON:
+        raise StateFileError(f"{path} is not one of ours: {JSON} has {size} bytes, expected at most {_LONGEST_JSON}.")

@@ -1,5 +1,8 @@
 """One Meta-World task as a gymnasium environment with a fixed set of goals, whose state can be saved and restored."""
 
+from envs import simulator  # noqa: F401  (before metaworld, which imports MuJoCo as it is)
+
+# isort: split
 import pickle
 from typing import Any, Literal, get_args
 

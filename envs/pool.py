@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from envs.columns import TaskSpec, make_board
+from envs.machine import cores
 from envs.wire import DONE, STEP, pack, unpack
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -55,8 +56,8 @@ class Pool:
         self._polls: list[Any] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._owing: set[int] = set()  # workers that have not answered yet
-        with tempfile.TemporaryFile() as file:  # has no name on disk: nothing is left behind, however we end
-            file.truncate(make_board(specs[0].load(), *sizes).nbytes)
+        with _unnamed_file() as file:
+            _reserve(file, make_board(specs[0].load(), *sizes).nbytes)
             self.board = make_board(specs[0].load(), *sizes, mmap.mmap(file.fileno(), 0))
             for _ in range(workers):
                 self._start(file.fileno())
@@ -203,8 +204,29 @@ class Pool:
         )
 
 
+def _unnamed_file() -> IO[bytes]:
+    """Has no name on disk: nothing is left behind, however we end."""
+    try:
+        return tempfile.TemporaryFile()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}. Let the environment variable TMPDIR name a folder to write to.") from error
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Makes the file so large, where there is room: without it the first write through a map is a bus error."""
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.write(bytes(size))
+            file.flush()
+    except OSError as error:
+        where = f"{tempfile.gettempdir()}, where trainer and workers share {size} bytes (TMPDIR chooses another folder)"
+        raise OSError(error.errno, error.strerror, where) from error
+
+
 def count_workers(workers: int | str, num_tasks: int, envs_per_task: int = 1) -> int:
-    """Resolve "auto" to one worker for every two cores, at most one per column; check a number.
+    """Resolve "auto" to a worker for every two cores that this process may use, at most one per column; check a number.
 
     :raises ValueError: unless it is "auto" or 0 to E T, or if E is not a whole number of at least 1.
     """
@@ -212,7 +234,7 @@ def count_workers(workers: int | str, num_tasks: int, envs_per_task: int = 1) ->
         raise ValueError(f"expected envs_per_task to be a whole number of at least 1, found {envs_per_task!r}")
     most, each = num_tasks * envs_per_task, "task" if envs_per_task == 1 else "environment"
     if workers == "auto":
-        return min(most, max(1, (os.cpu_count() or 1) // 2))
+        return min(most, max(1, cores() // 2))
     if not isinstance(workers, int) or not 0 <= workers <= most:
         raise ValueError(f"expected workers 'auto' or 0 (in-process) to {most}, one per {each}; found {workers!r}")
     return workers

@@ -1,5 +1,8 @@
 """Which tasks a suite holds and which goals they have: both asked from metaworld, never written down here."""
 
+from envs import simulator  # noqa: F401  (before metaworld, which imports MuJoCo as it is)
+
+# isort: split
 import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +17,9 @@ import envs
 from agents import MTSAC, keep_freed_memory
 from agents.policies import Precision
 from agents.replay import TaskReplayBuffer
+from envs import machine
 from envs.vec_env import TaskVecEnv
+from mtrl import ALIASES
 from scripts.cli import UsageError, usage_errors
 from scripts.config import TrainConfig
 
@@ -31,7 +32,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     require_device(config.device)
     device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
     capture = resolve_capture(config.capture, device)
-    threads = torch.get_num_threads() if config.threads == "auto" else config.threads
+    threads = min(torch.get_num_threads(), machine.cores()) if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
     keep_freed_memory()
     return replace(config, device=device, capture=capture, threads=threads, precision=resolve_precision(config, device))
@@ -130,51 +131,83 @@ def update_rounds(config: TrainConfig) -> tuple[int, int]:
 def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
     """A new agent for the tasks of `env`. Raises UsageError for settings that do not fit."""
     require_precision(config.precision, config.device)
-    train_freq, gradient_steps = update_rounds(config)
     with usage_errors():
-        return MTSAC(
-            "MultiTaskMlpPolicy",
-            env,
-            aggregator=config.actor_aggregator or config.aggregator,
-            aggregator_kwargs=config.actor_aggregator_options if config.actor_aggregator else config.aggregator_options,
-            critic_aggregator=config.critic_aggregator or config.aggregator,
-            critic_aggregator_kwargs=(
-                config.critic_aggregator_options if config.critic_aggregator else config.aggregator_options
-            ),
-            learning_rate=config.learning_rate,
-            buffer_size=config.buffer_size,
-            learning_starts=config.warmup_steps * env.num_tasks,
-            batch_size=config.batch_size,
-            tau=config.tau,
-            gamma=config.gamma,
-            n_steps=config.n_steps,
-            high_reward_fraction=config.high_reward_fraction,
-            high_reward_candidates=config.high_reward_candidates,
-            policy_delay=config.policy_delay,
-            train_freq=train_freq,
-            gradient_steps=gradient_steps,
-            ent_coef=config.ent_coef if config.ent_coef.startswith("auto") else float(config.ent_coef),
-            noise_hold=config.noise_hold,
-            ent_coef_min=config.ent_coef_min,
-            target_entropy=config.target_entropy,
-            critic_reduction=config.critic_reduction,
-            max_grad_norm=config.max_grad_norm or None,
-            reward_scale=config.reward_scale[0] if len(config.reward_scale) == 1 else config.reward_scale,
-            return_scale=config.return_scale,
-            reset_at=config.reset_at,
-            loss_weighting=config.loss_weighting,
-            capture=resolve_capture(config.capture, config.device),
-            overlap=config.overlap,
-            collect_ahead=config.collect_ahead,
-            log_every=config.log_every,
-            log_conflicts=config.log_conflicts,
-            policy_kwargs={
-                **{name: getattr(config, name) for name in _NETWORKS},
-                "optimizer_kwargs": {"eps": config.adam_eps},
-            },
-            seed=config.seed,
-            device=config.device,
+        capture, settings = resolve_capture(config.capture, config.device), agent_settings(config, env.num_tasks)
+        return MTSAC("MultiTaskMlpPolicy", env, capture=capture, device=config.device, **settings)
+
+
+def agent_settings(config: TrainConfig, num_tasks: int) -> dict[str, Any]:
+    """The constructor arguments of MTSAC for this config."""
+    train_freq, gradient_steps = update_rounds(config)
+    return {
+        "aggregator": config.actor_aggregator or config.aggregator,
+        "aggregator_kwargs": config.actor_aggregator_options if config.actor_aggregator else config.aggregator_options,
+        "critic_aggregator": config.critic_aggregator or config.aggregator,
+        "critic_aggregator_kwargs": (
+            config.critic_aggregator_options if config.critic_aggregator else config.aggregator_options
+        ),
+        "learning_rate": config.learning_rate,
+        "buffer_size": config.buffer_size,
+        "learning_starts": config.warmup_steps * num_tasks,
+        "batch_size": config.batch_size,
+        "tau": config.tau,
+        "gamma": config.gamma,
+        "n_steps": config.n_steps,
+        "high_reward_fraction": config.high_reward_fraction,
+        "high_reward_candidates": config.high_reward_candidates,
+        "policy_delay": config.policy_delay,
+        "train_freq": train_freq,
+        "gradient_steps": gradient_steps,
+        "ent_coef": config.ent_coef if config.ent_coef.startswith("auto") else float(config.ent_coef),
+        "noise_hold": config.noise_hold,
+        "ent_coef_min": config.ent_coef_min,
+        "target_entropy": config.target_entropy,
+        "critic_reduction": config.critic_reduction,
+        "max_grad_norm": config.max_grad_norm or None,
+        "reward_scale": config.reward_scale[0] if len(config.reward_scale) == 1 else config.reward_scale,
+        "return_scale": config.return_scale,
+        "reset_at": config.reset_at,
+        "loss_weighting": config.loss_weighting,
+        "overlap": config.overlap,
+        "collect_ahead": config.collect_ahead,
+        "log_every": config.log_every,
+        "log_conflicts": config.log_conflicts,
+        "policy_kwargs": {
+            **{name: getattr(config, name) for name in _NETWORKS},
+            "optimizer_kwargs": {"eps": config.adam_eps},
+        },
+        "seed": config.seed,
+    }
+
+
+_MAY_CHANGE = {"learning_rate", "max_grad_norm"}  # when a run goes on
+
+
+def require_settings(config: TrainConfig, saved: Mapping[str, Any], source: Path) -> None:
+    """Raises UsageError if the config says otherwise than the settings of the agent that was trained.
+
+    :param saved: the settings in the agent's file. Runs are compared by config.json, which must not say otherwise.
+    """
+    asked, found = ({**s, **s["policy_kwargs"]} for s in (agent_settings(config, len(saved["task_names"])), saved))
+    different = [
+        f"{name} {asked[name]} there, {found[name]} trained"
+        for name in (asked.keys() & found.keys()) - _MAY_CHANGE - {"policy_kwargs"}
+        if not _agrees(asked[name], found[name])
+    ]
+    if different:
+        raise UsageError(
+            f"expected a config.json that says how {source} was trained; they differ in "
+            f"{', '.join(sorted(different))}. Put back what was trained, or train anew with other settings."
         )
+
+
+def _agrees(asked: Any, found: Any) -> bool:
+    """Whether a setting is what was found: `auto` and an alias were settled, a missing option had its default."""
+    if isinstance(asked, dict):
+        return all(name in found and _agrees(value, found[name]) for name, value in asked.items())
+    if isinstance(asked, list | tuple):
+        return list(asked) == list(found)
+    return bool(asked == "auto" or ALIASES.get(asked, asked) == found)
 
 
 def buffer_bytes(config: TrainConfig, env: TaskVecEnv) -> int:
@@ -185,7 +218,7 @@ def buffer_bytes(config: TrainConfig, env: TaskVecEnv) -> int:
 
 def check_memory(config: TrainConfig, env: TaskVecEnv) -> None:
     """Raises UsageError if the full replay buffer is larger than the memory of the device that it lives on."""
-    needed, there = buffer_bytes(config, env), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, there = buffer_bytes(config, env), machine.memory()
     if config.device == "cuda":
         there = torch.cuda.get_device_properties(0).total_memory
     if needed > there:

@@ -31,12 +31,15 @@ from mtrl import AGGREGATORS, ALIASES, Aggregator, aggregator_class
 from scripts.config import TrainConfig, check, plain_sac, shorten
 from scripts.flags import Capture
 from scripts.presets import PRESETS
+from scripts.text import plain
 
 PROGRAM = "python -m scripts.train"
 _AGGREGATOR_FLAGS = ("aggregator", "actor_aggregator", "critic_aggregator")
 EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_DISK, EXIT_INTERRUPTED = 2, 3, 4, 5, 130
-# what a full or broken disk answers: no space, over quota, over a file-size limit, input or output error, read-only
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+# what a full or broken disk answers: no space, over quota, over a file-size limit, input or output error
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# and what else may go wrong with files: permissions, a read-only disk, a folder that is gone, too many open files
+_FILES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 
 
 class UsageError(Exception):
@@ -63,12 +66,14 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except tuple(codes) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", plain(error, keep="\n"), file=sys.stderr)
         sys.exit(next(code for kind, code in codes.items() if isinstance(error, kind)))
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in (*_DISK, *_FILES):
             raise
-        print(f"error: the disk took no more: {error}. Make room, then go on with --resume.", file=sys.stderr)
+        full = error.errno in _DISK
+        told = f"the disk took no more: {error}. Make room" if full else f"a file was refused: {error}. Put that right"
+        print(f"error: {plain(told)}, then go on with --resume.", file=sys.stderr)
         sys.exit(EXIT_DISK)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

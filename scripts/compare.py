@@ -9,6 +9,7 @@ literature stand in a table of their own, with what differs in their protocol.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,8 @@ from scripts.intervals import Interval, Scores
 from scripts.protocol import Protocol
 from scripts.published import published
 from scripts.run_folder import RunFolder, intact, read_json
-from scripts.runs import Method, find_runs, group, require_one_protocol, status
+from scripts.runs import Method, find_runs, group, hours_at, require_one_protocol, status
+from scripts.text import in_csv, in_markdown
 
 BASELINE = "mean"
 
@@ -98,14 +100,17 @@ def summarise(method: Method, at: int | None) -> Row:
         )
     upto = steps <= (steps[-1] if at is None else at)
     best = curves[:, :, upto].mean(1).max(1)
-    return Row(method, curves[:, :, upto][:, :, -1], best, hours(method))
+    return Row(method, curves[:, :, upto][:, :, -1], best, hours(method, at))
 
 
-def hours(method: Method) -> float | None:
-    """Median over the finished runs."""
+def hours(method: Method, at: int | None) -> float | None:
+    """Median over the finished runs; at a step, over those that tell their times until then. None without any."""
     found = []
     for run in method.runs:
-        if status(run) == "finished":
+        if at is not None:
+            with contextlib.suppress(cli.UsageError):  # metrics.csv was not kept
+                found.append(float(hours_at(run, np.array([at]), evaluations=True)[0]))
+        elif status(run) == "finished":
             with intact(run.path / "result.json"):
                 found.append(sum(read_json(run.path / "result.json")["seconds"].values()) / 3600)
     return float(np.median(found)) if found else None
@@ -115,13 +120,13 @@ def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature
     """All tables."""
     after = at or protocol.env_steps_per_task
     over = f"mean over {len(protocol.tasks)} tasks" if len(protocol.tasks) > 1 else protocol.tasks[0]
-    yield f"## {protocol.benchmark}: success after {after:,} steps per task, {over}\n"
+    yield f"## {in_markdown(protocol.benchmark)}: success after {after:,} steps per task, {over}\n"
     yield explain(protocol, at) + "\n"
     yield from main_table(rows, at)
     yield ""
     yield from notes(rows)
     yield "\n### Per task, mean over seeds\n"
-    names = [row.method.label for row in rows]
+    names = [in_markdown(row.method.label) for row in rows]
     per_task = np.array([row.scores.mean(0) for row in rows]).T
     yield from table(
         ["task", *names],
@@ -148,12 +153,12 @@ def explain(protocol: Protocol, at: int | None) -> str:
     return (
         f"Reward {protocol.reward_version}, horizon {horizon}, {protocol.goals_per_task} goals per task, "
         f"success {protocol.success}, deterministic policy, {episodes} episodes per task; metaworld "
-        f"{protocol.metaworld}, mujoco {protocol.mujoco}."
+        f"{in_markdown(protocol.metaworld)}, mujoco {in_markdown(protocol.mujoco)}."
     )
 
 
 def main_table(rows: Sequence[Row], at: int | None) -> Iterable[str]:
-    """A line per method, the mean first; the hours are those of whole runs."""
+    """A line per method, the mean first."""
     baseline = baseline_of(rows)
     headings = ["method", "seeds", "failed", "final success" if at is None else f"success at {at:,}", "IQM"]
     headings.append("best (optimistic)")
@@ -163,7 +168,7 @@ def main_table(rows: Sequence[Row], at: int | None) -> Iterable[str]:
     for row in rows:
         scores = row.scores
         line = [
-            row.method.label,
+            in_markdown(row.method.label),
             str(len(scores)),
             str(len(row.method.failed)),
             f"**{intervals.mean(scores):.3f}** {spelled(intervals.mean_interval(scores))}".strip(),
@@ -214,14 +219,14 @@ def notes(rows: Sequence[Row]) -> Iterable[str]:
     )
     if len(rows) > 1 and baseline_of(rows) is None:
         yield "\nNot exactly one plain mean is among the methods, so there are no differences to it."
-    if single := [row.method.label for row in rows if len(row.scores) == 1]:
+    if single := [in_markdown(row.method.label) for row in rows if len(row.scores) == 1]:
         yield f"\n**A single seed, so no interval and no verdict: {', '.join(single)}.**"
     if few := [len(row.scores) for row in rows if 1 < len(row.scores) < 5]:
         yield f"\n**Only {min(few)} seeds: bootstrap intervals over so few are too narrow.** See docs/comparing.md."
     for row in rows:
         if row.method.failed:
             seeds = ", ".join(map(str, row.method.failed))
-            yield f"\n{row.method.label}: training broke down with seed {seeds}; counted with success 0."
+            yield f"\n{in_markdown(row.method.label)}: training broke down with seed {seeds}; counted with success 0."
 
 
 def table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterable[str]:
@@ -241,7 +246,7 @@ def numbers(rows: Sequence[Row]) -> str:
         for run, scores, best in zip(row.method.runs, row.scores, row.best, strict=True):
             seed, failed = run.config.seed, int(status(run) == "failed")
             for task, score in zip(run.protocol.tasks, scores, strict=True):
-                writer.writerow([row.method.label, seed, failed, task, f"{score:.6g}", f"{best:.6g}"])
+                writer.writerow([in_csv(row.method.label), seed, failed, in_csv(task), f"{score:.6g}", f"{best:.6g}"])
     return file.getvalue()
 
 

@@ -291,7 +291,8 @@ def check(config: TrainConfig) -> None:
     target = config.target_entropy
     _expect(config, "target_entropy", target == "auto" or math.isfinite(target), "auto or a finite number")
     _expect(config, "workers", config.workers == "auto" or config.workers >= 0, "auto, 0 or more")
-    _expect(config, "threads", config.threads == "auto" or config.threads >= 1, "auto, 1 or more")
+    _expect(config, "threads", config.threads == "auto" or 1 <= config.threads <= 1024, "auto, or 1 to 1024")
+    _expect(config, "seed", config.seed < 2**32, "a seed of 0 to 2**32 - 1")
     _expect(config, "gamma", 0 <= config.gamma <= 1, "between 0 and 1")
     _expect(config, "tau", 0 < config.tau <= 1, "more than 0, at most 1")
     _expect(config, "horizon", config.horizon <= 500, "at most 500, the limit of Meta-World")

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents import MTSAC, NonFiniteError
-from envs import WorkerError
+from envs import WorkerError, machine
 from envs.vec_env import TaskVecEnv
 from scripts import cli
 from scripts.build import make_agent, make_env, make_evaluation_env, resolve
@@ -90,7 +90,7 @@ def examine(config: TrainConfig, request: DoctorConfig, console: Console) -> Ite
     """Everything in turn; what cannot be looked at because something before is wrong is left out."""
     yield from software()
     yield rendering()
-    yield from cores(config)
+    yield cores()
     config = resolve(config)
     try:
         env = make_env(config, config.goals)
@@ -150,18 +150,13 @@ def rendering() -> Finding:
         return Finding("warning", "rendering", f"{error} Only scripts.record needs it.")
 
 
-def cores(config: TrainConfig) -> Iterator[Finding]:
+def cores() -> Finding:
     """Cores that this process may use, and what would compute."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = machine.cores()
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device"
-    yield Finding("ok", "machine", f"{there} cores, {device}, {torch.get_num_threads()} threads of torch")
-    if there < (os.cpu_count() or 1):
-        yield Finding(
-            "warning",
-            "cores",
-            f"this process may use {there} of {os.cpu_count()}. --workers auto counts them all: say --workers "
-            f"{max(1, there // 2)} --threads {there}",
-        )
+    return Finding(
+        "ok", "machine", f"{there} of {os.cpu_count()} cores, {device}, {torch.get_num_threads()} threads of torch"
+    )
 
 
 def room(config: TrainConfig, agent: MTSAC, env: TaskVecEnv, folder: Path) -> Iterator[Finding]:

@@ -53,17 +53,16 @@ def main(argv: Sequence[str]) -> int:
         cli.check_output("--json", request.json)
     if request.best and (run.config.independent or not run.best.is_file()):
         raise cli.UsageError(f"--best: expected {run.best}, which the first evaluation writes; found nothing.")
-    if run.config.independent:
-        source = run.path / "tasks"
-    else:
-        source = run.best if request.best else run.newest_checkpoint() / "agent.zip"
     config = resolve(replace(run.config, device=request.device, capture=False, workers=request.workers))
+    agent: MTSAC | Team | None = None
+    source = run.path / "tasks"
+    if request.best:
+        source, agent = run.best, load_agent(run, run.best, config.device)
+    elif not config.independent:
+        source, agent = load_newest(run, config.device)
     with contextlib.closing(make_evaluation_env(config, run.goals)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
-        if config.independent:
-            agent: MTSAC | Team = load_team(run, env, config.device)
-        else:
-            agent = load_agent(run, source, config.device)
+        agent = agent or load_team(run, env, config.device)
         summary = summarize(evaluate(agent, env, request.episodes))
     console = Console(highlight=False)
     protocol = replace(run.protocol, episodes_final=request.episodes)
@@ -81,6 +80,17 @@ def main(argv: Sequence[str]) -> int:
             },
         )
     return 0
+
+
+def load_newest(run: RunFolder, device: str) -> tuple[Path, MTSAC]:
+    """The agent of the newest checkpoint, and its file; of the next one where a training replaces it meanwhile."""
+    path = run.newest_checkpoint() / "agent.zip"
+    try:
+        return path, load_agent(run, path, device)
+    except cli.UsageError:
+        if path.exists():
+            raise
+        return load_newest(run, device)
 
 
 def load_agent(run: RunFolder, path: Path, device: str) -> MTSAC:

@@ -40,7 +40,7 @@ from scripts import cli
 from scripts.build import check_memory, make_env, make_evaluation_env, resolve, run_path
 from scripts.claim import claimed
 from scripts.config import TrainConfig
-from scripts.csv_table import CsvTable
+from scripts.csv_table import STEP, CsvTable
 from scripts.plain_sac import RewardScale, Team, make_actor, make_sac
 from scripts.progress import StopSwitch
 from scripts.protocol import describe
@@ -99,9 +99,9 @@ def missing_tasks(run: RunFolder) -> list[str]:
 
 
 def steps_done(run: RunFolder) -> int:
-    """Environment steps over all tasks so far, as far as the evaluations on the way tell."""
+    """Environment steps per task so far, mean over the tasks, as far as the evaluations on the way tell."""
     tables = (CsvTable(run.path / "tasks" / f"{task}.csv").read() for task in run.protocol.tasks)
-    return sum(int(rows[-1]["env_steps_per_task"]) for rows in tables if rows)
+    return sum(int(rows[-1][STEP]) for rows in tables if rows) // len(run.protocol.tasks)
 
 
 def load_team(run: RunFolder, env: TaskVecEnv, device: str = "cpu") -> Team:
@@ -142,7 +142,9 @@ def _resume(request: cli.Resume, stack: contextlib.ExitStack) -> RunFolder:
             f"expected to go on with {run.path} as it is; found another {', '.join(sorted(changed))}. Tasks that are "
             "done do not change: train anew, in another --run-dir."
         )
-    if (run.path / "result.json").exists() and not missing_tasks(run):
+    with contextlib.closing(make_env(config, run.goals)) as env:
+        run.require_tasks(env.task_names, run.path / "config.json")
+    if run.concluded(config.steps_per_task) and not missing_tasks(run):
         raise cli.UsageError(f"expected a run with tasks left; {run.path} has done all of them.")
     return replace(run, config=resolve(config)).save()
 
@@ -226,7 +228,7 @@ def _conclude(work: Work, argv: Sequence[str]) -> None:
     for rows in zip(*tasks, strict=True):
         step, seconds = int(rows[0]["env_steps_per_task"]), round(sum(float(row["time/seconds"]) for row in rows), 3)
         times = {"time/env_steps_per_task": step, "time/seconds_learn": seconds}
-        run.metrics.append([{"env_steps": step * len(rows), **times}])
+        run.metrics.append([{STEP: step, **times}])
         if step < config.steps_per_task:
             run.evaluations.append({n: cell for n, cell in row.items() if n != "time/seconds"} for row in rows)
     run.add_evaluation(config.steps_per_task, final)

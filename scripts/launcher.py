@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from agents.atomic import not_through_links
+
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -63,7 +65,7 @@ class LocalLauncher:
 
     def start(self, argv: Sequence[str], log: Path) -> LocalProcess:
         """A process in a session of its own: Ctrl-C in the terminal reaches the sweep alone, which tells it once."""
-        with log.open("ab") as file:
+        with open(log, "ab", opener=not_through_links) as file:
             return LocalProcess(
                 subprocess.Popen(
                     [sys.executable, "-m", "scripts.train", *argv],

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from scripts import cli
+from scripts.text import plain
 
 # By name, so that a new method moves no other's colour. Okabe and Ito's palette, told apart by all, then Tol's.
 METHOD_COLORS = {
@@ -23,6 +24,7 @@ FOREIGN = "0.5"
 COLORS = tuple(METHOD_COLORS.values())
 STYLES = ("-", "--", ":", "-.")
 ENDINGS = (".png", ".pdf", ".svg")
+plt.rcParams["pdf.fonttype"] = 42  # TrueType: many venues refuse the default, Type 3
 STEPS_LABEL = "environment steps per task"
 
 
@@ -36,6 +38,11 @@ def set_style() -> None:
     matplotlib.use("Agg")
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
     plt.rcParams.update({"grid.alpha": 0.3, "axes.axisbelow": True, "legend.frameon": False})
+
+
+def literal(text: str) -> str:
+    """A name from a file as a label: what stands between two dollar signs is no formula."""
+    return plain(text).replace("$", r"\$")
 
 
 def over_steps(axes: Axes) -> None:

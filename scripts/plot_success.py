@@ -12,10 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from scripts import intervals
-from scripts.cli import UsageError
-from scripts.looks import STEPS_LABEL, over_steps, set_style
-from scripts.run_folder import RunFolder, intact
-from scripts.runs import Method
+from scripts.looks import STEPS_LABEL, literal, over_steps, set_style
+from scripts.runs import Method, hours_at
 
 RESAMPLES = 1000  # of a shaded interval: its edge is thinner than what more would change
 COLUMNS = 5  # panels in a row
@@ -38,20 +36,6 @@ def over_wall_clock(methods: Sequence[Method]) -> Figure:
     return figure
 
 
-def hours_at(run: RunFolder, steps: np.ndarray) -> np.ndarray:
-    """Hours of training after each of the steps (N,), from the times in metrics.csv, straight in between."""
-    with intact(run.metrics.path):
-        parts = [name for name in run.metrics.columns if name.startswith("time/seconds_") and "evaluate" not in name]
-        rows = [row for row in run.metrics.read() if row.get("time/env_steps_per_task")]
-        known = [float(row["time/env_steps_per_task"]) for row in rows]
-        seconds = [sum(float(row[name] or 0) for name in parts) for row in rows]
-    if not known or not parts:
-        raise UsageError(
-            f"expected times in {run.metrics.path}; found none. Keep metrics.csv with the run to draw them."
-        )
-    return np.interp(steps, [0, *known], [0, *seconds]) / 3600
-
-
 def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tuple[Figure, list[Axes]]:
     set_style()
     protocol = methods[0].runs[0].protocol
@@ -61,14 +45,14 @@ def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tu
     top, *below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     mean = top.subplots()
     panels = [panel for part in below for panel in _panels(part, tasks, label)]
-    for method, x in zip(methods, xs, strict=True):
+    for method, x, rim in zip(methods, xs, rims(len(methods)), strict=True):
         curves = method.curves[1]
-        band(mean, method, x, curves, legend(method))
+        band(mean, method, x, curves, legend(method), rim=rim)
         for i, panel in enumerate(panels):
-            band(panel, method, x, curves[:, i : i + 1], thin=True)
+            band(panel, method, x, curves[:, i : i + 1], thin=True, rim=rim)
     shading = "; shaded: 95 % bootstrap over seeds" if any(len(method.runs) > 1 for method in methods) else ""
     what = f"success, mean over {len(tasks)} tasks" if tasks else f"success on {protocol.tasks[0]}"
-    top.suptitle(f"{protocol.benchmark}: {what}{shading}", fontsize=11)
+    top.suptitle(f"{literal(protocol.benchmark)}: {what}{shading}", fontsize=11)
     mean.set(xlabel=label, ylabel="share of episodes with success", ylim=(-0.04, 1.04))
     if len(methods) < 5:
         mean.legend(loc="best")
@@ -95,8 +79,13 @@ def _panels(part: SubFigure, tasks: Sequence[str], label: str) -> list[Axes]:
 def legend(method: Method) -> str:
     """`pcgrad, 3 seeds`, and how many of them broke down."""
     seeds = method.seeds
-    words = f"{method.label}, {f'seed {seeds[0]}' if len(seeds) == 1 else f'{len(seeds)} seeds'}"
+    words = f"{literal(method.label)}, {f'seed {seeds[0]}' if len(seeds) == 1 else f'{len(seeds)} seeds'}"
     return f"{words}, {len(method.failed)} broke down" if method.failed else words
+
+
+def rims(lines: int) -> np.ndarray:
+    """How much wider each line is than the last: where several coincide, those below show on both sides."""
+    return np.linspace(min(4.0, 1.0 * (lines - 1)), 0, lines)
 
 
 def band(
@@ -106,11 +95,12 @@ def band(
     values: Float[np.ndarray, "seeds tasks points"],
     label: str = "",
     thin: bool = False,
+    rim: float = 0.0,
 ) -> None:
     """The mean over seeds and tasks as a line, its interval as a band; a single seed has no band."""
     width, marker = (1.2, 3) if thin else (1.6, 5)
-    (line,) = axes.plot(x, values.mean((0, 1)), color=method.color, linestyle=method.style, linewidth=width)
-    line.set(label=label or None, marker="." if len(x) < 50 else "", markersize=marker)
+    (line,) = axes.plot(x, values.mean((0, 1)), color=method.color, linestyle=method.style, linewidth=width + rim)
+    line.set(label=label or None, marker="." if len(x) < 50 else "", markersize=marker + 2 * rim)
     if len(values) > 1:
         edges = np.array([intervals.mean_interval(point, RESAMPLES) for point in np.moveaxis(values, -1, 0)])
         axes.fill_between(x, edges[:, 0], edges[:, 1], color=method.color, alpha=0.15, linewidth=0)

@@ -17,8 +17,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from mtrl import diagnostics
 from scripts.cli import UsageError
 from scripts.csv_table import CsvTable
-from scripts.looks import STEPS_LABEL, over_steps, set_style
-from scripts.plot_success import COLUMNS, band, legend
+from scripts.looks import STEPS_LABEL, literal, over_steps, set_style
+from scripts.plot_success import COLUMNS, band, legend, rims
 from scripts.run_folder import RunFolder, intact
 from scripts.runs import Method
 
@@ -29,45 +29,51 @@ Row = dict[str, str]
 
 # ------------------------------------------------------------------------------------------------------- conflicts
 def conflicts(methods: Sequence[Method]) -> Figure:
-    """Cosines between the tasks' gradients, mean over a quarter of training and over seeds: red is conflict."""
+    """How often two tasks' gradients conflict: the share of measured updates with a cosine below 0, by pair of tasks.
+
+    In each quarter of training, over all seeds. The mean of the cosines would hide conflicts: in it they cancel.
+    """
     set_style()
     tasks = methods[0].runs[0].protocol.tasks
     lines = [(method, network) for method in methods for network in NETWORKS]
-    maps = [cosines_over_time(method, network) for method, network in lines]
+    maps = [conflicts_over_time(method, network) for method, network in lines]
     side = max(1.7, 0.16 * len(tasks))
     figure, panels = plt.subplots(
         len(lines), WINDOWS, figsize=(2.2 + WINDOWS * side, 0.9 + len(lines) * (side + 0.35)), layout="constrained",
         squeeze=False, sharex=True, sharey=True,
     )  # fmt: skip
-    largest = max(0.1, *(float(np.nanmax(np.abs(matrix))) for _, found in maps for matrix in found))
     for row, (method, network), (edges, found) in zip(panels, lines, maps, strict=True):
         for axes, matrix, (start, end) in zip(row, found, itertools.pairwise(edges), strict=True):
-            image = axes.imshow(matrix, cmap="RdBu", vmin=-largest, vmax=largest)
+            image = axes.imshow(matrix, cmap="RdBu_r", vmin=0, vmax=1)  # white: as often as not
             pairs = matrix[np.triu_indices(len(tasks), 1)]
-            axes.set_title(f"{_short(start)}-{_short(end)}: {np.mean(pairs < 0):.0%} below 0", fontsize=8)
+            share = "not measured" if np.isnan(pairs).all() else f"{np.mean(pairs):.0%} in conflict"
+            axes.set_title(f"{_short(start)}-{_short(end)}: {share}", fontsize=8)
             axes.set_facecolor("0.85")  # of the diagonal
             axes.grid(visible=False)
-        row[0].set_ylabel(f"{method.label}\n{network}", fontweight="bold")
+        row[0].set_ylabel(f"{literal(method.label)}\n{network}", fontweight="bold")
     small = {"fontsize": 7 if len(tasks) <= 12 else 4}
     for axes in panels[:, 0]:
         axes.set_yticks(range(len(tasks)), tasks, **small)
     for axes in panels[-1]:
         axes.set_xticks(range(len(tasks)), tasks, rotation=90, **small)
-    figure.colorbar(image, ax=panels, label="cosine of two tasks' gradients; below 0: conflict", shrink=0.6, aspect=30)
-    figure.suptitle(f"Conflict between tasks by {STEPS_LABEL}, mean over each quarter of training", fontsize=11)
+    label = "share of single updates in which the gradients of two tasks conflict (cosine below 0)"
+    figure.colorbar(image, ax=panels, label=label, shrink=0.6, aspect=30)
+    figure.suptitle(f"Conflict between tasks by {STEPS_LABEL}, in each quarter of training", fontsize=11)
     return figure
 
 
-def cosines_over_time(method: Method, network: str) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The edges of the windows in steps per task, and the mean cosines (T, T) in each; the diagonal is NaN."""
+def conflicts_over_time(method: Method, network: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The edges of the windows in steps per task, and in each the share of measurements in which each pair conflicts,
+    (T, T) with NaN on the diagonal."""
     tasks = method.runs[0].protocol.tasks
     pairs = [(i, j) for i in range(len(tasks)) for j in range(i + 1, len(tasks))]
     steps, values = [], []
     for run in method.runs:
-        rows = [row for row in _rows(run, run.conflicts, "conflicts.csv") if row["network"] == network]
+        found = _rows(run, run.conflicts, "conflicts.csv")
         with intact(run.conflicts.path):
-            steps += [int(row["env_steps"]) / len(tasks) for row in rows]
-            values += [[float(row[f"{tasks[i]}|{tasks[j]}"]) for i, j in pairs] for row in rows]
+            rows = [row for row in found if row["network"] == network]
+            steps += [run.step_of(row) for row in rows]
+            values += [[float(row[f"{tasks[i]}|{tasks[j]}"]) < 0 for i, j in pairs] for row in rows]
     if not values or not pairs:
         raise UsageError(
             f"expected cosines of the {network}'s gradients in the runs of {method.label}; found none. They need two "
@@ -148,22 +154,21 @@ def temperatures(methods: Sequence[Method]) -> Figure:
 
 def _line(axes: Axes, methods: Sequence[Method], columns: list[str], value: Callable[[np.ndarray], np.ndarray]) -> None:
     """A line per method: `value` of its columns of metrics.csv, (rows, columns) -> (rows,), over the steps."""
-    for method in methods:
+    for method, rim in zip(methods, rims(len(methods)), strict=True):
         series = [_series(run, columns) for run in method.runs]
         steps = sorted(set.intersection(*(set(found) for found in series)))
         if not steps:
             raise UsageError(f"expected rows of metrics.csv at steps in common for {method.label}; found none.")
         values = np.array([value(np.array([found[step] for step in steps])) for found in series])
-        band(axes, method, np.array(steps), values[:, None], legend(method), thin=True)
+        band(axes, method, np.array(steps), values[:, None], legend(method), thin=True, rim=rim)
 
 
-def _series(run: RunFolder, columns: list[str]) -> dict[float, list[float]]:
+def _series(run: RunFolder, columns: list[str]) -> dict[int, list[float]]:
     """Step per task -> values of the columns, where all of them are filled."""
     rows = _rows(run, run.metrics, "metrics.csv")
     with intact(run.metrics.path):
-        tasks = len(run.protocol.tasks)
         found = {
-            int(row["env_steps"]) / tasks: [float(row[name]) for name in columns]
+            run.step_of(row): [float(row[name]) for name in columns]
             for row in rows
             if all(row.get(name) for name in columns)
         }
@@ -182,6 +187,8 @@ def _similarity(norms: Float[np.ndarray, "rows tasks"]) -> Float[np.ndarray, " r
 def _rows(run: RunFolder, table: CsvTable, name: str) -> list[Row]:
     with intact(table.path):
         rows = table.read()
+        for row in rows:
+            run.step_of(row)
     if not rows:
         raise UsageError(f"expected {name} in {run.path}; found none. This picture is drawn from it.")
     return rows

@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 import shlex
 
-from agents import MTSAC
+from agents import MTSAC, NonFiniteError
 from agents.checkpoint import checkpoints
 from scripts.run_folder import RunFolder, write_json
 
 
+def cause(agent: MTSAC, error: Exception) -> Exception:
+    """The loss that became non-finite, if one has: what goes wrong after it, in an environment say, follows from it."""
+    try:
+        agent.guard.check()
+    except NonFiniteError as found:
+        return found
+    except RuntimeError:  # a broken device cannot be asked
+        pass
+    return error
+
+
 def write_postmortem(run: RunFolder, agent: MTSAC, error: Exception) -> None:
-    """What is known about a run that broke down, beside its last good checkpoint."""
+    """What is known about a run that went wrong, beside its last good checkpoint."""
     write_json(
         run.path / "postmortem.json",
         {
@@ -33,6 +44,8 @@ def resume_command(run: RunFolder) -> str:
 def way_back(run: RunFolder, lower_rate: bool) -> str:
     """What to do after training broke down."""
     saved = checkpoints(run.checkpoints)
+    if not saved and not lower_rate:
+        return f"There is no checkpoint yet. Begin anew with:\n  {resume_command(run)}"
     if not saved:
         return "There is no checkpoint to go back to: train anew with other settings, in another --run-dir."
     rate = f" --learning-rate {run.config.learning_rate / 2:g}" if lower_rate else ""

@@ -15,6 +15,7 @@ from rich import box
 from rich.table import Table
 
 from scripts.config import TrainConfig
+from scripts.text import unmarked
 
 # Runs that differ only in these are repetitions or longer runs of one experiment: their curves share an axis.
 # Overlap is a lag of one transition in training; success is measured alike, and plain SAC has none.
@@ -51,9 +52,16 @@ class Protocol:
 
     @property
     def id(self) -> str:
-        """The first 12 digits of the sha256 of the fields as canonical JSON."""
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        """The first 12 digits of the sha256 of the fields as canonical JSON.
+
+        Without the numbers of episodes: they say how exactly success is known, and not how it was measured.
+        """
+        return _digest({name: value for name, value in self.to_json().items() if not name.startswith("episodes_")})
+
+    @property
+    def earlier_id(self) -> str:
+        """The id in run folders of before, which took in the numbers of episodes."""
+        return _digest(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, as JSON values; `collect_ahead` only where it is on, so that older ids stay the same."""
@@ -67,6 +75,9 @@ class Protocol:
         values = {"collect_ahead": 0, **values}
         if values.keys() != expected:
             raise ValueError(f"fields {sorted(expected ^ values.keys())} are missing or unknown")
+        for f in fields(cls):
+            if f.type in _KINDS and type(values[f.name]) is not _KINDS[f.type]:
+                raise ValueError(f"{f.name}: expected {f.type}, found {values[f.name]!r}")
         return cls(**{**values, "tasks": tuple(values["tasks"])})
 
     def conflicts(self, other: Protocol) -> list[str]:
@@ -92,6 +103,14 @@ class Protocol:
         for name, value in self.to_json().items():
             table.add_row(name.replace("_", " "), _readable(value))
         return table
+
+
+_KINDS: dict[Any, type] = {kind.__name__: kind for kind in (str, int, bool)}
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def describe(config: TrainConfig, task_names: tuple[str, ...], goals: Mapping[str, np.ndarray]) -> Protocol:
@@ -136,4 +155,4 @@ def _readable(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else unmarked(value)

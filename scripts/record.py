@@ -115,7 +115,7 @@ def back_end(timeout: float = 120.0) -> Literal["egl", "osmesa"]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             done = subprocess.run(
                 [sys.executable, "-c", PROBE],
-                env=os.environ | {"MUJOCO_GL": name},
+                env=_rendering_with(name),
                 capture_output=True,
                 timeout=timeout,
             )
@@ -125,12 +125,17 @@ def back_end(timeout: float = 120.0) -> Literal["egl", "osmesa"]:
     raise cli.UsageError(f"expected a way to render without a screen; {tried} did not work. Install {PACKAGES}.")
 
 
+def _rendering_with(name: str) -> dict[str, str]:
+    """The environment of a process that renders: a PYOPENGL_PLATFORM left over from something else would stop it."""
+    return {**os.environ, "MUJOCO_GL": name, "PYOPENGL_PLATFORM": name}
+
+
 def film(order: dict[str, object], gl: str, timeout: float) -> None:
     """Renders in a process of its own. Raises UsageError if that fails or hangs; then no file is left."""
     command = [sys.executable, "-m", "scripts.film", json.dumps(order)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        command, env=os.environ | {"MUJOCO_GL": gl, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True
+        command, env=_rendering_with(gl) | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True
     )
     try:
         _, errors = process.communicate(timeout=timeout)

@@ -21,7 +21,8 @@ def wilson(successes: float, episodes: int) -> tuple[float, float]:
     rate = successes / episodes
     centre = (rate + z**2 / (2 * episodes)) / (1 + z**2 / episodes)
     half = z / (1 + z**2 / episodes) * np.sqrt(rate * (1 - rate) / episodes + z**2 / (4 * episodes**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    low, high = float(centre - half), float(centre + half)
+    return 0.0 if successes <= 0 else low, 1.0 if successes >= episodes else high  # exactly, not but for rounding
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:

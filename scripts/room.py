@@ -13,10 +13,9 @@ from rich import filesize
 
 from agents import MTSAC
 from agents.checkpoint import checkpoint_bytes
+from envs import machine
 from scripts.cli import UsageError
 from scripts.config import TrainConfig
-
-_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,13 @@ def measure(config: TrainConfig, agent: MTSAC, workers: Iterable[int], folder: P
     assert agent.replay_buffer is not None
     rows = agent.replay_buffer.rows
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    memory = memory_limit()
     own = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Room(
         resident=sum(map(resident, pids)),
         processes=len(pids),
         growth=rows.nbytes * filled // config.buffer_size if rows.device.type == "cpu" else 0,
-        memory=memory,
-        available=min(memory, _available()),
+        memory=machine.memory(),
+        available=machine.available_memory(),
         checkpoint=checkpoint,
         kept=config.keep_checkpoints + 1,
         disk=shutil.disk_usage(there).free + own,
@@ -88,19 +86,3 @@ def resident(pid: int) -> int:
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
-
-
-def memory_limit() -> int:
-    """Bytes of memory that this process may have: the machine's, or fewer in a container."""
-    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in _CGROUPS:
-        with contextlib.suppress(OSError, ValueError):  # "max": no limit
-            limit = min(limit, int(path.read_text()))
-    return limit
-
-
-def _available() -> int:
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    return memory_limit()

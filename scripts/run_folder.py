@@ -2,7 +2,7 @@
 
 config.json      every setting               metrics.csv      one row per log point
 protocol.json    how success was measured    evaluations.csv  one row per task and evaluation
-versions.json    software and machine        tensorboard/     the metrics again, as events
+versions.json    software, machine, commit   tensorboard/     the metrics again, as events
 goals.npz        goal vectors per task       checkpoints/     the newest ones, and best.zip
 conflicts.csv    cosine of each pair of tasks' gradients over time, for actor and critic
 result.json      the end of the run, with the table of success
@@ -13,10 +13,18 @@ versions-resumed.json   the same as versions.json, of the newest part of a run t
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import hashlib
 import json
 import os
 import platform
+import re
+import shlex
+import stat
+import subprocess
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
 from agents import StateFileError
 from agents.atomic import sync, whole_file
@@ -34,11 +42,33 @@ from mtrl import make_aggregator
 from scripts.claim import LOCK
 from scripts.cli import UsageError
 from scripts.config import TrainConfig, check
-from scripts.csv_table import CosinesOutputFormat, CsvOutputFormat, CsvTable
+from scripts.csv_table import STEP, CosinesOutputFormat, CsvOutputFormat, CsvTable
 from scripts.protocol import Protocol, describe
 
 _MOST_GOALS = 2**24  # bytes; the 50 goals of each of 50 tasks are 150 kB
+_MOST_JSON = 2**24  # bytes; a result of 50 tasks is 20 kB
+_MOST_STEPS = 2**53  # above, floats are no longer exact
+_TABLES = ("metrics.csv", "evaluations.csv", "conflicts.csv")
+_FILES = (
+    *("config.json", "protocol.json", "versions.json", "versions-resumed.json", "result.json", "postmortem.json"),
+    *("goals.npz", LOCK, *_TABLES),
+)
+_FOLDERS = ("checkpoints", "tensorboard", "tasks")
+_TASK = re.compile(r"\w[\w.-]{0,99}", re.ASCII)  # a name builds paths: it leads nowhere, and says nothing to a shell
+_ROOT = Path(__file__).resolve().parents[1]
 _SOFTWARE = ("mtrl-surgery", "torch", "stable-baselines3", "gymnasium", "metaworld", "mujoco", "numpy")
+
+
+class _PerTask(Logger):
+    """A logger that counts steps per task, as all that people see does; the agent counts those of all tasks."""
+
+    def __init__(self, folder: str, formats: list[KVWriter], num_tasks: int) -> None:
+        super().__init__(folder, formats)
+        self.num_tasks = num_tasks
+
+    def dump(self, step: int = 0) -> None:
+        """Writes what was recorded, at this step of all tasks together."""
+        super().dump(step // self.num_tasks)
 
 
 @dataclass
@@ -61,10 +91,11 @@ class RunFolder:
     def save(self) -> RunFolder:
         """Writes config, protocol, versions and goals; config.json comes last and makes the folder a run.
 
-        A run that is resumed keeps its goals and first versions.
+        A run that is resumed keeps its goals and first versions, and is no longer one that broke down.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if (self.path / "config.json").exists():
+            (self.path / "postmortem.json").unlink(missing_ok=True)
             write_json(self.path / "versions-resumed.json", _versions())
         else:
             write_goals(self.path / "goals.npz", self.goals)
@@ -81,11 +112,7 @@ class RunFolder:
             raise UsageError(
                 f"expected the folder of a run at {path}; found {found}. Give the --run-dir of a training run."
             )
-        if links := [item for item in path.rglob("*") if item.is_symlink()]:
-            raise UsageError(
-                f"expected a run folder of plain files; found the link {links[0]}, and a run must not read or write "
-                "elsewhere. Put what it points at in its place."
-            )
+        require_plain_files(path)
         with intact(path / "config.json"):
             config = TrainConfig.from_json(read_json(path / "config.json"))
             check(config)
@@ -96,7 +123,9 @@ class RunFolder:
             values = read_json(path / "protocol.json")
             id_ = values.pop("id")
             protocol = Protocol.from_json(values)
-            if id_ != protocol.id:
+            if strange := [name for name in protocol.tasks if not _TASK.fullmatch(name)]:
+                raise ValueError(f"expected names of tasks like reach-v3, found {strange[0][:100]!r}")
+            if id_ not in (protocol.id, protocol.earlier_id):
                 raise ValueError(f"its id is {id_!r}, but its fields make {protocol.id!r}")
         with intact(path / "goals.npz"):
             goals = read_goals(path / "goals.npz")
@@ -107,8 +136,10 @@ class RunFolder:
                 f"the run in {path} is damaged: protocol.json does not agree with config.json and goals.npz: {found}. "
                 "Restore the files from a copy."
             )
-        with intact(path / "metrics.csv and evaluations.csv"):
-            return cls(path, config, protocol, goals)
+        for name in _TABLES:
+            with intact(path / name):
+                CsvTable(path / name)
+        return cls(path, config, protocol, goals)
 
     def require_tasks(self, names: tuple[str, ...], source: Path) -> None:
         """Raises UsageError unless `names`, which come from `source`, are the tasks of the protocol."""
@@ -119,36 +150,58 @@ class RunFolder:
         """What differs between the software that this run began with and that of now; empty if nothing does."""
         with intact(self.path / "versions.json"):
             before, now = read_json(self.path / "versions.json"), _versions()
-        return ", ".join(f"{n} {before[n]} -> {now[n]}" for n in _SOFTWARE if n in before and before[n] != now[n])
+        names = [name for name in (*_SOFTWARE, "revision") if name in before and before[name] != now[name]]
+        return ", ".join(f"{name} {before[name] or 'unknown'} -> {now[name] or 'unknown'}" for name in names)
 
     def logger(self) -> Logger:
-        """Stable-Baselines3's logger onto metrics.csv, conflicts.csv and TensorBoard."""
+        """Stable-Baselines3's logger onto metrics.csv, conflicts.csv and TensorBoard, all over steps per task."""
         self._tensorboard = TensorBoardOutputFormat(str(self.path / "tensorboard"))
         cosines = CosinesOutputFormat(self.conflicts, self.protocol.tasks)
-        return Logger(str(self.path), [CsvOutputFormat(self.metrics), cosines, self._tensorboard])
+        return _PerTask(
+            str(self.path), [CsvOutputFormat(self.metrics), cosines, self._tensorboard], len(self.protocol.tasks)
+        )
+
+    def step_of(self, row: Mapping[str, Any]) -> int:
+        """Steps per task of a row of any table; runs of before counted those of all tasks together, as `env_steps`.
+
+        Raises KeyError or ValueError if it has none.
+        """
+        own = row.get(STEP, "")
+        step = float(row["env_steps"]) / len(self.protocol.tasks) if own == "" else float(own)
+        if not 0 <= step < _MOST_STEPS:
+            raise ValueError(f"expected a number of steps, found {step:g}")
+        return int(step)
 
     def rewind(self, env_steps_per_task: int) -> None:
         """Forgets what was logged after a checkpoint, so that no step is logged twice.
 
+        An evaluation that lacks a task was cut short, and is forgotten too.
         Raises UsageError if a file holds something else than its numbers.
         """
-        total = env_steps_per_task * len(self.protocol.tasks)
-        for table, text in ((self.metrics, ()), (self.conflicts, ("network",))):
+        for table, words in ((self.metrics, ()), (self.evaluations, ("task",)), (self.conflicts, ("network",))):
             with intact(table.path):
-                table.keep(lambda row, text=text: _numbers(row, *text)["env_steps"] <= total)  # type: ignore[misc]
-        with intact(self.evaluations.path):
-            self.evaluations.keep(lambda row: _numbers(row, "task")["env_steps_per_task"] <= env_steps_per_task)
+                whole = [row for row in table.read() if None not in row.values()]
+                kept = [
+                    {STEP: step, **{name: cell for name, cell in row.items() if name not in (STEP, "env_steps")}}
+                    for row in whole
+                    if (step := self.step_of(_numbers(row, *words))) <= env_steps_per_task
+                ]
+                if table is self.evaluations:
+                    tasks = Counter(row[STEP] for row in kept)
+                    kept = [row for row in kept if tasks[row[STEP]] == len(self.protocol.tasks)]
+            columns = [name for name in table.columns if name not in (STEP, "env_steps")]
+            table.replace(kept, [STEP, *columns] if table.columns else [])
 
     def add_evaluation(self, env_steps_per_task: int, evaluation: Evaluation) -> None:
         """Appends one row per task, and shows the successes in TensorBoard."""
+        self.require_there()
         self.evaluations.append(evaluation_rows(env_steps_per_task, evaluation))
         if self._tensorboard:
             rates = dict(zip(evaluation.task_names, evaluation.task_success, strict=True))
             values = {"eval/success": evaluation.mean_success} | {
                 f"eval/success/{name}": r for name, r in rates.items()
             }
-            total = env_steps_per_task * len(rates)
-            self._tensorboard.write(values, dict.fromkeys(values), total)  # type: ignore[arg-type]
+            self._tensorboard.write(values, dict.fromkeys(values), env_steps_per_task)  # type: ignore[arg-type]
 
     def newest_checkpoint(self) -> Path:
         """The checkpoint to resume from or to evaluate; damaged ones are passed over, with a warning.
@@ -157,7 +210,14 @@ class RunFolder:
         """
         try:
             return latest_checkpoint(self.checkpoints)
-        except (FileNotFoundError, StateFileError) as error:
+        except FileNotFoundError as error:
+            if self.best.is_file() or (self.path / "result.json").exists():
+                best = f" python -m scripts.evaluate {shlex.quote(str(self.path))} --best does without."
+                what = f"The folder was kept without it: restore it from a copy.{best if self.best.is_file() else ''}"
+            else:
+                what = "The run ended before its first one: train it anew, in another --run-dir."
+            raise UsageError(f"{error} {what}") from error
+        except StateFileError as error:
             raise UsageError(f"{error} Train it anew, in another --run-dir.") from error
 
     def never_saved(self) -> bool:
@@ -168,9 +228,8 @@ class RunFolder:
         if checkpoints(self.checkpoints):
             return False
         with intact(self.metrics.path):
-            steps = max((_numbers(row)["env_steps"] for row in self.metrics.read()), default=0)
-        first = self.config.checkpoint_every or self.config.steps_per_task
-        if steps > first * len(self.protocol.tasks):
+            steps = max((self.step_of(_numbers(row)) for row in self.metrics.read()), default=0)
+        if steps > (self.config.checkpoint_every or self.config.steps_per_task):
             raise UsageError(
                 f"expected a checkpoint in {self.checkpoints}; found none, though the run came further than its first "
                 "one. Restore them from a copy, or train anew in another --run-dir."
@@ -185,15 +244,21 @@ class RunFolder:
             result = read_json(self.path / "result.json")
             return result["status"] == "finished" and result["env_steps_per_task"] == env_steps_per_task
 
+    def require_there(self) -> None:
+        """Raises OSError if the folder was moved or deleted meanwhile: a second one must not begin at the old place."""
+        if not (self.path / "config.json").exists():
+            raise OSError(errno.ESTALE, "the folder of the run was moved or deleted while it trained", str(self.path))
+
     def sync(self) -> None:
         """Waits until all rows of the tables are on the disk: a checkpoint must not be newer than what led to it."""
+        self.require_there()
         for table in (self.metrics, self.evaluations, self.conflicts):
             sync(table.path)
 
     def success_curves(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Env steps per task (N,) and success per task name (N,). Raises UsageError if nothing was evaluated yet."""
         with intact(self.evaluations.path):
-            rows = [(int(r["env_steps_per_task"]), r["task"], float(r["success"])) for r in self.evaluations.read()]
+            rows = [(self.step_of(row), row["task"], float(row["success"])) for row in self.evaluations.read()]
             steps = np.array(sorted({step for step, _, _ in rows}))
             curves = {
                 name: np.array([s for _, task, s in sorted(rows) if task == name]) for name in self.protocol.tasks
@@ -234,6 +299,27 @@ def require_new(path: Path) -> None:
         raise UsageError(f"expected a new or empty run folder; {path} is not empty. Choose another --run-dir{resume}")
 
 
+def require_plain_files(path: Path) -> None:
+    """Raises UsageError if a run folder holds a link, or something that is neither file nor folder, or one for the
+    other."""
+    for folder, folders, files in os.walk(path):  # passes over what a training takes away meanwhile
+        for name in (*folders, *files):
+            item = Path(folder, name)
+            with contextlib.suppress(FileNotFoundError):
+                mode = item.lstat().st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    raise UsageError(
+                        f"expected a run folder of plain files; found the {'link' if stat.S_ISLNK(mode) else 'device'} "
+                        f"{item}, and a run must not read or write elsewhere. Put a plain file in its place."
+                    )
+    for names, fits, expected in ((_FILES, Path.is_file, "a file"), (_FOLDERS, Path.is_dir, "a folder")):
+        for name in names:
+            if (path / name).exists() and not fits(path / name):
+                raise UsageError(
+                    f"the run in {path} is damaged: {path / name} is not {expected}. Restore it from a copy."
+                )
+
+
 @contextlib.contextmanager
 def intact(path: Path) -> Iterator[None]:
     """Inside, a file of a run is read: whatever goes wrong means that it is damaged, and raises UsageError.
@@ -242,6 +328,8 @@ def intact(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} is missing. Restore the file from a copy or train anew.") from error
     except Exception as error:
         found = str(error) or type(error).__name__
         raise UsageError(f"{path} is damaged: {found}. Restore the file from a copy or train anew.") from error
@@ -258,6 +346,7 @@ def read_goals(path: Path) -> dict[str, np.ndarray]:
 
     Raises OSError, ValueError or what else zipfile raises for a damaged file.
     """
+    _require_size(path, _MOST_GOALS)
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > _MOST_GOALS:
             raise ValueError(f"it unpacks to more than {_MOST_GOALS} bytes")
@@ -273,10 +362,16 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises OSError or ValueError."""
+    _require_size(path, _MOST_JSON)
     values = json.loads(path.read_text())
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} holds no JSON object")
     return values
+
+
+def _require_size(path: Path, most: int) -> None:
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"it has {size:,} bytes, expected at most {most:,}")
 
 
 def _numbers(row: Mapping[str, str], *words: str) -> dict[str, float]:
@@ -285,5 +380,22 @@ def _numbers(row: Mapping[str, str], *words: str) -> dict[str, float]:
 
 
 def _versions() -> dict[str, Any]:
-    software = {name: version(name) for name in _SOFTWARE}
+    software = {name: version(name) for name in _SOFTWARE} | {"revision": _revision()}
     return software | {"python": platform.python_version(), "machine": platform.platform(), "cores": os.cpu_count()}
+
+
+@functools.cache
+def _revision() -> str:
+    """The commit of this code, and a digest of what was changed since; empty where there is no git."""
+    if not (_ROOT / ".git").exists():
+        return ""
+    commands = (("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"), ("diff", "--no-ext-diff", "HEAD"))
+    try:
+        commit, changes = (
+            subprocess.run(["git", "-C", str(_ROOT), *words], capture_output=True, check=True).stdout
+            for words in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    found = commit.decode().strip()
+    return f"{found}-{hashlib.sha256(changes).hexdigest()[:12]}" if changes else found

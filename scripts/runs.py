@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from agents import NonFiniteError
 from scripts.cli import UsageError
 from scripts.config import TrainConfig
 from scripts.looks import METHOD_COLORS, STYLES, color_of
@@ -27,6 +28,8 @@ _NO_METHOD = set(
 )
 # Named in every label, so not among the settings in which runs differ.
 _NAMED = {"preset", "aggregator", "actor_aggregator", "critic_aggregator", "multi_head", "independent"}
+
+_NON_FINITE = NonFiniteError.__name__  # the post-mortem of an independent run is of nothing else, and does not say so
 
 Status = Literal["finished", "failed", "unfinished"]
 
@@ -112,14 +115,40 @@ def _value(run: RunFolder, name: str) -> str:
 
 
 def status(run: RunFolder) -> Status:
-    """How far a run is: `failed` if training broke down and nobody took it to its end."""
+    """How far a run is: `failed` if a loss became non-finite and nobody took it further.
+
+    Whatever else ended it (a worker, the disk, a permission) says nothing about the method: it can go on.
+    """
     path = run.path / "result.json"
     if path.exists():
         with intact(path):
             result = read_json(path)
             if result["status"] == "finished" and result["env_steps_per_task"] >= run.config.steps_per_task:
                 return "finished"
-    return "failed" if (run.path / "postmortem.json").exists() else "unfinished"
+    path = run.path / "postmortem.json"
+    if not path.exists():
+        return "unfinished"
+    with intact(path):
+        return "failed" if read_json(path).get("error", _NON_FINITE) == _NON_FINITE else "unfinished"
+
+
+def hours_at(run: RunFolder, steps: np.ndarray, evaluations: bool = False) -> np.ndarray:
+    """Hours of training after each of the steps (N,), from the times in metrics.csv, straight in between.
+
+    :param evaluations: count the time for them, too.
+    Raises UsageError if there are no times.
+    """
+    with intact(run.metrics.path):
+        parts = [name for name in run.metrics.columns if name.startswith("time/seconds_")]
+        parts = [name for name in parts if evaluations or name != "time/seconds_evaluate"]
+        rows = [row for row in run.metrics.read() if row.get("time/env_steps_per_task")]
+        known = [float(row["time/env_steps_per_task"]) for row in rows]
+        seconds = [sum(float(row[name] or 0) for name in parts) for row in rows]
+    if not known or not parts:
+        raise UsageError(
+            f"expected times in {run.metrics.path}; found none. Keep metrics.csv with the run to draw them."
+        )
+    return np.interp(steps, [0, *known], [0, *seconds]) / 3600
 
 
 def group(runs: Sequence[RunFolder]) -> list[Method]:

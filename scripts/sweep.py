@@ -31,9 +31,10 @@ from rich.console import Console
 from scripts import cli
 from scripts.launcher import Launcher, LocalLauncher, Stop, execute
 from scripts.sweep_board import Board
-from scripts.sweep_plan import ARMS, GROUPS, Plan, SweepConfig, make_jobs, plan, set_aside, share_cores
+from scripts.sweep_plan import ARMS, GROUPS, Plan, SweepConfig, logs, make_jobs, plan, set_aside, share_cores
 
 EXIT_INCOMPLETE = 1
+_LONGEST = 2**20  # characters of a .toml file
 PROGRAM = "python -m scripts.sweep"
 
 
@@ -62,11 +63,10 @@ def run(plans: Sequence[Plan], launcher: Launcher, at_once: int, threads: int, c
     commands = {}
     for p in plans:
         if p.argv:
-            logs = p.job.path.parent / "logs"
-            logs.mkdir(parents=True, exist_ok=True)
+            logs(p.job).parent.mkdir(parents=True, exist_ok=True)
             if p.action == "restart":
                 set_aside(p.job.path)
-            commands[p.job.name] = (_words(p, threads), logs / f"{p.job.name}.log")
+            commands[p.job.name] = (_words(p, threads), logs(p.job))
     with Board(plans, console) as board:
         stop = Stop(board.say)
         with stop.listening():
@@ -90,7 +90,8 @@ def parse(argv: Sequence[str]) -> SweepConfig:
         keys = read_toml(Path(files[0]))
         presets = ",".join(keys.pop("presets"))
         words = [presets, *(word for word in argv if word != files[0])]
-        return tyro.cli(SweepConfig, prog=PROGRAM, args=words, default=SweepConfig(presets=(presets,), **keys))
+        defaults = SweepConfig(presets=(presets,), **keys, trusted=False)
+        return tyro.cli(SweepConfig, prog=PROGRAM, args=words, default=defaults)
     if not argv:
         raise cli.UsageError(f"expected presets or a .toml file, found nothing. Try: {PROGRAM} toy")
     groups = "; ".join(f"{name}: {', '.join(arms)}" for name, arms in GROUPS.items())
@@ -110,10 +111,11 @@ def _joined(argv: Sequence[str]) -> list[str]:
 def read_toml(path: Path) -> dict[str, Any]:
     """The keys of a sweep's file, as the fields of SweepConfig. Raises UsageError for what is missing or unknown."""
     try:
-        keys = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        with path.open(encoding="utf-8-sig") as file:  # editors on Windows begin a file with a mark
+            keys = tomllib.loads(file.read(_LONGEST))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise cli.UsageError(f"expected a sweep in TOML at {path}; found: {error}.") from error
-    known = {f.name for f in fields(SweepConfig)} - {"dry_run"}
+    known = {f.name for f in fields(SweepConfig)} - {"dry_run", "run_code", "trusted"}
     for key in keys:
         cli.choose(f"key in {path}", key, known)
     kinds: dict[str, tuple[type, type | None]] = {

@@ -19,6 +19,7 @@ from scripts.launcher import Started
 from scripts.run_folder import RunFolder
 from scripts.runs import status
 from scripts.sweep_plan import Plan
+from scripts.text import unmarked
 
 PLAIN_EVERY = 60.0  # seconds between two looks at what runs, where there is no terminal to draw on
 
@@ -139,7 +140,9 @@ class Board:
         self.console.print(f"{len(self.lines)} runs: {counts}")
         for line in groups.get("failed", []):
             log = line.plan.job.path.parent / "logs" / f"{line.plan.job.name}.log"
-            self.console.print(f"  {line.plan.job.name} {line.state}: {last_line(log)} ({log})", soft_wrap=True)
+            self.console.print(
+                f"  {line.plan.job.name} {line.state}: {unmarked(last_line(log))} ({log})", soft_wrap=True
+            )
         return set(groups) == {"finished"}
 
 
@@ -153,14 +156,13 @@ def progress(path: Path) -> tuple[int, str]:
     """Steps per task that a run has logged, and its newest success; (0, "-") while there is nothing to read."""
     try:
         run = RunFolder.open(path)
-        tasks = len(run.protocol.tasks)
-        total = independent.steps_done(run) if run.config.independent else _last_number(run.metrics.path)
+        steps = independent.steps_done(run) if run.config.independent else _last_step(run)
         if status(run) == "finished":
-            total = run.config.steps_per_task * tasks
+            steps = run.config.steps_per_task
         success = f"{_newest(run):.2f}" if run.evaluations.columns else "-"
     except (UsageError, OSError, ValueError):  # not there yet, or caught while it is being written
         return 0, "-"
-    return total // tasks, success
+    return steps, success
 
 
 def _newest(run: RunFolder) -> float:
@@ -168,19 +170,24 @@ def _newest(run: RunFolder) -> float:
     return float(sum(curve[-1] for curve in curves.values()) / len(curves))
 
 
-def _last_number(path: Path) -> int:
-    """The first cell of the last line of metrics.csv: env steps over all tasks."""
-    if not path.exists():
+def _last_step(run: RunFolder) -> int:
+    """The first cell of the last line of metrics.csv."""
+    path = run.metrics.path
+    if not run.metrics.columns:
         return 0
+    cell = _end(path).rstrip().rpartition(b"\n")[2].partition(b",")[0]
+    return run.step_of({run.metrics.columns[0]: cell}) if cell.isdigit() else 0
+
+
+def _end(path: Path) -> bytes:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 65536))
-        cell = file.read().rstrip().rpartition(b"\n")[2].partition(b",")[0]
-    return int(cell) if cell.isdigit() else 0
+        return file.read()
 
 
 def last_line(path: Path) -> str:
     """What a run said last; of an error that teaches, the error."""
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.exists() else []
+    lines = [line for line in _end(path).decode(errors="replace").splitlines() if line.strip()] if path.exists() else []
     return lines[-1] if lines else "it printed nothing"
 
 

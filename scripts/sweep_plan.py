@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from agents.checkpoint import checkpoints
+from envs import machine
 from mtrl import AGGREGATORS
 from scripts import cli
 from scripts.claim import claimed
@@ -34,11 +34,16 @@ GROUPS = {
     "independent".split()
 }  # the comparison of Yu et al. 2020
 
+ABANDONED = "abandoned"  # beside the runs: those that had no checkpoint to go on from
+
 _INSTEAD = {  # flags of scripts.train that the sweep gives itself -> what to use in their place
     "--seed": "--seeds of the sweep",
     "--run-dir": "--out of the sweep, the folder for all runs",
     "--threads": "--threads of the sweep",
     "--resume": "the same command again, which goes on where it stopped",
+    "--diff": "scripts.train itself",
+    "--help": "scripts.train itself",
+    "-h": "scripts.train itself",
 }
 
 
@@ -62,7 +67,10 @@ class SweepConfig:
     """Torch threads of each run; auto: cores / runs at once. A resumed run keeps its number."""
     dry_run: bool = False
     """Print the commands and stop."""
+    run_code: bool = False
+    """Run the Python files that a .toml file names as aggregators; only where you trust it."""
     define: tyro.conf.Suppress[Mapping[str, str]] = field(default_factory=dict)
+    trusted: tyro.conf.Suppress[bool] = True  # False: some of it comes from a file
 
 
 @dataclass(frozen=True)
@@ -94,20 +102,19 @@ def make_jobs(request: SweepConfig) -> list[Job]:
             raise cli.UsageError(f"--{name}: expected each once; found {', '.join(map(str, values))}.")
     for preset in request.presets:
         cli.choose("preset", preset, PRESETS)
-    try:
-        extra = shlex.split(request.flags)
-    except ValueError as error:
-        raise cli.UsageError(f"--flags: expected flags of scripts.train; found {request.flags!r}: {error}.") from error
-    for word in extra:
-        if (flag := word.split("=")[0].replace("_", "-")) in _INSTEAD:
+    extra = _words("--flags", request.flags)
+    words = {arm: [*_words(f"define.{arm}", flags), *extra] for arm, flags in arms.items()}
+    for arm, flags in words.items():
+        if not request.trusted and not request.run_code and any(".py:" in word for word in flags):
             raise cli.UsageError(
-                f"--flags: expected flags that the sweep leaves free; found {word}. Instead: {_INSTEAD[flag]}."
+                f"expected --run-code, as the arm {arm!r} of this .toml file runs a Python file. Add it if you trust "
+                "that file."
             )
     jobs = [
-        make_job(request.out, preset, arm, [*shlex.split(flags), *extra], seed)
+        make_job(request.out, preset, arm, flags, seed)
         for seed in request.seeds
         for preset in request.presets
-        for arm, flags in arms.items()
+        for arm, flags in words.items()
     ]
     names = [job.name for job in jobs]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -115,6 +122,20 @@ def make_jobs(request: SweepConfig) -> list[Job]:
             f"expected a folder of its own for every run; {', '.join(sorted(twice))} is that of several."
         )
     return jobs
+
+
+def _words(where: str, flags: str) -> list[str]:
+    """Flags of scripts.train, word by word. Raises UsageError for one that the sweep gives itself."""
+    try:
+        words = shlex.split(flags)
+    except ValueError as error:
+        raise cli.UsageError(f"{where}: expected flags of scripts.train; found {flags!r}: {error}.") from error
+    for word in words:
+        if (flag := word.split("=")[0].replace("_", "-")) in _INSTEAD:
+            raise cli.UsageError(
+                f"{where}: expected flags that the sweep leaves free; found {word}. Instead: {_INSTEAD[flag]}."
+            )
+    return words
 
 
 def expand_arms(request: SweepConfig) -> dict[str, str]:
@@ -142,6 +163,12 @@ def make_job(out: Path, preset: str, arm: str, flags: Sequence[str], seed: int) 
 
 def plan(job: Job) -> Plan:
     """What is to be done for a run. Raises UsageError if its folder holds another run, or a process works there."""
+    for path in (job.path, logs(job), logs(job).parent, job.path.parent / ABANDONED):
+        if path.is_symlink():
+            raise cli.UsageError(
+                f"expected a folder of plain files for the sweep; found the link {path}, and a sweep must not write "
+                "elsewhere. Put what it points at in its place."
+            )
     if not (job.path / "config.json").exists():
         return Plan(job, "begin", job.argv)
     run = RunFolder.open(job.path)
@@ -158,7 +185,13 @@ def plan(job: Job) -> Plan:
             )
         return Plan(job, "restart", job.argv)
     longer = () if steps == run.config.steps_per_task else ("--steps-per-task", str(steps))
-    return Plan(job, "resume", ("--resume", str(job.path), *longer, "--no-progress"))
+    trust = ("--run-code",) if any(".py:" in name for name in job.config.aggregators()) else ()  # it was asked for
+    return Plan(job, "resume", ("--resume", str(job.path), *longer, "--no-progress", *trust))
+
+
+def logs(job: Job) -> Path:
+    """Where a run of the sweep prints to."""
+    return job.path.parent / "logs" / f"{job.name}.log"
 
 
 # What a machine decides, or a resumed run may change.
@@ -183,16 +216,15 @@ def _require_same(job: Job, run: RunFolder) -> None:
 
 def set_aside(path: Path) -> None:
     """Moves a run that has no checkpoint to go on from out of the way, into `abandoned/` beside it."""
-    folder = path.parent / "abandoned"
+    folder = path.parent / ABANDONED
     folder.mkdir(exist_ok=True)
     path.rename(folder / f"{path.name}-{sum(1 for _ in folder.iterdir())}")
 
 
 def share_cores(request: SweepConfig, runs: int) -> tuple[int, int]:
     """Runs at once and threads of each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for name in ("jobs", "threads"):
         if (number := getattr(request, name)) != "auto" and number < 1:
             raise cli.UsageError(f"--{name}: expected auto or at least 1; found {number}.")
-    at_once = min(cores, max(runs, 1)) if request.jobs == "auto" else request.jobs
-    return at_once, max(1, cores // at_once) if request.threads == "auto" else request.threads
+    at_once = min(machine.cores(), max(runs, 1)) if request.jobs == "auto" else request.jobs
+    return at_once, max(1, machine.cores() // at_once) if request.threads == "auto" else request.threads

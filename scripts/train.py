@@ -22,13 +22,14 @@ from agents import MTSAC, NonFiniteError
 from agents.callbacks import CheckpointCallback, EveryStepsPerTask
 from agents.checkpoint import load_checkpoint, prune, save_checkpoint
 from agents.evaluation import evaluate
+from agents.state_file import read_state
 from envs.vec_env import TaskVecEnv
 from scripts import cli, independent
-from scripts.build import check_memory, make_agent, make_env, make_evaluation_env, resolve, run_path
+from scripts.build import check_memory, make_agent, make_env, make_evaluation_env, require_settings, resolve, run_path
 from scripts.claim import claimed
 from scripts.config import TrainConfig
 from scripts.forecast import forecast
-from scripts.postmortem import resume_command, way_back, write_postmortem
+from scripts.postmortem import cause, resume_command, way_back, write_postmortem
 from scripts.progress import ProgressBar, StopRequested, StopSwitch
 from scripts.protocol import describe
 from scripts.report import (
@@ -42,6 +43,7 @@ from scripts.report import (
 )
 from scripts.room import Room, measure
 from scripts.run_folder import RunFolder, require_new
+from scripts.text import unmarked
 
 LONG = 100_000  # environment steps of all tasks: before a shorter run it is not worth finding out how long it takes
 
@@ -64,6 +66,7 @@ class Session:
         Raises NonFiniteError if the agent has broken down: its success would look like a valid number.
         """
         self.agent.guard.check()
+        self.run.require_there()
         self.evaluation_env.seed(self.run.config.seed)
         evaluation, step = evaluate(self.agent, self.evaluation_env, episodes), self.agent.steps_per_task
         best = best_evaluation(self.run)
@@ -152,6 +155,7 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     else:
         with cli.usage_errors():
             agent = load_checkpoint(checkpoint, env, device=config.device, run_code=request.run_code, **changes)
+            require_settings(run.config, read_state(checkpoint / "agent.zip", "agent")["settings"], checkpoint)
     room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
     room.check()
     run.rewind(agent.steps_per_task)
@@ -168,9 +172,10 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     if checkpoint is None:
         console.print("[bold]No checkpoint yet[/]: this run begins anew.")
     if changed:
-        console.print(f"Changed from {agent.steps_per_task:,} steps on: {', '.join(changed)}")
+        console.print(f"Changed from {agent.steps_per_task:,} steps on: {unmarked(', '.join(changed))}")
     if software:
-        console.print(f"[bold]Other software[/] than this run began with, so its numbers may differ: {software}")
+        told = "[bold]Other software[/] than this run began with, so its numbers may differ"
+        console.print(f"{told}: {unmarked(software)}", soft_wrap=True)
     run.save()
     return session
 
@@ -190,7 +195,8 @@ def introduce(session: Session) -> None:
     console.print(session.run.protocol.table())
     captured = ", updates captured as graphs" if config.capture else ""
     console.print(
-        f"{config.aggregator} on {config.device}{captured}; torch threads: {config.threads}, workers: {env.num_workers}"
+        f"{unmarked(config.aggregator)} on {config.device}{captured}; "
+        f"torch threads: {config.threads}, workers: {env.num_workers}"
     )
     if config.steps_per_task <= config.warmup_steps:
         console.print(
@@ -226,11 +232,13 @@ def train(session: Session) -> int:
             if not switch.pressed:
                 with agent.timed("evaluate"):
                     session.catch_up(switch)
-        except Exception as error:
+        except Exception as found:
+            error = cause(agent, found)
             with contextlib.suppress(OSError, RuntimeError):  # a full disk or a broken device: the first error counts
                 write_postmortem(run, agent, error)
+            run.require_there()
             session.console.print(way_back(run, lower_rate=isinstance(error, NonFiniteError)), soft_wrap=True)
-            raise
+            raise error from (None if error is found else found)
     return switch.pressed
 
 

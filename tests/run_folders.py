@@ -6,6 +6,7 @@ import numpy as np
 
 from agents import Evaluation
 from scripts.config import TrainConfig
+from scripts.csv_table import STEP
 from scripts.protocol import describe
 from scripts.report import latest_evaluation, write_result
 from scripts.run_folder import RunFolder, write_json
@@ -41,7 +42,7 @@ def add_logs(run):
         row |= {f"train/{n}_norms/{task}": 1.0 + i for n in ("actor", "critic") for i, task in enumerate(TASKS)}
         row |= {f"train/ent_coef/{task}": 0.1 / step for task in TASKS}
         times = {"time/env_steps_per_task": step, "time/seconds_learn": 36 * step, "time/seconds_evaluate": 1e9}
-        run.metrics.append([{"env_steps": 2 * step, **row, **times}])
+        run.metrics.append([{STEP: step, **row, **times}])
         run.conflicts.append(
-            [{"env_steps": 2 * step, "network": n, pair: f"{(step - 100) / 200:.4f}"} for n in ("actor", "critic")]
+            [{STEP: step, "network": n, pair: f"{(step - 100) / 200:.4f}"} for n in ("actor", "critic")]
         )

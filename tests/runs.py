@@ -140,7 +140,7 @@ def _logged(path):
     if not (path / "config.json").exists():
         return 0
     run = RunFolder.open(path)
-    return max((int(row["env_steps"]) for row in run.metrics.read()), default=0) // len(run.protocol.tasks)
+    return max((run.step_of(row) for row in run.metrics.read()), default=0)
 
 
 def _saved(path):

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 import subprocess
 import warnings
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import envs.toy
-from agents import StateFileError, atomic, latest_checkpoint, load_checkpoint, save_checkpoint
+from agents import StateFileError, atomic, checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from agents.checkpoint import SUMS, checkpoint_bytes, checkpoints, prune
 from tests.helpers import toy_agent
 
@@ -155,3 +156,43 @@ def test_a_link_in_the_way_is_replaced_and_not_written_through(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "do not touch"
     assert (tmp_path / "a").read_text() == "new"
     assert not (tmp_path / "a").is_symlink()
+
+
+def test_a_checkpoint_that_a_training_takes_away_meanwhile_is_not_damaged(two, monkeypatch):
+    newest, check = checkpoints(two)[-1], checkpoint.check_sums
+
+    def vanishing(path):
+        if path == newest and path.exists():
+            shutil.rmtree(path)
+        check(path)
+
+    monkeypatch.setattr(checkpoint, "check_sums", vanishing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert latest_checkpoint(two) == checkpoints(two)[0]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_that_cannot_wait_for_folders_is_written_to(number, tmp_path, monkeypatch):
+    sync, waited = os.fsync, []
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        waited.append(sync(descriptor))
+
+    monkeypatch.setattr(atomic.os, "fsync", fsync)
+    with atomic.whole_file(tmp_path / "a") as file:
+        file.write(b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert len(waited) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_disk_that_fails_to_keep_a_folder_is_told(number, tmp_path, monkeypatch):
+    def fsync(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(atomic.os, "fsync", fsync)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        atomic.sync(tmp_path)

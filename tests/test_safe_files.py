@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import os
 import pickle
 import shutil
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -14,15 +16,20 @@ from hypothesis import strategies as st
 
 from agents import MTSAC, StateFileError, latest_checkpoint, load_checkpoint, save_checkpoint
 from agents.state_file import JSON, TENSORS, read_state
-from scripts import cli, evaluate, plot, train
+from scripts import cli, compare, evaluate, plot, train
+from scripts.config import PLAIN_SAC
+from scripts.protocol import Protocol
 from scripts.run_folder import RunFolder
+from scripts.runs import status
 from tests.helpers import toy_agent
+from tests.run_folders import make_run
 from tests.test_state_file import Bomb
 
 SMALL = (
     "--steps-per-task 30 --warmup-steps 10 --eval-every 15 --checkpoint-every 15 --final-goals 1 --eval-goals 1".split()
 )
 SMALL += "--actor-width 8 --critic-width 8 --batch-size 4 --horizon 10 --no-progress".split()
+SMALL += "--log-every 10 --log-conflicts 5".split()
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +177,81 @@ def test_a_link_in_a_run_is_refused(name, run, tmp_path):
         with pytest.raises(cli.UsageError, match="found the link"):
             command()
     assert (tmp_path / "thesis.txt").read_text() == "do not touch"
+
+
+def test_what_is_neither_file_nor_folder_is_refused_before_it_is_read(run):
+    (run / "goals.npz").unlink()
+    os.mkfifo(run / "goals.npz")  # reading it would wait for ever
+    with pytest.raises(cli.UsageError, match="found the device"):
+        RunFolder.open(run)
+
+
+BUILDS_A_PATH = ["/tmp/thesis", "../../other", "..", ".hidden", "a/b", "a\\b", "", "a\0b"]
+SAYS_MORE_THAN_A_NAME = ["=HYPERLINK(1)", "<script>", "a|b", "a\x1b[31m", "$\\frac{$", "x" * 101, 5]
+
+
+@pytest.mark.parametrize("name", BUILDS_A_PATH + SAYS_MORE_THAN_A_NAME)
+def test_a_task_has_a_plain_name_or_nothing_is_read_or_written(name, tmp_path):
+    run = make_run(tmp_path / "run", independent=True, **PLAIN_SAC)
+    values = json.loads((run.path / "protocol.json").read_text()) | {"tasks": [name, "push-v3"]}
+    del values["id"]
+    id_ = Protocol(**values | {"tasks": tuple(values["tasks"])}).id
+    (run.path / "protocol.json").write_text(json.dumps({"id": id_, **values}))
+    (run.path / "result.json").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(cli.UsageError, match=r"protocol\.json is damaged"):
+        train.main(["--resume", str(run.path)])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_tasks_of_another_suite_are_refused_before_a_file_is_written(tmp_path):
+    run = make_run(tmp_path / "run", independent=True, **PLAIN_SAC)
+    (run.path / "result.json").unlink()
+    with pytest.raises(cli.UsageError, match=r"expected goals|expected the tasks"):
+        train.main(["--resume", str(run.path)])
+    assert not (run.path / "tasks").exists()
+
+
+HUGE = ("metrics.csv", "evaluations.csv", "conflicts.csv", "config.json", "protocol.json", "versions.json", "goals.npz")
+
+
+@pytest.mark.parametrize("name", [*HUGE, "result.json", "checkpoints/step_000000030/SHA256SUMS"])
+def test_a_file_that_claims_gigabytes_and_takes_none_is_refused_by_its_size(name, run):
+    assert (run / name).exists()
+    os.truncate(run / name, 3 * 2**30)
+    tracemalloc.start()
+    with pytest.raises(cli.UsageError, match="damaged") if "SUMS" not in name else pytest.warns(match="damaged"):
+        opened = RunFolder.open(run)
+        opened.other_software()
+        status(opened)
+        opened.newest_checkpoint()
+    assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    tracemalloc.stop()
+
+
+def test_a_table_of_holes_is_refused_whatever_its_size(run):
+    os.truncate(run / "metrics.csv", 2**27)
+    with pytest.raises(cli.UsageError, match="a line of more than"):
+        RunFolder.open(run).rewind(10)
+
+
+def test_text_of_a_file_moves_no_cursor_and_begins_no_line(run, capsys):
+    values = json.loads((run / "versions.json").read_text())
+    (run / "versions.json").write_text(json.dumps(values | {"torch": "[/]\x1b[2J\ntouch x\x9b"}))
+    assert train.main(["--resume", str(run), "--steps-per-task", "31", "--no-progress"]) == 0
+    printed = capsys.readouterr().out
+    assert r"torch [/]\x1b[2J\ntouch x\x9b -> " in printed
+    assert "\x1b" not in printed
+    assert not any(line.startswith("touch") for line in printed.splitlines())
+
+
+def test_what_compare_writes_is_no_formula_and_no_page(tmp_path, capsys):
+    make_run(tmp_path / "a", aggregator="/x/=cmd|<script>[a](b).py:N")
+    out = tmp_path / "table.md"
+    assert compare.main([str(tmp_path / "a"), "--out", str(out)]) == 0
+    assert "'=cmd" in out.with_suffix(".csv").read_text()
+    assert "<script>" not in out.read_text()
+    assert r"| =cmd\|&lt;script>\[a\](b).py:N |" in out.read_text()
 
 
 def test_a_file_does_not_choose_settings_that_write(saved):

@@ -13,6 +13,7 @@ from scripts.cli import UsageError
 from scripts.presets import PRESETS
 from scripts.protocol import describe
 from scripts.published import published
+from scripts.run_folder import write_json
 from scripts.runs import find_runs, group, status
 from tests.run_folders import CONFIG, GOALS, TASKS, make_run
 
@@ -152,6 +153,18 @@ def test_at_a_step_unfinished_runs_and_other_lengths_compare(tmp_path, capsys):
         compare.main([str(tmp_path), "--at", "150"])
 
 
+def test_hours_at_a_step_are_the_hours_until_it(tmp_path, capsys):
+    run = make_run(tmp_path / "a", logs=True)  # 36 s a step
+    compare.main([str(tmp_path)])
+    assert tables(capsys.readouterr().out)[0][2][-1] == "1.50"
+    run.metrics.path.write_text(run.metrics.path.read_text().replace("1000000000.0", "900"))
+    compare.main([str(tmp_path), "--at", "100"])
+    assert tables(capsys.readouterr().out)[0][2][-1] == "1.25"
+    run.metrics.path.unlink()
+    compare.main([str(tmp_path), "--at", "100"])
+    assert tables(capsys.readouterr().out)[0][2][-1] == "?"
+
+
 def test_without_exactly_one_plain_mean_there_are_no_differences(tmp_path, capsys):
     make_run(tmp_path / "a", multi_head=True)
     make_run(tmp_path / "b", aggregator="pcgrad")
@@ -274,6 +287,24 @@ def test_a_run_that_broke_down_and_was_taken_to_its_end_is_finished(tmp_path):
     result = json.loads((run.path / "result.json").read_text())
     (run.path / "result.json").write_text(json.dumps(result | {"env_steps_per_task": 100}))
     assert status(run) == "failed"  # finished once, extended, and broke down then
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"error": "NonFiniteError"}, "failed"),
+        ({"task": "push-v3", "quantity": "critic_loss"}, "failed"),  # of an independent run
+        ({"error": "WorkerError"}, "unfinished"),
+        ({"error": "PermissionError"}, "unfinished"),
+        ({"error": "OSError"}, "unfinished"),
+    ],
+)
+def test_only_a_loss_that_is_not_finite_says_something_about_the_method(told, expected, tmp_path):
+    run = make_run(tmp_path / "a", status="interrupted")
+    write_json(run.path / "postmortem.json", told)
+    assert status(run) == expected
+    run.save()  # as the run goes on
+    assert status(run) == "unfinished"
 
 
 def test_curves_hold_the_steps_that_all_seeds_have(tmp_path):

@@ -106,6 +106,18 @@ def test_what_was_stopped_goes_on_with_the_next_task(finished, tmp_path, monkeyp
     assert (path / "evaluations.csv").read_text() == (finished / "evaluations.csv").read_text()
 
 
+def test_stopped_once_and_again_at_its_end_it_is_concluded(finished, tmp_path):
+    path = shutil.copytree(finished, tmp_path / "run")
+    result = json.loads((path / "result.json").read_text())
+    for name in ("evaluations.csv", "metrics.csv"):
+        (path / name).unlink()
+    interrupted = {"status": "interrupted", "env_steps_per_task": 0}  # as the first stop left it
+    (path / "result.json").write_text(json.dumps(result | interrupted))
+    assert train.main(["--resume", str(path), "--no-progress"]) == 0
+    assert status(RunFolder.open(path)) == "finished"
+    assert (path / "evaluations.csv").read_text() == (finished / "evaluations.csv").read_text()
+
+
 def test_a_task_that_diverges_is_named(tmp_path):
     path = tmp_path / "run"
     with pytest.raises(train.NonFiniteError, match="point-1"):

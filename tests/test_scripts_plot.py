@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 
 from mtrl import AGGREGATORS
 from scripts import compare, looks, plot, plot_success, plot_training
@@ -61,15 +61,40 @@ def test_wall_clock_leaves_evaluations_out(methods):
     assert "hours" in top.get_xlabel()
 
 
-def test_the_heat_map_has_the_cosines_of_each_quarter_and_a_blank_diagonal(methods):
+def test_the_heat_map_has_the_share_of_conflicts_in_each_quarter_and_a_blank_diagonal(methods):
     figure = plot_training.conflicts(methods)
     images = [axes.get_images()[0] for axes in figure.axes if axes.get_images()]
     assert len(images) == 2 * 2 * plot_training.WINDOWS
-    assert [float(image.get_array()[0, 1]) for image in images[:4]] == [-0.25, 0, 0.25, 0.5]
+    assert [float(image.get_array()[0, 1]) for image in images[:4]] == [1, 0, 0, 0]
     assert all(np.isnan(image.get_array().filled(np.nan).diagonal()).all() for image in images)
-    low, high = images[0].get_clim()
-    assert low == -high == -0.5  # white is orthogonal
-    assert figure.axes[0].get_title().endswith("100% below 0")
+    assert {image.get_clim() for image in images} == {(0, 1)}  # the same in every picture
+    assert figure.axes[0].get_title().endswith("100% in conflict")
+
+
+def test_conflicts_that_cancel_in_the_mean_are_shown(tmp_path):
+    """Cosines of -0.5 and 0.5 in turn: in half of the updates the two tasks conflict, and their mean is 0."""
+    run = make_run(tmp_path / "a")
+    for step in range(10, 210, 10):
+        cosine = {"|".join(TASKS): 0.5 if step % 20 else -0.5}
+        run.conflicts.append([{"env_steps_per_task": step, "network": n, **cosine} for n in ("actor", "critic")])
+    images = [axes.get_images()[0] for axes in plot_training.conflicts(group([run])).axes if axes.get_images()]
+    np.testing.assert_allclose([float(image.get_array()[0, 1]) for image in images], 0.5, atol=0.11)
+
+
+def test_lines_that_coincide_are_all_seen(tmp_path):
+    for name in ("mean", "pcgrad", "cagrad"):
+        make_run(tmp_path / name, {100: (1, 1), 200: (1, 1)}, aggregator=name)
+    figure = plot_success.over_environment_steps(group(find_runs([tmp_path])))
+    figure.axes[0].get_legend().remove()
+    figure.canvas.draw()
+    seen = {tuple(pixel) for pixel in np.asarray(figure.canvas.buffer_rgba())[..., :3].reshape(-1, 3)}
+    colors = [np.round(255 * np.array(to_rgb(looks.METHOD_COLORS[n]))) for n in ("mean", "pcgrad", "cagrad")]
+    assert {tuple(color) for color in colors} <= seen
+
+
+def test_a_name_with_dollar_signs_is_no_formula(tmp_path):
+    make_run(tmp_path / "a", aggregator=r"x/$\frac{$.py:N")
+    assert plot.main([str(tmp_path / "a"), "--out", str(tmp_path / "x.png")]) == 0
 
 
 def test_triad_and_temperatures(methods):
@@ -106,7 +131,9 @@ def test_it_is_written_as_png_and_pdf(runs, tmp_path, capsys):
     out = tmp_path / "picture.png"
     assert plot.main([str(runs), "--out", str(out), "--pdf"]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
-    assert out.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    pdf = out.with_suffix(".pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert b"/Type3" not in pdf  # fonts that many venues refuse
     assert capsys.readouterr().out.count("wrote") == 2
 
 
@@ -133,6 +160,9 @@ MISSING = [
     ("conflicts", "conflicts.csv", "env_steps,network\n2,critic\n", "damaged"),
     ("conflicts", "conflicts.csv", "env_steps,network,reach-v3|push-v3\n2,actor,0.5\n", "found none"),
     ("success", "evaluations.csv", "env_steps_per_task,task,success\nx,reach-v3,1\n", "damaged"),
+    ("success", "evaluations.csv", f"env_steps_per_task,task,success\n{10**20},reach-v3,1\n", "damaged"),
+    ("temperatures", "metrics.csv", f"env_steps,x\n{10**20},1\n", "damaged"),
+    ("conflicts", "conflicts.csv", "2,critic\n2,critic\n", "damaged"),
 ]
 
 

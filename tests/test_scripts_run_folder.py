@@ -1,18 +1,21 @@
 """Runs are files: what is written can be read again, goes on at resume, and damage is noticed."""
 
 import json
+import resource
+import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from agents import Evaluation
+from scripts import run_folder
 from scripts.cli import UsageError
 from scripts.config import TrainConfig
 from scripts.csv_table import CsvOutputFormat, CsvTable
 from scripts.protocol import describe, hash_goals
 from scripts.report import best_evaluation, latest_evaluation, success_table, summarize, training_table, wilson
-from scripts.run_folder import RunFolder, require_new
+from scripts.run_folder import RunFolder, require_new, write_json
 
 TASKS = ("reach-v3", "push-v3")
 GOALS = {name: np.arange(6.0).reshape(2, 3) + i for i, name in enumerate(TASKS)}
@@ -46,7 +49,7 @@ def test_a_second_writer_appends(tmp_path):
 def test_logger_rows_carry_the_step_and_respect_exclusions(tmp_path):
     table = CsvTable(tmp_path / "t.csv")
     CsvOutputFormat(table).write({"loss": 0.5, "secret": 1}, {"loss": None, "secret": ("csv",)}, step=20)
-    assert table.read() == [{"env_steps": "20", "loss": "0.5"}]
+    assert table.read() == [{"env_steps_per_task": "20", "loss": "0.5"}]
 
 
 def test_rewind_forgets_what_came_after_the_checkpoint_and_a_torn_line(run):
@@ -60,7 +63,56 @@ def test_rewind_forgets_what_came_after_the_checkpoint_and_a_torn_line(run):
     assert run.success_curves()[0].tolist() == [10, 20]
 
 
+def test_rows_are_added_all_or_none_where_the_disk_takes_no_more(run):
+    run.add_evaluation(10, evaluation(0.5))
+    before = run.evaluations.path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, limits[1]))  # room for one row and some of the next
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            run.add_evaluation(20, evaluation(0.5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert run.evaluations.path.read_bytes() == before
+    run.add_evaluation(20, evaluation(0.5))
+    assert run.success_curves()[0].tolist() == [10, 20]
+
+
+def test_rewind_forgets_an_evaluation_that_lacks_a_task(run):
+    for step in (10, 20):
+        run.add_evaluation(step, evaluation(0.5))
+    run.evaluations.path.write_text("".join(run.evaluations.path.read_text().splitlines(keepends=True)[:-1]))
+    run.rewind(20)
+    assert run.success_curves()[0].tolist() == [10]
+    assert latest_evaluation(run)["env_steps_per_task"] == 10
+
+
+def test_tables_of_before_count_the_steps_of_all_tasks_and_go_on_per_task(run):
+    run.metrics.append([{"env_steps": 2 * step, "x": step} for step in (10, 20, 30)])
+    assert [run.step_of(row) for row in run.metrics.read()] == [10, 20, 30]
+    opened = RunFolder.open(run.path)
+    opened.rewind(20)
+    opened.metrics.append([{"env_steps_per_task": 30, "x": 1}])
+    assert opened.metrics.columns == ["env_steps_per_task", "x"]
+    assert [opened.step_of(row) for row in opened.metrics.read()] == [10, 20, 30]
+
+
+def test_a_folder_that_was_moved_while_it_trained_is_not_begun_again(run):
+    run.path.rename(run.path.with_name("moved"))
+    for write in (lambda: run.add_evaluation(10, evaluation(0.5)), run.sync):
+        with pytest.raises(OSError, match="moved or deleted"):
+            write()
+    assert not run.path.exists()
+
+
 # -------------------------------------------------------------------------------------------------------- protocol
+def test_a_run_whose_id_took_in_the_numbers_of_episodes_still_opens(run):
+    values = json.loads((run.path / "protocol.json").read_text())
+    assert values["id"] == run.protocol.id != run.protocol.earlier_id
+    (run.path / "protocol.json").write_text(json.dumps(values | {"id": run.protocol.earlier_id}))
+    assert RunFolder.open(run.path).protocol == run.protocol
+
+
 @pytest.mark.parametrize(
     "option", [{"train_horizon": 150}, {"envs_per_task": 2}, {"staggered_starts": True}, {"collect_ahead": 4}], ids=str
 )
@@ -94,12 +146,14 @@ def test_a_run_of_before_collecting_ahead_is_one_without(run):
     assert type(ahead).from_json(ahead.to_json()) == ahead
 
 
-def test_protocol_id_is_stable_and_sees_every_field(run):
+def test_protocol_id_is_stable_and_sees_every_field_but_the_numbers_of_episodes(run):
     protocol = run.protocol
     assert protocol.id == describe(CONFIG, TASKS, GOALS).id == type(protocol).from_json(protocol.to_json()).id
-    changed = [replace(protocol, **{name: "other"}) for name in protocol.to_json() if name != "tasks"]
+    names = protocol.to_json().keys() - {"tasks", "episodes_during", "episodes_final"}
+    changed = [replace(protocol, **{name: "other"}) for name in names]
     assert len({protocol.id, *(other.id for other in changed)}) == 1 + len(changed)
     assert replace(protocol, tasks=TASKS[::-1]).id != protocol.id
+    assert replace(protocol, episodes_during=1, episodes_final=2).id == protocol.id
 
 
 def test_goal_set_is_hashed_by_value():
@@ -219,6 +273,64 @@ def test_other_software_is_told(run):
     assert run.other_software().startswith("torch 1.0 -> ")
 
 
+def test_the_commit_of_the_code_and_what_was_changed_since_are_kept_and_told(run, tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path / "code"), *identity, *words], check=True, capture_output=True)
+
+    def revision():
+        run_folder._revision.cache_clear()
+        return run_folder._revision()
+
+    monkeypatch.setattr(run_folder, "_ROOT", tmp_path / "code")
+    (tmp_path / "code").mkdir()
+    found = [revision()]
+    git("init")
+    for text in ("a", "b"):
+        (tmp_path / "code" / "x.py").write_text(text)
+        git("add", ".")
+        git("commit", "-m", text)
+        found.append(revision())
+    for text in ("c", "d"):
+        (tmp_path / "code" / "x.py").write_text(text)
+        found.append(revision())
+    assert found[0] == ""
+    assert len(set(found)) == 5
+    assert found[3].startswith(f"{found[2]}-dirty-")
+    values = json.loads((run.path / "versions.json").read_text())
+    (run.path / "versions.json").write_text(json.dumps(values | {"revision": found[1]}))
+    assert run.other_software() == f"revision {found[1]} -> {found[4]}"
+    run_folder._revision.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("tensorboard", "touch"), ("tasks", "touch"), ("result.json", "mkdir"), ("metrics.csv", "mkdir")]
+)
+def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file_are_noticed(run, name, make):
+    getattr(run.path / name, make)()
+    with pytest.raises(UsageError, match=f"{name} is not a f"):
+        RunFolder.open(run.path)
+
+
+@pytest.mark.parametrize("table", ["metrics", "evaluations", "conflicts"])
+def test_damage_is_told_of_the_table_that_has_it(run, table):
+    getattr(run, table).path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=rf"{table}\.csv is damaged"):
+        RunFolder.open(run.path)
+
+
+def test_why_there_is_no_checkpoint_is_told(run):
+    with pytest.raises(UsageError, match="ended before its first one"):
+        run.newest_checkpoint()
+    write_json(run.path / "result.json", {"status": "finished"})
+    with pytest.raises(UsageError, match=r"kept without it: restore it from a copy\.$"):
+        run.newest_checkpoint()
+    run.checkpoints.mkdir()
+    run.best.touch()
+    with pytest.raises(UsageError, match="--best does without"):
+        run.newest_checkpoint()
+
+
 def test_other_software_does_not_make_a_run_foreign(run):
     replace(run, protocol=replace(run.protocol, mujoco="2.0", env_steps_per_task=5)).save()
     assert RunFolder.open(run.path).protocol.mujoco == "2.0"
@@ -226,7 +338,7 @@ def test_other_software_does_not_make_a_run_foreign(run):
 
 def test_a_missing_file_is_noticed(run):
     (run.path / "goals.npz").unlink()
-    with pytest.raises(UsageError, match="damaged"):
+    with pytest.raises(UsageError, match=r"goals\.npz is missing\. Restore"):
         RunFolder.open(run.path)
 
 
@@ -261,6 +373,8 @@ def test_wilson_interval_at_hand_computed_values():
     assert wilson(0, 10) == pytest.approx((0, 0.27753), abs=1e-4)
     assert wilson(5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-4)
     assert wilson(50, 50) == pytest.approx((0.92865, 1), abs=1e-4)
+    assert {wilson(n, n)[1] for n in range(1, 200)} == {1.0}
+    assert {wilson(0, n)[0] for n in range(1, 200)} == {0.0}
 
 
 def test_summary_by_name_and_best(run):

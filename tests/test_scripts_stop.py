@@ -1,5 +1,6 @@
 """Stopped at an awkward moment, or broken down: what was promised is kept, and the advice that is printed works."""
 
+import errno
 import json
 import os
 import shlex
@@ -14,8 +15,10 @@ import torch
 from agents import NonFiniteError
 from scripts import cli, train
 from scripts.cli import UsageError
+from scripts.csv_table import CsvTable
 from scripts.protocol import describe
 from scripts.run_folder import RunFolder
+from scripts.runs import status
 from tests.runs import assert_same_training, rows
 
 SHORT = (
@@ -239,3 +242,79 @@ def test_evaluate_looks_where_to_write_before_it_evaluates(target, copy, tmp_pat
     monkeypatch.setattr(evaluate, "evaluate", lambda *_: pytest.fail("evaluated"))
     with pytest.raises(cli.UsageError, match="--json: expected a file"):
         evaluate.main([str(copy), "--json", str(tmp_path / target)])
+
+
+@pytest.mark.parametrize(
+    "change", [{"gamma": 0.5}, {"batch_size": 16}, {"aggregator": "mean", "aggregator_options": {}}, {"tau": 0.5}]
+)
+def test_a_config_that_says_otherwise_than_the_checkpoint_is_told(copy, change):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UsageError, match=rf"config\.json that says how .* was trained; .*{next(iter(change))} "):
+        resume(copy, "--steps-per-task", "70")
+
+
+class Full(OSError):
+    def __init__(self):
+        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("moment", ["in the rows", "before the rows", "before the result"])
+def test_a_disk_that_is_full_at_the_end_costs_nothing_once_there_is_room(moment, finished, tmp_path, monkeypatch):
+    """In the rows, as far as a disk of before this was told: some of the last evaluation's rows are there."""
+    path = tmp_path / "run"
+    with monkeypatch.context() as full:
+        if moment == "before the result":
+            full.setattr(train, "write_result", lambda *_: (_ for _ in ()).throw(Full()))
+        else:
+            append = CsvTable.append
+
+            def some(table, rows):
+                rows = list(rows)
+                if table.path.name == "evaluations.csv" and int(rows[0]["env_steps_per_task"]) == 60:
+                    append(table, rows[: 1 if moment == "in the rows" else 0])
+                    raise Full
+                append(table, rows)
+
+            full.setattr(CsvTable, "append", some)
+        with pytest.raises(OSError, match="No space left"):
+            start(path)
+    assert status(RunFolder.open(path)) == "unfinished"
+    assert resume(path) == 0
+    assert result(path)["status"] == "finished"
+    assert not (path / "postmortem.json").exists()
+    assert_same_training(finished, path)
+
+
+def test_a_folder_that_is_renamed_while_it_trains_goes_on_at_its_new_place(finished, tmp_path, monkeypatch, capsys):
+    path, moved = tmp_path / "run", tmp_path / "moved"
+    save = train.Checkpoints.act
+
+    def rename(checkpoints):
+        if checkpoints.model.steps_per_task == 40:
+            path.rename(moved)
+        save(checkpoints)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Checkpoints, "act", rename)
+        patch.setattr("sys.argv", ["train", "toy", *SHORT, "--run-dir", str(path)])
+        with pytest.raises(SystemExit) as end:
+            cli.run(train.main)
+    assert end.value.code == cli.EXIT_DISK
+    assert "moved or deleted" in capsys.readouterr().err
+    assert not path.exists()
+    assert resume(moved) == 0
+    assert_same_training(finished, moved)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EMFILE])
+def test_an_accident_with_files_is_one_line_and_not_the_end(number, capsys, monkeypatch):
+    def accident(_):
+        raise OSError(number, os.strerror(number), "metrics.csv")
+
+    monkeypatch.setattr("sys.argv", ["train"])
+    with pytest.raises(SystemExit) as end:
+        cli.run(accident)
+    assert end.value.code == cli.EXIT_DISK
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "then go on with --resume" in line

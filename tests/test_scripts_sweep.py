@@ -196,6 +196,11 @@ BAD_TOML = {
     'presets = ["toy"]\nseeds = ["a"]': "seeds: expected a list of int",
     'presets = ["toy"]\njobs = "many"': "jobs: expected auto or a number",
     'presets = ["toy"]\ndefine = ["x"]': "define: expected a dict of str",
+    'presets = ["toy"]\narms = ["a"]\ndefine.a = "--x \'open"': "define.a: expected flags of scripts.train",
+    'presets = ["toy"]\narms = ["a"]\ndefine.a = "--run-dir x"': "define.a: expected flags that the sweep leaves free",
+    'presets = ["toy"]\nflags = "--diff mt10"': "--flags: expected flags that the sweep leaves free; found --diff",
+    'presets = ["toy"]\nseeds = [100000000000000000000]': "--seed: expected a seed of 0 to",
+    "x = " + 10_000 * "[": "expected a sweep in TOML",
 }
 
 
@@ -222,6 +227,57 @@ BAD = {
     "toy --jobs 0": "--jobs: expected auto or at least 1",
     "toy --arms independent --flags --multi-head": "--multi-head: expected False with --independent",
 }
+
+
+RUNS_A_FILE = {
+    "an arm": 'arms = ["FILE.py:Mine"]',
+    "a definition": 'arms = ["x"]\ndefine.x = "--critic-aggregator FILE.py:Mine"',
+    "a definition in pieces": 'arms = ["x"]\ndefine.x = "--aggregator=FILE.p\'y:Mine\'"',
+    "flags": 'flags = "--aggregator FILE.py:Mine"',
+}
+
+
+@pytest.mark.parametrize("text", RUNS_A_FILE.values(), ids=RUNS_A_FILE)
+def test_a_file_of_a_sweep_runs_no_code_unasked(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("open('mark', 'w')\nfrom mtrl import Mean\nclass Mine(Mean): pass\n")
+    (tmp_path / "s.toml").write_text(f'presets = ["toy"]\n{text}'.replace("FILE", f"{tmp_path}/mine"))
+    with pytest.raises(UsageError, match="expected --run-code"):
+        sweep.main(["s.toml", "--dry-run"])
+    assert not (tmp_path / "mark").exists()
+    assert sweep.main(["s.toml", "--dry-run", "--run-code"]) == 0
+    assert (tmp_path / "mark").exists()
+    assert sweep.main(["s.toml", "--dry-run", "--arms", "mean", "--flags", "--gamma 0.5"]) == 0  # nothing of it is used
+
+
+def test_a_run_with_a_file_of_code_goes_on_with_it(tmp_path):
+    (tmp_path / "mine.py").write_text("from mtrl import Mean\nclass Mine(Mean): pass\n")
+    (job,) = jobs(tmp_path, arms=(f"{tmp_path}/mine.py:Mine",))
+    (folder(job).checkpoints / "step_000000020").mkdir(parents=True)
+    assert "--run-code" in plan(job).argv
+
+
+@pytest.mark.parametrize("place", ["toy-mean-seed0", "logs", "logs/toy-mean-seed0.log", "abandoned"])
+def test_a_link_in_the_folder_of_a_sweep_is_refused(place, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (job,) = jobs(tmp_path / "runs", arms=("mean",))
+    (tmp_path / "runs" / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "runs" / place).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="found the link"):
+        plan(job)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_what_a_run_prints_is_never_written_through_a_link(tmp_path):
+    (tmp_path / "log").symlink_to(tmp_path / "bashrc")
+    with pytest.raises(OSError, match="symbolic links"):
+        launcher.LocalLauncher(1).start([], tmp_path / "log")
+    assert not (tmp_path / "bashrc").exists()
+
+
+def test_a_file_that_begins_with_a_mark_is_read(tmp_path):
+    (tmp_path / "s.toml").write_bytes(b"\xef\xbb\xbf" + TOML.encode())
+    assert sweep.parse([str(tmp_path / "s.toml")]).seeds == (0, 3)
 
 
 def test_two_classes_of_one_name_need_two_folders(tmp_path):

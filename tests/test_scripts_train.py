@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts import evaluate, plot, train
 from scripts.build import make_env, make_evaluation_env, update_rounds
@@ -64,12 +65,15 @@ def test_a_finished_run_shows_and_keeps_everything(finished):
     saved = [file.name for file in sorted((path / "checkpoints").iterdir())]
     assert saved == ["best.zip", "step_000000150", "step_000000200"]
     metrics = rows(path / "metrics.csv")
-    assert [int(row["env_steps"]) for row in metrics] == list(range(80, 801, 80))
+    assert [int(row["env_steps_per_task"]) for row in metrics] == list(range(20, 201, 20))
+    events = EventAccumulator(str(path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/critic_loss")] == list(range(20, 201, 20))
+    assert [event.step for event in events.Scalars("eval/success")] == [50, 100, 150, 200]
     assert all(float(metrics[-1][f"train/critic_loss/point-{i}"]) > 0 for i in range(4))
     cosines = rows(path / "conflicts.csv")
     assert {row["network"] for row in cosines} == {"actor", "critic"}
     pairs = [f"point-{i}|point-{j}" for i in range(4) for j in range(i + 1, 4)]
-    assert list(cosines[0]) == ["env_steps", "network", *pairs]
+    assert list(cosines[0]) == ["env_steps_per_task", "network", *pairs]
     assert all(-1 <= float(row[pair]) <= 1 for row in cosines for pair in pairs)
     assert len(rows(path / "evaluations.csv")) == 4 * 4
 
@@ -143,7 +147,7 @@ def test_several_environments_per_task_with_short_and_staggered_episodes(tmp_pat
     )
     assert (run.protocol.horizon, run.protocol.train_horizon) == (25, 10)
     last = run.metrics.read()[-1]
-    assert int(last["env_steps"]) == 4 * 201
+    assert int(last["env_steps_per_task"]) == 201
     assert 9 < float(last["rollout/length"]) < 10  # of the last 20 episodes of a task the first three were cut
     assert evaluate.main([str(whole), "--episodes", "2", "--json", str(tmp_path / "a.json")]) == 0
     mean = json.loads((tmp_path / "a.json").read_text())["mean"]

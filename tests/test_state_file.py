@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents import MTSAC, StateFileError
+from agents import MTSAC, StateFileError, state_file
 from agents.state_file import read_state, write_state
 from tests.helpers import toy_agent
 
@@ -141,3 +141,11 @@ def test_a_learned_temperature_may_be_fixed(tmp_path):
     assert MTSAC.load(tmp_path / "agent", device="cpu", ent_coef=0.2).ent_coef_tensor.tolist() == pytest.approx(
         [0.2, 0.2]
     )
+
+
+def test_text_that_claims_more_than_any_of_ours_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    write_state(tmp_path / "a.zip", "test", {"text": "x" * 100})
+    monkeypatch.setattr(state_file, "_LONGEST_JSON", 100)
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("read"))
+    with pytest.raises(StateFileError, match="expected at most 100"):
+        read_state(tmp_path / "a.zip", "test")

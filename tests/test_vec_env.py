@@ -1,5 +1,4 @@
 import math
-import os
 import warnings
 
 import gymnasium
@@ -14,6 +13,7 @@ import envs
 from agents import MTSAC
 from envs import suites, toy
 from envs.columns import TaskSpec
+from envs.machine import cores
 from envs.pool import count_workers
 from envs.vec_env import TaskVecEnv
 from tests.odd_tasks import Knobs, Says
@@ -320,7 +320,7 @@ def test_steps_come_in_pairs_and_closing_is_idempotent(workers):
 
 
 def test_auto_takes_a_worker_for_every_two_cores():
-    assert count_workers("auto", 50) == min(50, max(1, os.cpu_count() // 2))
+    assert count_workers("auto", 50) == min(50, max(1, cores() // 2))
     assert count_workers("auto", 1) == 1
     assert count_workers(6, 3, 2) == 6
 

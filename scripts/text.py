@@ -1,0 +1,31 @@
+"""Text from files, made harmless where it is shown: on a terminal, in Markdown, in a spreadsheet."""
+
+from __future__ import annotations
+
+import re
+
+from rich.markup import escape
+
+
+def plain(text: object, keep: str = "") -> str:
+    """Without control characters, which move cursors and fake lines; they appear as escapes like \\x1b.
+
+    :param keep: characters that stay, such as a line's end.
+    """
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def unmarked(text: object) -> str:
+    """Plain, and with nothing in it that rich takes for markup."""
+    return escape(plain(text))
+
+
+def in_markdown(text: object) -> str:
+    """Plain, and without what starts a tag, a link or another cell of a table in Markdown."""
+    return re.sub(r"[|\[\]`\\]", r"\\\g<0>", plain(text).replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def in_csv(text: object) -> str:
+    """Plain, and never a formula: spreadsheets compute what begins with =, +, - or @."""
+    found = plain(text)
+    return f"'{found}" if found.startswith(("=", "+", "-", "@")) else found
