@@ -19,9 +19,8 @@ from agents.replay import MAX_CANDIDATES
 from agents.values import CriticHead, Reduction
 from scripts.flags import Capture, Counts, Names, Numbers
 
-
 # Settings that run folders of earlier versions lack: there they were off.
-_LATER = {"collect_ahead", "high_reward_fraction", "high_reward_candidates", "checkpoint_minutes"}
+_LATER = {"collect_ahead", "high_reward_fraction", "high_reward_candidates", "checkpoint_minutes", "trial"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class TrainConfig:
     """All settings of one run."""
 
     preset: Suppress[str] = ""
+    trial: Suppress[bool] = False  # cut short by the environment variable STEPS: no result
     suite: str = "MT10"
     """MT1, MT10, MT25, MT50, custom (any list of --tasks) or toy."""
     tasks: Names = ()
@@ -210,10 +210,10 @@ class TrainConfig:
 
 
 def shorten(config: TrainConfig, limit: int) -> TrainConfig:
-    """At most `limit` steps per task. If that is less than one episode, episodes and all else shrink to a trial of the
-    whole chain that takes seconds: no result, but every part has run."""
+    """A trial of at most `limit` steps per task. If that is less than one episode, episodes and all else shrink, too:
+    no result, but every part of the whole chain has run, in seconds."""
     steps = min(config.steps_per_task, limit)
-    config = replace(config, steps_per_task=steps)
+    config = replace(config, steps_per_task=steps, trial=True)
     if steps >= config.horizon:
         return config
     return replace(
@@ -300,7 +300,9 @@ def check(config: TrainConfig) -> None:
     _expect(config, "bins", config.bins >= 2, "at least 2")
     _expect(config, "high_reward_fraction", 0 <= config.high_reward_fraction <= 1, "between 0 and 1")
     chosen = config.high_reward_fraction * config.batch_size
-    _expect(config, "high_reward_fraction", not 0 < chosen <= 0.5, f"one row of --batch-size {config.batch_size} or more")
+    _expect(
+        config, "high_reward_fraction", not 0 < chosen <= 0.5, f"one row of --batch-size {config.batch_size} or more"
+    )
     candidates = config.high_reward_candidates
     _expect(config, "high_reward_candidates", 1 <= candidates <= MAX_CANDIDATES, f"1 to {MAX_CANDIDATES}")
     resets = config.reset_at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -13,37 +14,32 @@ from rich.text import Text
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import MTSAC
+from scripts.screen import strong
+from scripts.signals import SWEEP, listening
 
 
 class StopRequested(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or SIGUSR1 while an evaluation ran: the evaluation is given up, the training is not lost."""
+    """A signal to stop while an evaluation ran: the evaluation is given up, the training is not lost."""
 
 
 class StopSwitch(BaseCallback):
-    """Ends training after the current step once SIGINT, SIGTERM or SIGUSR1 came; a second Ctrl-C ends it at once.
+    """Ends training after the current step once a signal asked for it; Ctrl-C after that ends it at once.
 
-    A second SIGTERM or SIGUSR1 changes nothing: schedulers send them twice, and have SIGKILL for those in a hurry.
+    Any other second signal changes nothing: schedulers send them twice, and have SIGKILL for those in a hurry.
     An evaluation may take minutes, so it does not run to its end: inside `interruptible()` the first signal raises
-    StopRequested.
+    StopRequested. The training of a sweep that was killed stops as well: nobody would know of it.
     """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self.console = console
         self.pressed = 0  # the number of the signal
         self._raise = False
+        self._sweep = int(os.environ.get(SWEEP, 0))
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> contextlib.AbstractContextManager[None]:
         """Takes over the signals and gives them back."""
-        before = {number: signal.signal(number, self._press) for number in self.SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return listening(self._press)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -54,15 +50,19 @@ class StopSwitch(BaseCallback):
         finally:
             self._raise = False
 
-    def _press(self, number: int, frame: FrameType | None) -> None:
+    def _press(self, number: int, frame: FrameType | None = None) -> None:
+        if self.pressed:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.pressed = number
-        for other in self.SIGNALS:
-            signal.signal(other, signal.SIG_IGN if other != signal.SIGINT else signal.default_int_handler)
-        self.console.print("[bold]Stopping[/] after this step, with a checkpoint. Ctrl-C once more: at once, without.")
+        self.console.print(strong("Stopping", " after this step. Press Ctrl-C again to quit without saving."))
         if self._raise:
             raise StopRequested
 
     def _on_step(self) -> bool:
+        if self._sweep and os.getppid() != self._sweep:
+            self._press(signal.SIGTERM)
         return not self.pressed
 
 
@@ -87,7 +87,7 @@ class ProgressBar(BaseCallback):
         self.bar = _TwoLines(
             BarColumn(bar_width=None),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps per task"),
-            TextColumn("training success [bold]{task.fields[success]}[/]"),
+            TextColumn("training success [bold]{task.fields[success]}[/]"),  # a number
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),

@@ -89,7 +89,7 @@ def test_ctrl_c_asks_every_run_once_and_begins_no_other(capsys):
     assert codes == {"a": 143, "b": 143}
     assert fake.stops == [("a", False), ("b", False)]
     assert stop.signal == signal.SIGINT
-    assert "Once more" in capsys.readouterr().out
+    assert "Ctrl-C again" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -291,7 +291,7 @@ def test_a_failed_run_is_named_and_the_rest_is_finished_and_skipped_next_time(tm
     assert "point-2" in printed
     assert status(RunFolder.open(tmp_path / "r" / "toy-mean-seed0")) == "finished"
     assert sweep.main(words) == sweep.EXIT_INCOMPLETE  # nothing is run again
-    assert "2 of them over before" in capsys.readouterr().out
+    assert "1 already finished, 1 failed before" in capsys.readouterr().out
 
 
 def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(tmp_path, capsys):
