@@ -52,18 +52,21 @@ def usage_errors() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
+def run(main: Callable[[Sequence[str]], int | None], files: bool = False) -> None:
     """Runs `main(argv)` and exits with its code; errors that teach end in one line, real bugs keep their traceback.
 
-    Output that nobody reads any more is no error; output for which a disk has no room is one, but not before the end.
+    Output that nobody reads any more is no error. If there was no room for it, that is told at the end, and it is an
+    error unless the results are in files.
+
+    :param files: whether they are.
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         with guarded_streams():
             code = _outcome(main)
     except LostOutput as error:
-        print(f"error: not all that was printed could be written: {error}.", file=sys.stderr)
-        code = code or EXIT_DISK
+        print(f"{'warning' if files else 'error'}: what was printed is not all there: {error}", file=sys.stderr)
+        code = code or (0 if files else EXIT_DISK)
     sys.exit(code)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -15,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import MTSAC
 from scripts.screen import strong
-from scripts.signals import SWEEP, listening
+from scripts.signals import listening
 
 
 class StopRequested(KeyboardInterrupt):
@@ -27,7 +26,7 @@ class StopSwitch(BaseCallback):
 
     Any other second signal changes nothing: schedulers send them twice, and have SIGKILL for those in a hurry.
     An evaluation may take minutes, so it does not run to its end: inside `interruptible()` the first signal raises
-    StopRequested. The training of a sweep that was killed stops as well: nobody would know of it.
+    StopRequested.
     """
 
     def __init__(self, console: Console) -> None:
@@ -35,7 +34,6 @@ class StopSwitch(BaseCallback):
         self.console = console
         self.pressed = 0  # the number of the signal
         self._raise = False
-        self._sweep = int(os.environ.get(SWEEP, 0))
 
     def listening(self) -> contextlib.AbstractContextManager[None]:
         """Takes over the signals and gives them back."""
@@ -50,7 +48,7 @@ class StopSwitch(BaseCallback):
         finally:
             self._raise = False
 
-    def _press(self, number: int, frame: FrameType | None = None) -> None:
+    def _press(self, number: int, frame: FrameType | None) -> None:
         if self.pressed:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -61,8 +59,6 @@ class StopSwitch(BaseCallback):
             raise StopRequested
 
     def _on_step(self) -> bool:
-        if self._sweep and os.getppid() != self._sweep:
-            self._press(signal.SIGTERM)
         return not self.pressed
 
 

@@ -32,7 +32,7 @@ class Guarded:
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
-        self.error: Exception | None = None  # of the newest thing that was lost
+        self.error: Exception | None = None  # why something was lost
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -52,11 +52,10 @@ class Guarded:
             self._stream.flush()
 
     def finish(self) -> Exception | None:
-        """Flushes for the last time; returns why that failed, unless the reader has just gone away.
+        """Flushes for the last time; returns why something was lost, unless the reader just went away.
 
         What nobody takes is thrown away, or Python would try once more at its end, and complain.
         """
-        self.error = None
         self.flush()
         if self.error:
             with contextlib.suppress(OSError):  # a stream without a file

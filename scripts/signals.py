@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from envs.signals import STOP_SIGNALS
 
 SWEEP = "MTRL_SWEEP"  # environment variable: the process id of the sweep that a training belongs to
+
+
+def follow_sweep() -> None:
+    """If a sweep began this process, stops it as SIGTERM does once the sweep is dead: nobody would know of it."""
+    if sweep := os.environ.get(SWEEP):
+        threading.Thread(target=_follow, args=(int(sweep),), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager

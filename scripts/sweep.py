@@ -144,4 +144,4 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, files=True)

@@ -41,6 +41,7 @@ from scripts.report import (
 from scripts.room import Room, measure
 from scripts.run_folder import RunFolder, require_new
 from scripts.screen import Screen, strong
+from scripts.signals import follow_sweep
 
 
 @dataclass
@@ -101,6 +102,7 @@ class Session:
 
 def main(argv: Sequence[str]) -> int:
     """Trains as `argv` says; returns the exit code."""
+    follow_sweep()
     request = cli.parse_train(argv)
     if request is None:
         return 0
@@ -300,4 +302,4 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, files=True)
