@@ -1,8 +1,9 @@
 """The README keeps its word: every shell and Python block runs, in order, as it is written.
 
 The blocks run in a mirror of the root (links to the packages), so that `runs/` lies in a temporary folder. Two things
-are not as a reader has them: STEPS, which the README explains, makes trials of the trainings (`runs/trial-...`); and the
-mirror's `.venv` is the environment of these tests, so make finds it installed. `make test` is only dry-run: it would start these tests again.
+are not as a reader has them: STEPS, which the README explains, makes trials of the trainings, in `runs/trial-...`; and
+the mirror's `.venv` is the environment of these tests, so make finds it installed. `make test` is only dry-run: it
+would start these tests again.
 Commands that begin with `python` run in a process that has torch imported: twenty imports would take a minute.
 """
 

@@ -1,5 +1,6 @@
 """Stopped at an awkward moment, or broken down: what was promised is kept, and the advice that is printed works."""
 
+import importlib
 import json
 import os
 import shlex
@@ -154,6 +155,46 @@ def test_stopped_before_the_first_evaluation_shows_training_episodes(tmp_path, m
     printed = capsys.readouterr().out
     assert "training episodes, not an evaluation" in printed
     assert "point-3" in printed
+
+
+def ctrl_c_at(monkeypatch, step):
+    """SIGINT before that step: -1 before there is an agent that learns."""
+    whole = train.StopSwitch._on_step
+
+    def pressed(switch):
+        if switch.num_timesteps == 4 * step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return whole(switch)
+
+    if step < 0:
+        monkeypatch.setattr(train.MTSAC, "set_logger", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    else:
+        monkeypatch.setattr(train.StopSwitch, "_on_step", pressed)
+
+
+@pytest.mark.parametrize(
+    ("step", "commands"),
+    [
+        (-1, ["train"]),
+        (5, ["evaluate", "train"]),
+        (25, ["evaluate", "plot", "train"]),
+        (70, ["evaluate", "plot", "train"]),
+    ],
+)
+def test_the_last_lines_name_files_that_are_there_and_commands_that_work(step, commands, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        ctrl_c_at(patch, step)
+        assert start(tmp_path / "run") == (0 if step == 70 else 130)
+    lines = capsys.readouterr().out.splitlines()
+    (files,) = (line.rpartition(": ")[2].split(", ") for line in lines if line.startswith("Everything is in"))
+    assert "result.json" in files
+    assert all((tmp_path / "run" / name).exists() for name in files)
+    told = [shlex.split(line)[2:] for line in lines if line.startswith("  python -m ")]
+    assert [words[0] for words in told] == [f"scripts.{name}" for name in commands]
+    more = {"scripts.evaluate": ["--episodes", "1"], "scripts.plot": ["--out", str(tmp_path / "x.png")]}
+    for module, *words in told if step in (-1, 25) else ():  # a picture takes a while
+        main = importlib.import_module(module).main
+        assert main([*words, *more.get(module, ["--no-progress"])]) == 0
 
 
 def test_a_run_ends_at_its_last_step_also_in_the_middle_of_a_round(tmp_path):
