@@ -63,7 +63,7 @@ class StopSwitch(BaseCallback):
 
 
 class _TwoLines(Progress):
-    """A progress bar with a line of text below it."""
+    """A progress bar with text below it, which has room on a narrow screen, too."""
 
     below = ""
 
@@ -83,7 +83,6 @@ class ProgressBar(BaseCallback):
         self.bar = _TwoLines(
             BarColumn(bar_width=None),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps per task"),
-            TextColumn("training success [bold]{task.fields[success]}[/]"),  # a number
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
@@ -95,7 +94,7 @@ class ProgressBar(BaseCallback):
 
     def _on_training_start(self) -> None:
         done = self.model.steps_per_task
-        self.row = self.bar.add_task("", total=self.steps_per_task, completed=done, success="-")
+        self.row = self.bar.add_task("", total=self.steps_per_task, completed=done)
         self.bar.start()
 
     def _on_step(self) -> bool:
@@ -103,8 +102,7 @@ class ProgressBar(BaseCallback):
         if self.model.due(10) or step == self.steps_per_task:
             self.bar.update(self.row, completed=step)
         if self.model.due(100):  # reads the device
-            self.bar.update(self.row, success=recent_success(self.model))
-            self.bar.below = split(self.model.seconds)
+            self.bar.below = f"training success {recent_success(self.model)}; {split(self.model.seconds)}"
         return True
 
     def _on_training_end(self) -> None:
