@@ -212,8 +212,9 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
     if other is not None:
         print_difference(config, _parse_preset(choose("preset", other, PRESETS), ()))
         return None
-    limit = step_limit()
-    return shorten(config, limit) if limit and not given("--steps-per-task", flags) else config
+    if given("--steps-per-task", flags) or not (limit := step_limit()):
+        return config
+    return shorten(config, limit)
 
 
 def given(flag: str, words: Iterable[str]) -> bool:

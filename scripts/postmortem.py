@@ -34,9 +34,9 @@ def resume_command(run: RunFolder) -> str:
 
 def whereabouts(run: RunFolder) -> str:
     """Where a run that begins keeps its files; of a trial, that it is one."""
-    limit = cli.step_limit()
-    trial = f"\nSTEPS={limit} is set: a trial, no result. The next run in this folder replaces it." if limit else ""
-    return f"run folder: {shlex.quote(str(run.path))}{trial if run.config.trial else ''}\n"
+    trial = "\nSTEPS={} is set: a trial, no result. The next run in this folder replaces it."
+    told = trial.format(cli.step_limit()) if run.config.trial else ""
+    return f"run folder: {shlex.quote(str(run.path))}{told}\n"
 
 
 def next_steps(run: RunFolder, evaluable: bool, go_on: str = "") -> list[str]:

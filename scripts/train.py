@@ -56,14 +56,17 @@ class Session:
     room: Room
     latest: dict[str, Any] | None = None  # summary of the newest evaluation
 
-    def evaluate(self, episodes: int) -> None:
+    def evaluate(self, episodes: int, switch: StopSwitch) -> None:
         """Evaluates the agent as it is, on the same episodes each time; keeps the result and says so in one line.
 
-        Raises NonFiniteError if the agent has broken down: its success would look like a valid number.
+        Raises NonFiniteError if the agent has broken down: its success would look like a valid number. Raises
+        StopRequested if it is asked to stop before the result is there; what is written is written whole.
         """
         self.agent.guard.check()
         self.evaluation_env.seed(self.run.config.seed)
-        evaluation, step = evaluate(self.agent, self.evaluation_env, episodes), self.agent.steps_per_task
+        with switch.interruptible():
+            evaluation = evaluate(self.agent, self.evaluation_env, episodes)
+        step = self.agent.steps_per_task
         best = best_evaluation(self.run)
         if best is None or evaluation.mean_success > best["success"]:
             self.agent.save(self.run.best)  # before the rows: given up in between, the evaluation is repeated
@@ -96,8 +99,8 @@ class Session:
     def catch_up(self, switch: StopSwitch) -> None:
         """Evaluates if that is owed; gives up at Ctrl-C."""
         if episodes := self.owed:
-            with contextlib.suppress(StopRequested), switch.interruptible():
-                self.evaluate(episodes)
+            with contextlib.suppress(StopRequested):
+                self.evaluate(episodes, switch)
 
 
 def main(argv: Sequence[str]) -> int:

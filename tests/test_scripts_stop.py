@@ -81,6 +81,21 @@ def test_an_evaluation_given_up_is_made_up_and_the_advice_works(step, finished, 
     assert result(path)["evaluation"] == result(finished)["evaluation"]
 
 
+def test_a_signal_while_an_evaluation_is_written_waits_until_it_is(finished, tmp_path, monkeypatch):
+    path, whole = tmp_path / "run", RunFolder.add_evaluation
+
+    def stopped(run, step, evaluation):
+        os.kill(os.getpid(), signal.SIGTERM)
+        whole(run, step, evaluation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "add_evaluation", stopped)
+        assert start(path) == 143
+    assert len(rows(path / "evaluations.csv")) == 4
+    assert resume(path) == 0
+    assert (path / "evaluations.csv").read_text() == (finished / "evaluations.csv").read_text()
+
+
 def test_ctrl_c_while_it_is_made_up_leaves_it_owed(tmp_path, monkeypatch):
     path = tmp_path / "run"
     for main in (start, resume):

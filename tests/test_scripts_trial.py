@@ -86,6 +86,12 @@ def test_a_folder_from_before_there_were_trials_is_a_run(tmp_path):
     assert not RunFolder.open(made.path).config.trial
 
 
+def test_a_variable_of_that_name_that_is_somebody_elses_is_told_only_where_it_counts(here, monkeypatch):
+    assert run(monkeypatch, "build,test", "--steps-per-task", "20")["trial"] is False
+    with pytest.raises(UsageError, match="STEPS: expected a number"):
+        run(monkeypatch, "build,test")
+
+
 def test_no_flag_is_called_trial(capsys):
     with pytest.raises(SystemExit):
         cli.parse_train(["toy", "--trial"])
