@@ -119,6 +119,7 @@ class Board:
     def table(self) -> FittedTable:
         """All lines, and the whole."""
         table = FittedTable("run", "state", "steps per task", "success", "ETA")
+        table.columns[1].justify = "left"
         for line in self.lines.values():
             table.add_row(*line.cells())
         done = sum(line.state == "finished" for line in self.lines.values())
