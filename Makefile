@@ -14,7 +14,7 @@ ARGS ?=
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
-	@echo "train:    PRESET=$(PRESET) AGGREGATOR=$(AGGREGATOR) SEED=$(SEED) STEPS=(steps per task) ARGS=(any flag of scripts.train)"
+	@echo "train:    PRESET=$(PRESET) AGGREGATOR=$(AGGREGATOR) SEED=$(SEED) STEPS=(a trial of so many steps per task) ARGS=(any flag of scripts.train)"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "mtrl-surgery needs Python 3.11, 3.12 or 3.13 (metaworld with mujoco 3.3.0 goes no further); found $$(python3 --version 2>&1). Install one, or name it: make PYTHON=/path/to/python3.12"; exit 2; }
@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 train: $(VENV)/.installed  ## train an agent (default: PCGrad on MT10, sized for two cores)
-	$(BIN)/python -m scripts.train $(PRESET) --aggregator $(AGGREGATOR) --seed $(SEED) $(if $(STEPS),--steps-per-task $(STEPS)) $(ARGS)
+	$(BIN)/python -m scripts.train $(PRESET) --aggregator $(AGGREGATOR) --seed $(SEED) $(ARGS)
 
 test: $(VENV)/.installed  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

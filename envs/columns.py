@@ -204,11 +204,10 @@ class Column:
         self._require_row(observation)
         self._started, self._over = True, False
         self._clear()
-        self.row["terminated"] = self.row["truncated"] = False
         self._observation[:] = observation
 
     def _clear(self) -> None:
-        for key in ("return", "length", "solved"):
+        for key in ("return", "length", "solved", "terminated", "truncated"):
             self._fields[key][0] = 0
 
 

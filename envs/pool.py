@@ -20,9 +20,11 @@ from typing import IO, Any, NoReturn
 
 from envs.columns import TaskSpec, make_board
 from envs.machine import cores
+from envs.signals import STOP_SIGNALS
 from envs.wire import DONE, STEP, pack, unpack
 
 _ROOT = Path(__file__).resolve().parent.parent
+_SLICES = 20  # of a time-out
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -35,7 +37,7 @@ class Pool:
 
     :param workers: number of processes, 1 to the number of columns.
     :param step_timeout: seconds until a worker that does not answer a step counts as hanging.
-    :param build_timeout: the same for everything else: building, resetting, restoring.
+    :param build_timeout: the same for everything else: building, restoring, resetting, also after an episode's end.
     :param envs_per_task: E environments of each of T tasks make E T columns, all tasks, then all tasks again.
     """
 
@@ -125,13 +127,18 @@ class Pool:
         ours, theirs = socket.socketpair()
         with theirs:
             python_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-            process = subprocess.Popen(
-                [sys.executable, "-m", "envs.worker", str(theirs.fileno()), str(memory)],
-                pass_fds=(theirs.fileno(), memory),
-                stdin=subprocess.DEVNULL,
-                cwd=_ROOT,
-                env=os.environ | _ONE_THREAD | {"PYTHONPATH": python_path},
-            )
+            # a worker inherits what is blocked: a signal to all processes finds it deaf from its first moment
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "envs.worker", str(theirs.fileno()), str(memory)],
+                    pass_fds=(theirs.fileno(), memory),
+                    stdin=subprocess.DEVNULL,
+                    cwd=_ROOT,
+                    env=os.environ | _ONE_THREAD | {"PYTHONPATH": python_path},
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._processes.append(process)
         self._connections.append(Connection(ours.detach()))
         poll = select.poll()  # Connection.poll would set up a new one at every step
@@ -172,13 +179,27 @@ class Pool:
     def _receive(self, worker: int, timeout: float) -> dict[str, Any]:
         connection = self._connections[worker]
         try:
-            if not self._polls[worker].poll(timeout * 1000):
+            answered = self._answered(worker, timeout)
+            if not answered and timeout < self._build_timeout and self._resetting(worker):
+                answered = self._answered(worker, timeout := self._build_timeout)
+            if not answered:
                 self._fail(worker, f"did not answer within {timeout:g} s")
             message = connection.recv_bytes()
         except (EOFError, OSError):
             self._fail(worker, self._obituary(worker))
         self._owing.remove(worker)
         return {"answer": None} if message == DONE else unpack(message)
+
+    def _answered(self, worker: int, timeout: float) -> bool:
+        """Whether a worker answers in time. While this process is stopped (Ctrl-Z, a suspended job), its workers may be
+        too: of the time that passes then, no more than a slice counts."""
+        poll = self._polls[worker].poll
+        return any(poll(1000 * timeout / _SLICES) for _ in range(_SLICES))
+
+    def _resetting(self, worker: int) -> bool:
+        """Whether a worker is at the reset that follows the last step of an episode."""
+        rows = self.board[self._shares[worker]]
+        return bool((rows["busy"] & (rows["terminated"] | rows["truncated"])).any())
 
     def _check_open(self) -> None:
         if not self._connections:

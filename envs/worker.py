@@ -12,12 +12,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from envs.columns import Columns, TaskSpec, make_board
+from envs.signals import STOP_SIGNALS
 from envs.wire import DONE, STEP, pack, unpack
 
 
 def main(socket: int, memory: int) -> None:
     """Build the tasks that the first message names, then answer until the other end closes."""
-    for signum in (signal.SIGINT, signal.SIGTERM):  # for the trainer: it saves a checkpoint, then hangs up
+    for signum in STOP_SIGNALS:  # for the trainer: it saves a checkpoint, then hangs up
         signal.signal(signum, signal.SIG_IGN)
     connection = Connection(socket)
     worker = _Worker(memory)

@@ -20,7 +20,7 @@ from agents.replay import TaskReplayBuffer
 from envs import machine
 from envs.vec_env import TaskVecEnv
 from mtrl import ALIASES
-from scripts.cli import UsageError, usage_errors
+from scripts.cli import UsageError, folder, usage_errors
 from scripts.config import TrainConfig
 
 
@@ -70,12 +70,17 @@ def require_precision(precision: str, device: str) -> None:
 
 
 def run_path(config: TrainConfig) -> Path:
-    """Where the run goes: --run-dir, or a name in `runs` that says what it is."""
+    """Where the run goes: --run-dir, or a name in `runs` that says what it is.
+
+    Raises UsageError for a name that could not be shown or written as it is.
+    """
+    if config.run_dir:
+        return folder("--run-dir", config.run_dir)
     some = config.tasks if len(config.tasks) <= 3 else (f"{len(config.tasks)}-tasks",)
     name = "independent" if config.independent else config.aggregator
     method = re.sub(r"[^\w-]+", "-", name.rpartition("/")[2])  # torchjd:NAME, path/to/file.py:NAME
-    parts = (config.preset, *some, method, f"seed{config.seed}")
-    return Path(config.run_dir or f"runs/{'-'.join(parts)}")
+    parts = (*(["trial"] if config.trial else []), config.preset, *some, method, f"seed{config.seed}")
+    return Path("runs", "-".join(parts))
 
 
 def make_env(

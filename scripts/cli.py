@@ -22,7 +22,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from agents import NonFiniteError
@@ -31,6 +30,7 @@ from mtrl import AGGREGATORS, ALIASES, Aggregator, aggregator_class
 from scripts.config import TrainConfig, check, plain_sac, shorten
 from scripts.flags import Capture
 from scripts.presets import PRESETS
+from scripts.screen import LostOutput, Screen, guarded_streams, strong
 from scripts.text import plain
 
 PROGRAM = "python -m scripts.train"
@@ -55,29 +55,57 @@ def usage_errors() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs `main(argv)` and exits with its code; errors that teach end in one line, real bugs keep their traceback."""
+def run(main: Callable[[Sequence[str]], int | None], files: bool = False) -> None:
+    """Runs `main(argv)` and exits with its code; errors that teach end in one line, real bugs keep their traceback.
+
+    Output that nobody reads any more is no error. If there was no room for it, that is told at the end, and it is an
+    error unless the results are in files.
+
+    :param files: whether they are.
+    """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        with guarded_streams():
+            code = _outcome(main)
+    except LostOutput as error:
+        print(f"{'warning' if files else 'error'}: what was printed is not all there: {error}", file=sys.stderr)
+        code = code or (0 if files else EXIT_DISK)
+    sys.exit(code)
+
+
+def _outcome(main: Callable[[Sequence[str]], int | None]) -> int | str | None:
+    """The exit code of `main`, after the one line that an error is worth."""
     codes: dict[type[Exception], int] = {
         UsageError: EXIT_USAGE,
         NonFiniteError: EXIT_NON_FINITE,
         WorkerError: EXIT_WORKER,
     }
     try:
-        sys.exit(main(sys.argv[1:]) or 0)
+        return main(home(sys.argv[1:])) or 0
+    except SystemExit as end:
+        return end.code
     except tuple(codes) as error:
         print("error:", plain(error, keep="\n"), file=sys.stderr)
-        sys.exit(next(code for kind, code in codes.items() if isinstance(error, kind)))
+        return next(code for kind, code in codes.items() if isinstance(error, kind))
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            print(f"error: expected a shorter name; found: {plain(error)}", file=sys.stderr)
+            return EXIT_USAGE
         if error.errno not in (*_DISK, *_FILES):
             raise
         full = error.errno in _DISK
         told = f"the disk took no more: {error}. Make room" if full else f"a file was refused: {error}. Put that right"
         print(f"error: {plain(told)}, then go on with --resume.", file=sys.stderr)
-        sys.exit(EXIT_DISK)
+        return EXIT_DISK
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
+
+
+def home(argv: Sequence[str]) -> list[str]:
+    """The words with `--flag=~/path` as if the shell had seen to it: after `=`, not every shell does."""
+    words = (word.partition("=") for word in argv)
+    return [flag + is_ + (os.path.expanduser(path) if flag.startswith("--") else path) for flag, is_, path in words]
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:
@@ -99,6 +127,18 @@ def aggregator_kind(name: str) -> type[Aggregator]:
         choose("aggregator", name, (*AGGREGATORS, *ALIASES))
     with usage_errors():
         return aggregator_class(name)
+
+
+def folder(flag: str, text: str) -> Path:
+    """The folder that a flag names. Raises UsageError for a name that could not be printed, or written, as it is."""
+    if not text.isprintable():  # line ends, escape sequences, bytes that are no text
+        raise UsageError(f"{flag}: expected a name of printable characters; found {text!r}. Choose another.")
+    if not text.isascii() and (encoding := sys.getfilesystemencoding()) != "utf-8":  # as TensorBoard writes names
+        raise UsageError(
+            f"{flag}: expected ASCII letters, as file names are in {encoding} here; found {text!r}. Choose another, or "
+            "set PYTHONUTF8=1."
+        )
+    return Path(os.path.expanduser(text))
 
 
 def check_output(flag: str, path: Path) -> None:
@@ -137,14 +177,16 @@ class Resume:
 
     def apply(self, config: TrainConfig) -> TrainConfig:
         """The run's config with the few changes that this command makes."""
-        steps = config.steps_per_task if self.steps_per_task is None else self.steps_per_task
-        if limit := step_limit():
-            steps = min(steps, config.steps_per_task + limit)
+        if config.trial and not step_limit():
+            raise UsageError(
+                f"expected a run to go on with; {self.resume} is a trial, made with STEPS set, and no beginning of a "
+                "result. Train anew without STEPS, or set it to go on with the trial."
+            )
         device = self.device or config.device
         as_before = config.capture if device == config.device else "auto"
         changed = replace(
             config,
-            steps_per_task=steps,
+            steps_per_task=config.steps_per_task if self.steps_per_task is None else self.steps_per_task,
             capture=as_before if self.capture is None else self.capture,
             device=device,
             workers=config.workers if self.workers is None else self.workers,
@@ -161,10 +203,10 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
     """The config or the run to resume that `argv` asks for; None where it only asks to be told something."""
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         return tyro.cli(Resume, prog=PROGRAM, args=argv, description="Go on with a run, exactly where it stopped.")
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv:
+        raise UsageError(f"expected a preset first, found nothing. Try: {PROGRAM} toy, or --help for what there is.")
+    if argv[0] in ("-h", "--help"):
         print_overview()
-        if not argv:
-            raise UsageError(f"expected a preset first, found nothing. Try: {PROGRAM} toy")
         return None
     if argv[0].startswith("-"):
         raise UsageError(f"expected a preset first, found {argv[0]!r}. Write: {PROGRAM} PRESET {' '.join(argv)}")
@@ -175,7 +217,9 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
     if other is not None:
         print_difference(config, _parse_preset(choose("preset", other, PRESETS), ()))
         return None
-    return shorten(config, limit) if (limit := step_limit()) else config
+    if given("--steps-per-task", flags) or not (limit := step_limit()):
+        return config
+    return shorten(config, limit)
 
 
 def given(flag: str, words: Iterable[str]) -> bool:
@@ -201,7 +245,7 @@ def print_difference(config: TrainConfig, other: TrainConfig) -> None:
     for flag in dict.fromkeys([*ours, *theirs]):
         if flag != "--preset" and (mine := ours.get(flag, "")) != (its := theirs.get(flag, "")):
             table.add_row(flag, _shown(mine), _shown(its))
-    Console(highlight=False).print(table if table.rows else f"no difference to {other.preset}")
+    Screen().print(table if table.rows else f"no difference to {other.preset}")
 
 
 def _by_flag(config: TrainConfig) -> dict[str, Any]:
@@ -254,7 +298,7 @@ def _in_full(name: str) -> str:
 
 
 def step_limit() -> int | None:
-    """The environment variable STEPS: how many steps per task a training command may take at most."""
+    """The environment variable STEPS: how many steps per task a training may take that is not told --steps-per-task."""
     text = os.environ.get("STEPS")
     if not text:
         return None
@@ -283,7 +327,7 @@ def _peek(flag: str, flags: Sequence[str], defaults: TrainConfig) -> str:
 
 def print_overview() -> None:
     """Usage, presets and aggregators, one line each."""
-    console = Console(highlight=False)
+    console = Screen()
     console.print(f"Train one agent on many tasks.\n\n  {PROGRAM} PRESET [--aggregator NAME] [--steps-per-task N] ...")
     console.print(f"  {PROGRAM} PRESET --help\n  {PROGRAM} PRESET [flags] --diff OTHER-PRESET")
     console.print(f"  {PROGRAM} --resume RUN [--steps-per-task N]\n")
@@ -294,9 +338,10 @@ def print_overview() -> None:
     }
     for title, rows in listings.items():
         table = Table.grid(padding=(0, 2), pad_edge=True)
+        table.add_column(style="cyan", overflow="fold")
         for name, summary in rows.items():
-            table.add_row(f"  [cyan]{name}[/]", summary)
-        console.print(f"[bold]{title}[/]", table, "", sep="\n")
+            table.add_row(f"  {name}", summary)
+        console.print(strong(title), table, "", sep="\n")
     console.print("Also torchjd:NAME for TorchJD's aggregators, and path/to/file.py:NAME for one of your own.\n")
 
 

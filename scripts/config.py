@@ -20,7 +20,7 @@ from agents.values import CriticHead, Reduction
 from scripts.flags import Capture, Counts, Names, Numbers
 
 # Settings that run folders of earlier versions lack: there they were off.
-_LATER = {"collect_ahead", "high_reward_fraction", "high_reward_candidates", "checkpoint_minutes"}
+_LATER = {"collect_ahead", "high_reward_fraction", "high_reward_candidates", "checkpoint_minutes", "trial"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class TrainConfig:
     """All settings of one run."""
 
     preset: Suppress[str] = ""
+    trial: Suppress[bool] = False  # cut short by the environment variable STEPS: no result
     suite: str = "MT10"
     """MT1, MT10, MT25, MT50, custom (any list of --tasks) or toy."""
     tasks: Names = ()
@@ -209,10 +210,10 @@ class TrainConfig:
 
 
 def shorten(config: TrainConfig, limit: int) -> TrainConfig:
-    """At most `limit` steps per task. If that is less than one episode, episodes and all else shrink to a trial of the
-    whole chain that takes seconds: no result, but every part has run."""
+    """A trial of at most `limit` steps per task. If that is less than one episode, episodes and all else shrink, too:
+    no result, but every part of the whole chain has run, in seconds."""
     steps = min(config.steps_per_task, limit)
-    config = replace(config, steps_per_task=steps)
+    config = replace(config, steps_per_task=steps, trial=True)
     if steps >= config.horizon:
         return config
     return replace(

@@ -23,8 +23,8 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agents import MTSAC, NonFiniteError
 from envs import WorkerError, machine
@@ -38,11 +38,12 @@ from scripts.presets import PRESETS
 from scripts.progress import ProgressBar
 from scripts.record import back_end
 from scripts.room import measure
+from scripts.screen import Screen
 
 CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
 _EXACT = ("mujoco", "metaworld")  # physics, resets and rewards are part of the protocol
 _CORE = (*_EXACT, "torch", "gymnasium", "numpy", "stable_baselines3", "safetensors", "tyro", "rich")
-_MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "wrong": "[bold red]wrong[/]"}
+_STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,17 @@ def main(argv: Sequence[str]) -> int:
         raise cli.UsageError(f"--steps: expected at least 50, to reach some updates; found {request.steps}.")
     with cli.usage_errors():
         check(config)
-    console, levels = Console(highlight=False), []
+    console, levels = Screen(), []
     for finding in examine(config, request, console):
-        console.print(f"{_MARKS[finding.level]:>20} [bold]{finding.about}[/]: {finding.what}", soft_wrap=True)
+        mark, about = (f"{finding.level:>7}", _STYLES[finding.level]), (finding.about, "bold")
+        console.print(Text.assemble(mark, " ", about, f": {finding.what}"), soft_wrap=True)
         levels.append(finding.level)
     wrong, warned = levels.count("wrong"), levels.count("warning")
     console.print(f"\n{len(levels)} things looked at: {wrong} wrong, {warned} warnings.")
     return 1 if wrong else 0
 
 
-def examine(config: TrainConfig, request: DoctorConfig, console: Console) -> Iterator[Finding]:
+def examine(config: TrainConfig, request: DoctorConfig, console: Screen) -> Iterator[Finding]:
     """Everything in turn; what cannot be looked at because something before is wrong is left out."""
     yield from software()
     yield rendering()
@@ -195,7 +197,7 @@ def columns(agent: MTSAC, env: TaskVecEnv) -> Finding:
     return Finding("wrong", "map", f"agent {agent.task_names}, {len(temperatures)} temperatures; report this as a bug")
 
 
-def training(config: TrainConfig, steps: int, console: Console) -> Iterator[Finding]:
+def training(config: TrainConfig, steps: int, console: Screen) -> Iterator[Finding]:
     """A short training in which every task must have finite losses, a gradient, and a temperature that moves."""
     horizon, whole = min(config.horizon, steps // 4), config
     config = replace(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from agents import MTSAC, evaluate
 from scripts import cli
@@ -21,6 +20,7 @@ from scripts.independent import load_team
 from scripts.plain_sac import Team
 from scripts.report import success_table, summarize
 from scripts.run_folder import RunFolder, write_json
+from scripts.screen import Screen
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         run.require_tasks(env.task_names, run.path / "config.json")
         agent = agent or load_team(run, env, config.device)
         summary = summarize(evaluate(agent, env, request.episodes))
-    console = Console(highlight=False)
+    console = Screen()
     protocol = replace(run.protocol, episodes_final=request.episodes)
     console.print(success_table(summary, f"{run.path.name} after {agent.steps_per_task:,} steps per task"))
     console.print(f"Protocol {protocol.id}: deterministic, each goal once, success at any of {config.horizon} steps.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from rich.progress import track
 
 from agents import MTSAC
 from envs.meta_world import MetaWorldTask
+from scripts import cli
 from scripts.run_folder import RunFolder
+from scripts.screen import Screen
 
 CAMERA = "corner2"
 FRAMES_PER_SECOND = 40  # a step of metaworld simulates 1/80 s
@@ -93,7 +94,8 @@ def main(order: dict[str, Any]) -> None:
     for names in groups:
         scenes = [Scene(run, agent, name, order["goal"], order["size"]) for name in names]
         with video(out / f"{names[0]}.mp4" if order["each"] else out) as writer:
-            for step in track(range(run.config.horizon), description=names[0] if order["each"] else "filming"):
+            what = names[0] if order["each"] else "filming"
+            for step in track(range(run.config.horizon), description=what, console=Screen()):
                 if step % order["every"] == 0:
                     writer.append_data(grid([scene.picture() for scene in scenes]))
                 for scene in scenes:
@@ -105,4 +107,4 @@ def main(order: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    cli.run(lambda argv: main(json.loads(argv[0])), files=True)

@@ -41,7 +41,7 @@ class Noise(gymnasium.Env):
         return self._draw(), float(self.np_random.random()), False, False, {}
 
     def _draw(self) -> np.ndarray:
-        return self.np_random.standard_normal(self.observation_space.shape, dtype=np.float32)  # type: ignore[arg-type]
+        return self.np_random.standard_normal(self.observation_space.shape, dtype=np.float32)
 
 
 @dataclass(frozen=True)

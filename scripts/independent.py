@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save
 from stable_baselines3 import SAC
@@ -42,10 +41,12 @@ from scripts.claim import claimed
 from scripts.config import TrainConfig
 from scripts.csv_table import STEP, CsvTable
 from scripts.plain_sac import RewardScale, Team, make_actor, make_sac
-from scripts.progress import StopSwitch
+from scripts.postmortem import next_steps, resume_command, whereabouts
+from scripts.progress import StopRequested, StopSwitch
 from scripts.protocol import describe
 from scripts.report import success_table, summarize, write_result
 from scripts.run_folder import RunFolder, evaluation_rows, intact, require_new, write_json
+from scripts.screen import Screen
 
 CHECK_EVERY = 20  # steps between two looks whether the losses are finite
 LOSSES = ("critic_loss", "actor_loss", "ent_coef_loss", "ent_coef")
@@ -56,7 +57,7 @@ class Work:
     """A run in memory: its files, and who is told of progress."""
 
     run: RunFolder
-    console: Console
+    console: Screen
     switch: StopSwitch
     bar: Progress
 
@@ -72,25 +73,27 @@ class Work:
 
 def train(request: TrainConfig | cli.Resume, argv: Sequence[str]) -> int:
     """Trains task after task, then evaluates all together; returns the exit code."""
-    console = Console(highlight=False)
+    console = Screen()
+    switch = StopSwitch(console)
     with contextlib.ExitStack() as stack:
         run = _start(request, stack) if isinstance(request, TrainConfig) else _resume(request, stack)
         console.print(run.protocol.table())
         console.print(
             f"one Stable-Baselines3 SAC per task, on {run.config.device}; torch threads: {run.config.threads}"
         )
-        console.print(f"run folder: {run.path}\n", soft_wrap=True)
-        work = Work(run, console, StopSwitch(console), stack.enter_context(_bar(console, run)))
+        console.print(whereabouts(run), soft_wrap=True)
+        work = Work(run, console, switch, stack.enter_context(_bar(console, run)))
         work.folder.mkdir(exist_ok=True)
-        with work.switch.listening():
-            for task in missing_tasks(run):
-                if not work.switch.pressed:
-                    _train_task(work, task)
+        stack.enter_context(switch.listening())
+        for task in missing_tasks(run):
+            if not switch.pressed:
+                _train_task(work, task)
         work.bar.stop()
-        if work.switch.pressed:
-            return _give_up(work, argv)
-        _conclude(work, argv)
-    return 0
+        if not switch.pressed:
+            with contextlib.suppress(StopRequested), switch.interruptible():
+                _conclude(work, argv)
+                return 0
+        return _give_up(work, argv)
 
 
 def missing_tasks(run: RunFolder) -> list[str]:
@@ -235,14 +238,15 @@ def _conclude(work: Work, argv: Sequence[str]) -> None:
     latest = {"env_steps_per_task": config.steps_per_task, **summarize(final)}
     write_result(run, "finished", argv, config.steps_per_task, latest, {"learn": seconds})
     work.console.print(success_table(latest, f"finished at {config.steps_per_task:,} steps per task, each on its own"))
-    work.console.print(f"Everything is in {run.path}: result.json, evaluations.csv, tasks/", soft_wrap=True)
+    work.console.print(*next_steps(run, evaluable=True), sep="\n", soft_wrap=True)
 
 
 def _give_up(work: Work, argv: Sequence[str]) -> int:
     done = len(work.run.protocol.tasks) - len(missing_tasks(work.run))
     write_result(work.run, "interrupted", argv, 0, None, {})
-    command = f"python -m scripts.train --resume {shlex.quote(str(work.run.path))}"
-    work.console.print(f"{done} tasks are done; the next begins anew with:\n  {command}", soft_wrap=True)
+    work.console.print(
+        f"{done} tasks are done; the next begins anew with:\n  {resume_command(work.run)}", soft_wrap=True
+    )
     return 128 + work.switch.pressed
 
 
@@ -272,11 +276,11 @@ def _actor_file(run: RunFolder, task: str) -> Path:
     return run.path / "tasks" / f"{task}.safetensors"
 
 
-def _bar(console: Console, run: RunFolder) -> Progress:
+def _bar(console: Screen, run: RunFolder) -> Progress:
     tasks, steps = len(run.protocol.tasks), run.config.steps_per_task
     bar = Progress(
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[task]}"),
+        TextColumn("{task.fields[task]}", markup=False),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
         TimeElapsedColumn(),
         TextColumn("eta"),

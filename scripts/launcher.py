@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 from agents.atomic import not_through_links
+from scripts.signals import SWEEP, listening
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -61,7 +62,7 @@ class LocalLauncher:
     """
 
     def __init__(self, threads: int) -> None:
-        self.environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
+        self.environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), SWEEP: str(os.getpid())}
 
     def start(self, argv: Sequence[str], log: Path) -> LocalProcess:
         """A process in a session of its own: Ctrl-C in the terminal reaches the sweep alone, which tells it once."""
@@ -79,28 +80,24 @@ class LocalLauncher:
 
 
 class Stop:
-    """Ctrl-C, SIGTERM or a closed terminal: once, to stop with checkpoints; twice, at once."""
+    """A signal that asks to stop: all runs, with checkpoints; Ctrl-C after that: at once. As in a training, any other
+    second signal changes nothing."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
-        self.presses = 0
-        self.signal = 0
+        self.signal = 0  # the number of the first
+        self.at_once = False
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> contextlib.AbstractContextManager[None]:
         """Takes over the signals and gives them back."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self._press) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return listening(self._press)
 
     def _press(self, number: int, frame: FrameType | None) -> None:
-        self.presses += 1
+        if self.signal:
+            self.at_once = self.at_once or number == signal.SIGINT
+            return
         self.signal = number
-        self.say("Stopping all runs with a checkpoint. Once more: at once, without.")
+        self.say("Stopping all runs with a checkpoint. Press Ctrl-C again to quit without saving.")
 
 
 def execute(
@@ -111,7 +108,7 @@ def execute(
     tell: Callable[[dict[str, Started], dict[str, int]], None],
     every: float = 0.5,
 ) -> dict[str, int]:
-    """Runs all commands, `at_once` side by side, until they have ended or `stop` was pressed; name -> exit code.
+    """Runs all commands, `at_once` side by side, until they have ended or `stop` heard a signal; name -> exit code.
 
     One that fails does not stop the others. What was not started has no exit code.
 
@@ -120,16 +117,16 @@ def execute(
     :param every: seconds between two looks.
     """
     waiting, running, codes = list(commands), dict[str, Started](), dict[str, int]()
-    told = 0
+    told = 0  # 1: to stop, 2: at once
     try:
-        while running or (waiting and not stop.presses):
-            while waiting and len(running) < at_once and not stop.presses:
+        while running or (waiting and not stop.signal):
+            while waiting and len(running) < at_once and not stop.signal:
                 name = waiting.pop(0)
                 running[name] = launcher.start(*commands[name])
-            if told < stop.presses:
-                told = stop.presses
+            if told < (wish := bool(stop.signal) + stop.at_once):
+                told = wish
                 for started in running.values():
-                    started.stop(at_once=told > 1)
+                    started.stop(stop.at_once)
             tell(running, codes)
             time.sleep(every)
             ended = {name: code for name, started in running.items() if (code := started.poll()) is not None}

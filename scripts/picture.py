@@ -5,7 +5,6 @@ python -m scripts.picture docs/conflict.png
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from mtrl import Mean, PCGrad
+from scripts import cli
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
@@ -64,4 +64,4 @@ def arrow(axes: Axes, tip: Tensor, color: str, label: str, faint: bool = False) 
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    cli.run(main, files=True)

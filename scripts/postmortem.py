@@ -1,4 +1,4 @@
-"""After training broke down: what is known, and the way back."""
+"""What a run says of itself: where it is, the way on, and after training broke down what is known and the way back."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 
 from agents import MTSAC, NonFiniteError
 from agents.checkpoint import checkpoints
+from scripts import cli
 from scripts.run_folder import RunFolder, write_json
 
 
@@ -38,7 +39,32 @@ def write_postmortem(run: RunFolder, agent: MTSAC, error: Exception) -> None:
 def resume_command(run: RunFolder) -> str:
     """The command that goes on with a run."""
     trust = " --run-code" if any(".py:" in name for name in run.config.aggregators()) else ""
-    return f"python -m scripts.train --resume {shlex.quote(str(run.path))}{trust}"
+    limit = f"STEPS={cli.step_limit() or run.config.steps_per_task} " if run.config.trial else ""
+    return f"{limit}python -m scripts.train --resume {shlex.quote(str(run.path))}{trust}"
+
+
+def whereabouts(run: RunFolder) -> str:
+    """Where a run that begins keeps its files; of a trial, that it is one."""
+    trial = "\nSTEPS={} is set: a trial, no result. The next run in this folder replaces it."
+    told = trial.format(cli.step_limit()) if run.config.trial else ""
+    return f"run folder: {shlex.quote(str(run.path))}{told}\n"
+
+
+def next_steps(run: RunFolder, evaluable: bool, go_on: str = "") -> list[str]:
+    """What to say at the end of a run, in lines: the files that there are, and the commands that work with them.
+
+    :param evaluable: whether there are weights to evaluate.
+    :param go_on: the command that goes on with the run, if one can.
+    """
+    files = ("result.json", "evaluations.csv", "metrics.csv", "conflicts.csv", "tensorboard/", "checkpoints/", "tasks/")
+    path, program = shlex.quote(str(run.path)), "python -m scripts"
+    commands = (
+        f"{program}.evaluate {path}" if evaluable else "",
+        f"{program}.plot {path}" if run.evaluations.read() else "",
+        go_on,
+    )
+    there = ", ".join(name for name in files if (run.path / name).exists())
+    return [f"Everything is in {path}: {there}", "Next:", *(f"  {command}" for command in commands if command)]
 
 
 def way_back(run: RunFolder, lower_rate: bool) -> str:

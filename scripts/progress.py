@@ -13,21 +13,21 @@ from rich.text import Text
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import MTSAC
+from scripts.screen import strong
+from scripts.signals import listening
 
 
 class StopRequested(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or SIGUSR1 while an evaluation ran: the evaluation is given up, the training is not lost."""
+    """A signal to stop while an evaluation ran: the evaluation is given up, the training is not lost."""
 
 
 class StopSwitch(BaseCallback):
-    """Ends training after the current step once SIGINT, SIGTERM or SIGUSR1 came; a second Ctrl-C ends it at once.
+    """Ends training after the current step once a signal asked for it; Ctrl-C after that ends it at once.
 
-    A second SIGTERM or SIGUSR1 changes nothing: schedulers send them twice, and have SIGKILL for those in a hurry.
+    Any other second signal changes nothing: schedulers send them twice, and have SIGKILL for those in a hurry.
     An evaluation may take minutes, so it does not run to its end: inside `interruptible()` the first signal raises
     StopRequested.
     """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -35,15 +35,9 @@ class StopSwitch(BaseCallback):
         self.pressed = 0  # the number of the signal
         self._raise = False
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> contextlib.AbstractContextManager[None]:
         """Takes over the signals and gives them back."""
-        before = {number: signal.signal(number, self._press) for number in self.SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return listening(self._press)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -55,10 +49,12 @@ class StopSwitch(BaseCallback):
             self._raise = False
 
     def _press(self, number: int, frame: FrameType | None) -> None:
+        if self.pressed:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.pressed = number
-        for other in self.SIGNALS:
-            signal.signal(other, signal.SIG_IGN if other != signal.SIGINT else signal.default_int_handler)
-        self.console.print("[bold]Stopping[/] after this step, with a checkpoint. Ctrl-C once more: at once, without.")
+        self.console.print(strong("Stopping", " after this step. Press Ctrl-C again to quit without saving."))
         if self._raise:
             raise StopRequested
 
@@ -67,7 +63,7 @@ class StopSwitch(BaseCallback):
 
 
 class _TwoLines(Progress):
-    """A progress bar with a line of text below it."""
+    """A progress bar with text below it, which has room on a narrow screen, too."""
 
     below = ""
 
@@ -87,7 +83,6 @@ class ProgressBar(BaseCallback):
         self.bar = _TwoLines(
             BarColumn(bar_width=None),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps per task"),
-            TextColumn("training success [bold]{task.fields[success]}[/]"),
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
@@ -99,7 +94,7 @@ class ProgressBar(BaseCallback):
 
     def _on_training_start(self) -> None:
         done = self.model.steps_per_task
-        self.row = self.bar.add_task("", total=self.steps_per_task, completed=done, success="-")
+        self.row = self.bar.add_task("", total=self.steps_per_task, completed=done)
         self.bar.start()
 
     def _on_step(self) -> bool:
@@ -107,8 +102,7 @@ class ProgressBar(BaseCallback):
         if self.model.due(10) or step == self.steps_per_task:
             self.bar.update(self.row, completed=step)
         if self.model.due(100):  # reads the device
-            self.bar.update(self.row, success=recent_success(self.model))
-            self.bar.below = split(self.model.seconds)
+            self.bar.below = f"training success {recent_success(self.model)}; {split(self.model.seconds)}"
         return True
 
     def _on_training_end(self) -> None:

@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 
 from scripts.config import TrainConfig
-from scripts.text import unmarked
+from scripts.text import plain
 
 # Runs that differ only in these are repetitions or longer runs of one experiment: their curves share an axis.
 # Overlap is a lag of one transition in training; success is measured alike, and plain SAC has none.
@@ -155,4 +155,4 @@ def _readable(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(value)
-    return f"{value:,}" if isinstance(value, int) else unmarked(value)
+    return f"{value:,}" if isinstance(value, int) else plain(value)

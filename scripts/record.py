@@ -150,4 +150,4 @@ def film(order: dict[str, object], gl: str, timeout: float) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, files=True)

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from agents.evaluation import Evaluation
 from envs.vec_env import TaskVecEnv
 from scripts.run_folder import RunFolder, intact, write_json
+from scripts.screen import FittedTable
 
 
 def wilson(successes: float, episodes: int) -> tuple[float, float]:
@@ -93,6 +92,7 @@ def write_result(
     """Writes result.json: how the run ended, final and best success, where the time went, and `unstable_episodes`."""
     result = {
         "status": status,
+        "trial": run.config.trial,
         "command": shlex.join(["python", "-m", "scripts.train", *argv]),
         "protocol": {"id": run.protocol.id, **run.protocol.to_json()},
         "env_steps_per_task": env_steps_per_task,
@@ -113,14 +113,14 @@ def unstable_episodes(env: TaskVecEnv) -> dict[str, int]:
     return {name: sum(counts[i :: env.num_tasks]) for i, name in enumerate(env.task_names)}
 
 
-def success_table(summary: dict[str, Any], title: str) -> Table:
+def success_table(summary: dict[str, Any], title: str) -> FittedTable:
     """One line per task by name, the mean last."""
     episodes = next(iter(summary["tasks"].values()))["episodes"]
     rows = {name: _cells(row) for name, row in summary["tasks"].items()}
     return _table(f"{title}, {episodes} episodes per task", rows, _cells(summary["mean"]))
 
 
-def training_table(metrics: Mapping[str, float], task_names: tuple[str, ...], title: str) -> Table | None:
+def training_table(metrics: Mapping[str, float], task_names: tuple[str, ...], title: str) -> FittedTable | None:
     """The same table from `MTSAC.metrics`, for want of an evaluation; None before the first episode has ended."""
     if "rollout/success" not in metrics:
         return None
@@ -133,12 +133,8 @@ def training_table(metrics: Mapping[str, float], task_names: tuple[str, ...], ti
     return _table(f"{title}\ntraining episodes, not an evaluation", rows, cells(""))
 
 
-def _table(title: str, rows: Mapping[str, list[str]], mean: list[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title)
-    table.title_justify, table.title_style = "left", "bold"
-    table.add_column("task", no_wrap=True)
-    for column in ("success", "95 %", "at last step", "return"):
-        table.add_column(column, justify="right", no_wrap=True)
+def _table(title: str, rows: Mapping[str, list[str]], mean: list[str]) -> FittedTable:
+    table = FittedTable("task", "success", "95 %", "at last step", "return", title=title)
     for name, row in rows.items():
         table.add_row(name, *row)
     table.add_section()

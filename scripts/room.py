@@ -41,7 +41,7 @@ class Room:
             free = filesize.decimal(self.available)
             found.append(f"memory: {now} in {processes}, and {growth} as the replay buffer fills; {free} free")
         if self.growth > self.available:
-            found.append("[bold]Memory is short[/]: other programs hold what this run will need.")
+            found.append("Memory is short: other programs hold what this run will need.")
         return found
 
     def check(self) -> None:

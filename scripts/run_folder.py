@@ -21,6 +21,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 import zipfile
@@ -289,14 +290,35 @@ def evaluation_rows(env_steps_per_task: int, evaluation: Evaluation) -> list[dic
 
 # What `save` leaves if it is killed before config.json makes the folder a run.
 _BEGUN = (LOCK, "goals.npz", "versions.json", "protocol.json")
+_RUN = (
+    *("goals.npz", "versions.json", "versions-resumed.json", "protocol.json", "metrics.csv", "conflicts.csv"),
+    *("evaluations.csv", "result.json", "postmortem.json", "tensorboard", "checkpoints", "tasks", "config.json"),
+)
 
 
 def require_new(path: Path) -> None:
-    """Raises UsageError unless `path` is free for a new run, or holds no more than the beginning of one."""
+    """Raises UsageError unless `path` is free for a new run, or holds no more than the beginning of one.
+
+    A trial is in nobody's way: its files are removed, and no others.
+    """
+    if _is_trial(path):
+        for item in (path / name for name in _RUN):  # config.json last: until then it is a trial
+            if item.is_dir() and not item.is_symlink():
+                shutil.rmtree(item)
+            else:
+                item.unlink(missing_ok=True)
     begun = {name + end for name in (*_BEGUN, "config.json") for end in ("", ".partial")} - {"config.json"}
     if path.is_file() or (path.is_dir() and any(item.name not in begun for item in path.iterdir())):
-        resume = f" or go on with that run: --resume {path}" if (path / "config.json").exists() else ""
-        raise UsageError(f"expected a new or empty run folder; {path} is not empty. Choose another --run-dir{resume}")
+        name = shlex.quote(str(path))
+        resume = f" or go on with that run: --resume {name}" if (path / "config.json").exists() else ""
+        raise UsageError(f"expected a new or empty run folder; {name} is not empty. Choose another --run-dir{resume}")
+
+
+def _is_trial(path: Path) -> bool:
+    try:
+        return read_json(path / "config.json").get("trial") is True
+    except (OSError, ValueError):
+        return False
 
 
 def require_plain_files(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from scripts.run_folder import RunFolder, intact, read_json
 _NO_METHOD = set(
     "suite tasks reward_version horizon goals overlap seed steps_per_task device run_dir workers threads progress "
     "eval_every eval_goals final_goals checkpoint_every checkpoint_minutes keep_checkpoints log_every "
-    "log_conflicts".split()
+    "log_conflicts trial".split()
 )
 # Named in every label, so not among the settings in which runs differ.
 _NAMED = {"preset", "aggregator", "actor_aggregator", "critic_aggregator", "multi_head", "independent"}
@@ -81,13 +82,21 @@ class Method:
 def find_runs(patterns: Sequence[str | Path]) -> list[RunFolder]:
     """The runs that the words of a command name: run folders, folders of run folders, and patterns like `runs/*seed0`.
 
+    Trials are left out, with a warning, unless there is nothing else.
+
     Raises UsageError if a word names no run.
     """
     if not patterns:
         raise UsageError("expected at least one run folder, found none. Name runs, or a folder of runs.")
     paths = dict.fromkeys(path.resolve() for word in patterns for path in _folders(str(word)))
     here = Path.cwd()
-    return [RunFolder.open(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
+    runs = [RunFolder.open(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
+    if trials := [run for run in runs if run.config.trial]:
+        names = ", ".join(str(run.path) for run in trials)
+        runs = [run for run in runs if not run.config.trial] or runs
+        done = "shown" if runs == trials else "left out"
+        warnings.warn(f"{done}: {names}; trials, made with STEPS set, and no results", stacklevel=2)
+    return runs
 
 
 def _folders(word: str) -> Iterable[Path]:

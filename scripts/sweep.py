@@ -13,23 +13,25 @@ the flags are keys, and a table `define` names arms of your own:
     seeds = [0, 1, 2]
     define.slow = "--aggregator pcgrad --learning-rate 1e-4"
 
-Exit codes: 0 all runs are finished, 1 some are not, 130 stopped by Ctrl-C; a run that failed does not stop the others.
+Exit codes: 0 all runs are finished, 1 some are not, 128 + n stopped by signal n (130 by Ctrl-C); a run that failed does
+not stop the others.
 """
 
 from __future__ import annotations
 
 import shlex
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 
 from scripts import cli
 from scripts.launcher import Launcher, LocalLauncher, Stop, execute
+from scripts.screen import Screen
 from scripts.sweep_board import Board
 from scripts.sweep_plan import ARMS, GROUPS, Plan, SweepConfig, logs, make_jobs, plan, set_aside, share_cores
 
@@ -41,6 +43,7 @@ PROGRAM = "python -m scripts.sweep"
 def main(argv: Sequence[str]) -> int:
     """Runs what `argv` names; returns the exit code."""
     request = parse(argv)
+    request = replace(request, out=cli.folder("--out", str(request.out)))
     plans = [plan(job) for job in make_jobs(request)]
     open_plans = [p for p in plans if p.argv]
     at_once, threads = share_cores(request, len(open_plans))
@@ -49,16 +52,20 @@ def main(argv: Sequence[str]) -> int:
             command = shlex.join(["python", "-m", "scripts.train", *_words(p, threads)])
             print(command if p.argv else f"# {p.job.name} is {p.action}")
         return 0
-    console = Console(highlight=False)
+    console = Screen()
+    over = Counter(p.action for p in plans if not p.argv)
     console.print(
-        f"{len(plans)} runs in {request.out}, {len(plans) - len(open_plans)} of them over before; "
+        f"{len(plans)} runs in {shlex.quote(str(request.out))}, {over['finished']} already finished"
+        f"{', {} failed before'.format(over['failed']) if over['failed'] else ''}; "
         f"{at_once} at once, torch threads of each: {threads}",
         soft_wrap=True,
     )
+    if trials := sum(p.job.config.trial for p in plans):
+        console.print(f"STEPS={cli.step_limit()} is set: {trials} trials, no results. The same command replaces them.")
     return run(plans, LocalLauncher(threads), at_once, threads, console)
 
 
-def run(plans: Sequence[Plan], launcher: Launcher, at_once: int, threads: int, console: Console) -> int:
+def run(plans: Sequence[Plan], launcher: Launcher, at_once: int, threads: int, console: Screen) -> int:
     """Executes what is left of the plans and says how it ended; returns the exit code."""
     commands = {}
     for p in plans:
@@ -71,8 +78,8 @@ def run(plans: Sequence[Plan], launcher: Launcher, at_once: int, threads: int, c
         stop = Stop(board.say)
         with stop.listening():
             execute(commands, launcher, at_once, stop, board.update)
-    complete = board.conclude()
-    if stop.presses:
+            complete = board.conclude()
+    if stop.signal:
         console.print("Stopped. The same command goes on with it.")
         return 128 + stop.signal
     return 0 if complete else EXIT_INCOMPLETE
@@ -139,4 +146,4 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, files=True)

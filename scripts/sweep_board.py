@@ -8,20 +8,19 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
-from rich import box
-from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from scripts import independent
 from scripts.cli import UsageError
 from scripts.launcher import Started
 from scripts.run_folder import RunFolder
 from scripts.runs import status
+from scripts.screen import FittedTable, Screen
+from scripts.signals import STOP_SIGNALS
 from scripts.sweep_plan import Plan
-from scripts.text import unmarked
+from scripts.text import plain
 
-PLAIN_EVERY = 60.0  # seconds between two looks at what runs, where there is no terminal to draw on
+PLAIN_FIRST, PLAIN_EVERY = 5.0, 60.0  # seconds to the first line about what runs, and later between two, off a terminal
 
 
 class Line:
@@ -65,11 +64,11 @@ class Line:
 class Board:
     """The lines of all runs, live on a terminal; elsewhere a line when something changes, and one a minute."""
 
-    def __init__(self, plans: Sequence[Plan], console: Console) -> None:
+    def __init__(self, plans: Sequence[Plan], console: Screen) -> None:
         self.console = console
         self.lines = {plan.job.name: Line(plan) for plan in plans}
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._looked = self._printed = 0.0
+        self._looked, self._printed, self._pause = 0.0, time.monotonic(), PLAIN_FIRST
 
     def __enter__(self) -> Board:
         if self._live:
@@ -102,8 +101,8 @@ class Board:
         if self._live:
             self._live.update(self.table(), refresh=True)
             return
-        if time.monotonic() - self._printed > PLAIN_EVERY:
-            self._printed = time.monotonic()
+        if time.monotonic() - self._printed > self._pause:
+            self._printed, self._pause = time.monotonic(), min(2 * self._pause, PLAIN_EVERY)
             changed = [line for line in self.lines.values() if line in changed or line.state == "running"]
         for line in changed:
             self.console.print(plainly(line), soft_wrap=True)
@@ -112,16 +111,16 @@ class Board:
     def _ending(line: Line, code: int) -> str:
         if code == 0:
             return "finished"
-        if code in (130, 143):
+        if (
+            code in (-number for number in STOP_SIGNALS) or code - 128 in STOP_SIGNALS
+        ):  # before it listened, or as asked
             return "stopped"
         return f"failed ({'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)})"
 
-    def table(self) -> Table:
+    def table(self) -> FittedTable:
         """All lines, and the whole."""
-        table = Table(box=box.SIMPLE_HEAD)
-        table.add_column("run", no_wrap=True)
-        for column in ("state", "steps per task", "success", "ETA"):
-            table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
+        table = FittedTable("run", "state", "steps per task", "success", "ETA")
+        table.columns[1].justify = "left"
         for line in self.lines.values():
             table.add_row(*line.cells())
         done = sum(line.state == "finished" for line in self.lines.values())
@@ -140,9 +139,7 @@ class Board:
         self.console.print(f"{len(self.lines)} runs: {counts}")
         for line in groups.get("failed", []):
             log = line.plan.job.path.parent / "logs" / f"{line.plan.job.name}.log"
-            self.console.print(
-                f"  {line.plan.job.name} {line.state}: {unmarked(last_line(log))} ({log})", soft_wrap=True
-            )
+            self.console.print(f"  {line.plan.job.name} {line.state}: {plain(last_line(log))} ({log})", soft_wrap=True)
         return set(groups) == {"finished"}
 
 

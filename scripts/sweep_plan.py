@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -152,13 +152,14 @@ def expand_arms(request: SweepConfig) -> dict[str, str]:
 
 def make_job(out: Path, preset: str, arm: str, flags: Sequence[str], seed: int) -> Job:
     """One run; its flags are read as scripts.train will read them, so a wrong one is noticed before anything runs."""
-    name = f"{preset}-{arm.rpartition('/')[2].replace(':', '-').replace('.', '-')}-seed{seed}"
-    words = [preset, *flags, "--seed", str(seed), "--run-dir", str(out / name), "--no-progress"]
+    words = [preset, *flags, "--seed", str(seed), "--no-progress"]
     if PRESETS[preset][1].workers == "auto" and not cli.given("--workers", flags) and "--independent" not in flags:
         words += ["--workers", "1"]  # a second worker would be one more process per core
     config = cli.parse_train(words)
     assert isinstance(config, TrainConfig)
-    return Job(name, out / name, tuple(words), config)
+    name = f"{preset}-{arm.rpartition('/')[2].replace(':', '-').replace('.', '-')}-seed{seed}"
+    name = f"trial-{name}" if config.trial else name
+    return Job(name, out / name, (*words, "--run-dir", str(out / name)), replace(config, run_dir=str(out / name)))
 
 
 def plan(job: Job) -> Plan:
@@ -172,6 +173,8 @@ def plan(job: Job) -> Plan:
     if not (job.path / "config.json").exists():
         return Plan(job, "begin", job.argv)
     run = RunFolder.open(job.path)
+    if run.config.trial:  # training anew replaces it
+        return Plan(job, "begin", job.argv)
     _require_same(job, run)
     steps = job.config.steps_per_task
     if steps == run.config.steps_per_task and (found := status(run)) != "unfinished":
@@ -185,8 +188,9 @@ def plan(job: Job) -> Plan:
             )
         return Plan(job, "restart", job.argv)
     longer = () if steps == run.config.steps_per_task else ("--steps-per-task", str(steps))
-    trust = ("--run-code",) if any(".py:" in name for name in job.config.aggregators()) else ()  # it was asked for
-    return Plan(job, "resume", ("--resume", str(job.path), *longer, "--no-progress", *trust))
+    # the very file that this sweep names: `_require_same` saw to it
+    trust = ("--run-code",) if any(".py:" in name for name in job.config.aggregators()) else ()
+    return Plan(job, "resume", ("--resume", str(job.path), *longer, *trust, "--no-progress"))
 
 
 def logs(job: Job) -> Path:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from rich.markup import escape
-
 
 def plain(text: object, keep: str = "") -> str:
     """Without control characters, which move cursors and fake lines; they appear as escapes like \\x1b.
@@ -13,11 +11,6 @@ def plain(text: object, keep: str = "") -> str:
     :param keep: characters that stay, such as a line's end.
     """
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def unmarked(text: object) -> str:
-    """Plain, and with nothing in it that rich takes for markup."""
-    return escape(plain(text))
 
 
 def in_markdown(text: object) -> str:

@@ -34,7 +34,6 @@ import tyro
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -42,6 +41,7 @@ from mtrl import AGGREGATORS
 from scripts import cli, methods
 from scripts.config import Names
 from scripts.looks import ENDINGS, STYLES, color_of
+from scripts.screen import Screen
 
 START = (0.5, -3.0)
 FLOOR = 5e-6  # the losses are flat below: log 0 has no value
@@ -87,14 +87,16 @@ def main(argv: Sequence[str]) -> int:
     config = tyro.cli(ToyConfig, prog="python -m scripts.toy2d", args=argv, description=__doc__)
     check(config)
     torch.set_num_threads(1)
-    steps = min(config.steps, cli.step_limit() or config.steps)
-    console = Console(highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("eta"))
+    limit = cli.step_limit()
+    steps, console = min(config.steps, limit or config.steps), Screen()
+    if steps < config.steps:
+        console.print(f"STEPS={limit} is set: a trial of {steps} steps in place of {config.steps:,}.")
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TextColumn("eta"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         paths = {name: _walk_with_bar(name, config, steps, bar) for name in config.aggregators}
     console.print(table(paths, steps))
     draw(paths, steps).savefig(config.out, dpi=150)
-    console.print(f"wrote {config.out}")
+    console.print(f"wrote {config.out}", soft_wrap=True)
     return 0
 
 

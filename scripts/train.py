@@ -9,18 +9,17 @@ python -m scripts.train --resume runs/mt10-mean-seed0
 from __future__ import annotations
 
 import contextlib
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.text import Text
 
 from agents import MTSAC, NonFiniteError
 from agents.callbacks import CheckpointCallback, EveryStepsPerTask
-from agents.checkpoint import load_checkpoint, prune, save_checkpoint
+from agents.checkpoint import checkpoints, load_checkpoint, prune, save_checkpoint
 from agents.evaluation import evaluate
 from agents.state_file import read_state
 from envs.vec_env import TaskVecEnv
@@ -29,7 +28,7 @@ from scripts.build import check_memory, make_agent, make_env, make_evaluation_en
 from scripts.claim import claimed
 from scripts.config import TrainConfig
 from scripts.forecast import forecast
-from scripts.postmortem import cause, resume_command, way_back, write_postmortem
+from scripts.postmortem import cause, next_steps, resume_command, way_back, whereabouts, write_postmortem
 from scripts.progress import ProgressBar, StopRequested, StopSwitch
 from scripts.protocol import describe
 from scripts.report import (
@@ -43,7 +42,9 @@ from scripts.report import (
 )
 from scripts.room import Room, measure
 from scripts.run_folder import RunFolder, require_new
-from scripts.text import unmarked
+from scripts.screen import Screen, strong
+from scripts.signals import follow_sweep
+from scripts.text import plain
 
 LONG = 100_000  # environment steps of all tasks: before a shorter run it is not worth finding out how long it takes
 
@@ -56,19 +57,22 @@ class Session:
     agent: MTSAC
     env: TaskVecEnv
     evaluation_env: TaskVecEnv
-    console: Console
+    console: Screen
     room: Room
     latest: dict[str, Any] | None = None  # summary of the newest evaluation
 
-    def evaluate(self, episodes: int) -> None:
+    def evaluate(self, episodes: int, switch: StopSwitch) -> None:
         """Evaluates the agent as it is, on the same episodes each time; keeps the result and says so in one line.
 
-        Raises NonFiniteError if the agent has broken down: its success would look like a valid number.
+        Raises NonFiniteError if the agent has broken down: its success would look like a valid number. Raises
+        StopRequested if it is asked to stop before the result is there; what is written is written whole.
         """
         self.agent.guard.check()
         self.run.require_there()
         self.evaluation_env.seed(self.run.config.seed)
-        evaluation, step = evaluate(self.agent, self.evaluation_env, episodes), self.agent.steps_per_task
+        with switch.interruptible():
+            evaluation = evaluate(self.agent, self.evaluation_env, episodes)
+        step = self.agent.steps_per_task
         best = best_evaluation(self.run)
         if best is None or evaluation.mean_success > best["success"]:
             self.agent.save(self.run.best)  # before the rows: given up in between, the evaluation is repeated
@@ -76,8 +80,11 @@ class Session:
         self.latest = {"env_steps_per_task": step, **summarize(evaluation)}
         mean = self.latest["mean"]
         self.console.print(
-            f"{step:>11,} steps per task: success [bold]{mean['success']:.2f}[/] over "
-            f"{len(evaluation.task_names)} tasks, {mean['episodes']} episodes"
+            Text.assemble(
+                f"{step:>11,} steps per task: success ",
+                (f"{mean['success']:.2f}", "bold"),
+                f" over {len(evaluation.task_names)} tasks, {mean['episodes']} episodes",
+            )
         )
 
     @property
@@ -98,12 +105,13 @@ class Session:
     def catch_up(self, switch: StopSwitch) -> None:
         """Evaluates if that is owed; gives up at Ctrl-C."""
         if episodes := self.owed:
-            with contextlib.suppress(StopRequested), switch.interruptible():
-                self.evaluate(episodes)
+            with contextlib.suppress(StopRequested):
+                self.evaluate(episodes, switch)
 
 
 def main(argv: Sequence[str]) -> int:
     """Trains as `argv` says; returns the exit code."""
+    follow_sweep()
     request = cli.parse_train(argv)
     if request is None:
         return 0
@@ -113,7 +121,9 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         session = start(request, stack) if isinstance(request, TrainConfig) else resume(request, stack)
         introduce(session)
-        stopped_by = train(session)
+        switch = StopSwitch(session.console)
+        stack.enter_context(switch.listening())  # to the very end: schedulers signal twice
+        stopped_by = train(session, switch)
         conclude(session, "interrupted" if stopped_by else "finished", argv)
     return 128 + stopped_by if stopped_by else 0  # as shells report a signal
 
@@ -132,7 +142,7 @@ def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
     run = RunFolder(path, config, describe(config, env.task_names, env.goals), env.goals)
     room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
     room.check()
-    return Session(run.save(), agent, env, evaluation_env, Console(highlight=False), room)
+    return Session(run.save(), agent, env, evaluation_env, Screen(), room)
 
 
 def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
@@ -159,7 +169,7 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
     room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
     room.check()
     run.rewind(agent.steps_per_task)
-    console, software = Console(highlight=False), run.other_software()
+    console, software = Screen(), run.other_software()
     before = run.config.to_json()
     changed = [f"{name} {before[name]} -> {value}" for name, value in config.to_json().items() if value != before[name]]
     run = replace(run, config=config, protocol=describe(config, env.task_names, env.goals))
@@ -170,12 +180,12 @@ def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
             f"{config.steps_per_task:,} per task. Extend it with --steps-per-task."
         )
     if checkpoint is None:
-        console.print("[bold]No checkpoint yet[/]: this run begins anew.")
+        console.print(strong("No checkpoint yet", ": this run begins anew."))
     if changed:
-        console.print(f"Changed from {agent.steps_per_task:,} steps on: {unmarked(', '.join(changed))}")
+        console.print(f"Changed from {agent.steps_per_task:,} steps on: {plain(', '.join(changed))}")
     if software:
-        told = "[bold]Other software[/] than this run began with, so its numbers may differ"
-        console.print(f"{told}: {unmarked(software)}", soft_wrap=True)
+        told = f" than this run began with, so its numbers may differ: {plain(software)}"
+        console.print(strong("Other software", told), soft_wrap=True)
     run.save()
     return session
 
@@ -195,32 +205,30 @@ def introduce(session: Session) -> None:
     console.print(session.run.protocol.table())
     captured = ", updates captured as graphs" if config.capture else ""
     console.print(
-        f"{unmarked(config.aggregator)} on {config.device}{captured}; "
+        f"{plain(config.aggregator)} on {config.device}{captured}; "
         f"torch threads: {config.threads}, workers: {env.num_workers}"
     )
     if config.steps_per_task <= config.warmup_steps:
-        console.print(
-            f"[bold]No update will be made[/]: {config.steps_per_task:,} steps per task are not more than "
-            f"--warmup-steps {config.warmup_steps:,}"
-        )
+        enough = f"--warmup-steps {config.warmup_steps:,}"
+        told = f": {config.steps_per_task:,} steps per task are not more than {enough}"
+        console.print(strong("No update will be made", told))
     console.print(*session.room.lines(), sep="\n")
     if session.steps_left * env.num_tasks >= LONG:
         console.print(str(forecast(config, session.evaluation_env, session.agent.steps_per_task)).capitalize() + ".")
-    console.print(f"run folder: {session.run.path}\n", soft_wrap=True)
+    console.print(whereabouts(session.run), soft_wrap=True)
 
 
-def train(session: Session) -> int:
-    """Trains to the end, or to Ctrl-C or SIGTERM; returns 0 or the signal's number. Ends with a checkpoint.
+def train(session: Session, switch: StopSwitch) -> int:
+    """Trains to the end, or until a signal asks to stop; returns 0 or its number. Ends with a checkpoint.
 
     An evaluation that was given up before the run was resumed comes first. Whatever goes wrong is raised after
     postmortem.json was written; the last good checkpoint stays.
     """
     config, agent, run = session.run.config, session.agent, session.run
     agent.set_logger(run.logger())
-    switch = StopSwitch(session.console)
     bar = ProgressBar(session.console, run.protocol.env_steps_per_task, config.progress)
     callbacks = [*schedule(session, switch), switch, bar]
-    with switch.listening(), contextlib.closing(bar):
+    with contextlib.closing(bar):
         try:
             session.catch_up(switch)
             if session.steps_left > 0 and not switch.pressed:
@@ -301,19 +309,12 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
     else:
         console.print(f"{title}, before the first episode ended")
     if found := ", ".join(f"{task} {count}" for task, count in unstable.items() if count):
-        console.print(f"[bold]MuJoCo became unstable[/] and began anew, in so many training episodes: {found}")
-    path = shlex.quote(str(run.path))
+        console.print(strong("MuJoCo became unstable", f" and began anew, in so many training episodes: {found}"))
     complete = session.steps_left <= 0 and not session.owed
-    longer = f" --steps-per-task {2 * agent.steps_per_task}" if complete else ""
-    lines = (
-        f"Everything is in {path}: result.json, evaluations.csv, metrics.csv, tensorboard/, checkpoints/",
-        "Next:",
-        f"  python -m scripts.evaluate {path}",
-        f"  python -m scripts.plot {path}",
-        f"  {resume_command(run)}{longer}",
-    )
+    go_on = resume_command(run) + (f" --steps-per-task {2 * agent.steps_per_task}" if complete else "")
+    lines = next_steps(run, bool(checkpoints(run.checkpoints)), go_on)
     console.print(*lines, sep="\n", soft_wrap=True)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, files=True)

@@ -25,7 +25,6 @@ import torch
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.logger import KVWriter, Logger
 
@@ -35,6 +34,7 @@ from scripts.build import make_agent, make_env, resolve
 from scripts.config import Names, TrainConfig
 from scripts.looks import COLORS, picture_path
 from scripts.presets import PRESETS
+from scripts.screen import Screen
 
 NETWORKS = ("critic", "actor")
 PAPER, TOY = ("reach-v3", "button-press-topdown-v3"), ("point-0", "point-1")
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     """Measures, draws, prints; returns the exit code."""
     request = tyro.cli(TriadConfig, prog="python -m scripts.triad", args=argv, description=__doc__)
     config, out = check(request), picture_path(request.out)
-    console = Console(highlight=False)
+    console = Screen()
     with console.status(f"{request.warmup_steps} steps of warm-up, {request.updates} updates"):
         recorder = measure(config, request.updates)
     series = {name: recorder.series(name) for name in NETWORKS}

@@ -2,6 +2,7 @@
 agents are checked while testing."""
 
 import os
+import signal
 import warnings
 
 import hypothesis
@@ -27,8 +28,12 @@ install_import_hook(["mtrl", "agents"], "beartype.beartype")
 
 import torch  # noqa: E402  (the hook must be there before the packages are imported)
 
+from envs.signals import STOP_SIGNALS  # noqa: E402
+
 torch.set_num_threads(1)
-os.environ.pop("STEPS", None)  # a limit in the caller's shell would shorten every run that a test trains
+os.environ.pop("STEPS", None)  # in the caller's shell it would make a trial of every run that a test trains
+for number in STOP_SIGNALS:  # a job in the background ignores Ctrl-C, one under nohup that its terminal is gone
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 warnings.filterwarnings("ignore", message=".*beartype.*")
 # `pytest --hypothesis-profile default` looks for new ones
 hypothesis.settings.register_profile("same", derandomize=True, database=None)

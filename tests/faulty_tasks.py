@@ -12,11 +12,21 @@ from envs.toy import Countdown
 
 
 class Faulty(Countdown):
-    """Do `fault` at step `at`, and give rewards of NaN or 1e15 from then on if that is the fault."""
+    """Do `fault` at step `at`, and give rewards of NaN or 1e15 from then on if that is the fault.
 
-    def __init__(self, fault: Literal["raise", "hang", "die", "nan", "huge", "none"], at: int = 2) -> None:
+    A "slow" step takes half a second, in short naps, a "slow-reset" a second and a half.
+    """
+
+    def __init__(
+        self, fault: Literal["raise", "hang", "die", "nan", "huge", "slow", "slow-reset", "none"], at: int = 2
+    ) -> None:
         super().__init__("terminated")
         self._fault, self._at, self._steps = fault, at, 0
+
+    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        if self._fault == "slow-reset" and self._steps:
+            time.sleep(1.5)
+        return super().reset(**options)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = super().step(action)
@@ -32,6 +42,9 @@ class Faulty(Countdown):
             raise ZeroDivisionError("the floor is lava")
         if self._fault == "hang":
             time.sleep(3600)
+        if self._fault == "slow":
+            for _ in range(25):
+                time.sleep(0.02)
         if self._fault == "die":
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -53,13 +53,14 @@ def without_clocks(value):
     )
 
 
-def start(argv, printed=os.devnull, cpu_seconds=0.0):
+def start(argv, printed=os.devnull, cpu_seconds=0.0, group=False):
     """`python -m scripts.train ARGV` in a process of its own; what it prints goes to a file.
 
     :param cpu_seconds: after so much of its own time the kernel ends it, as kill -9 does: it may be in the middle of
         anything, none of its code runs any more, and how busy the machine is does not matter. 0: never.
+    :param group: whether it leads a process group of its own, with its workers.
     """
-    process = _SERVER.Process(target=_train, args=([str(word) for word in argv], str(printed), cpu_seconds))
+    process = _SERVER.Process(target=_train, args=([str(word) for word in argv], str(printed), cpu_seconds, group))
     process.start()
     return process
 
@@ -98,7 +99,9 @@ def _print_to(path):
         os.dup2(file.fileno(), 2)
 
 
-def _train(argv, printed, cpu_seconds):
+def _train(argv, printed, cpu_seconds, group):
+    if group:
+        os.setpgid(0, 0)
     _print_to(printed)
     sys.argv = ["train", *argv]
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.bench import __main__ as bench
 from scripts.bench import training
 from scripts.bench.__main__ import BenchConfig, main, sections, size_of
 from scripts.bench.environments import steps, worker_counts
-from scripts.bench.figures import compare, take_turns
+from scripts.bench.figures import Figure, compare, take_turns
 from scripts.bench.routes import WAYS, RoutesConfig, measure
 from scripts.cli import UsageError
 from tests.helpers import cuda
@@ -26,6 +27,23 @@ def test_ratios_are_taken_within_a_round():
     # a machine that is ten times slower in the second round does not matter
     seconds = {"one": np.array([1.0, 10.0, 1.0]), "two": np.array([2.0, 20.0, 2.0])}
     assert compare(seconds, "two", "one") == 2.0
+
+
+def test_each_part_is_shown_when_it_is_done(monkeypatch, capsys):
+    shown = []
+
+    def part(name):
+        def measured():
+            shown.append(capsys.readouterr().out)
+            return [Figure(name, 1.0, "s")]
+
+        return [measured]
+
+    monkeypatch.setattr(bench, "sections", lambda config: {name: part(f"a {name}") for name in bench.PARTS})
+    assert main(["--parts", "memory,env,train"]) == 0
+    assert ["a env" in text for text in shown] == [False, True, False]
+    assert ["a train" in text for text in shown] == [False, False, True]
+    assert "a memory" in capsys.readouterr().out
 
 
 def test_updates_as_table_and_json(tmp_path, capsys):

@@ -221,13 +221,14 @@ def test_lists_are_comma_separated():
     assert config.reward_scale == (1.0, 0.5)
 
 
-def test_STEPS_shortens_every_training(monkeypatch):
+def test_STEPS_makes_a_trial_unless_the_length_is_asked_for(monkeypatch):
+    preset = cli.parse_train(["mt10"])
+    assert not preset.trial
     monkeypatch.setenv("STEPS", "7000")
-    config = cli.parse_train("mt10 --steps-per-task 9000".split())
-    assert config == replace(cli.parse_train(["mt10"]), steps_per_task=7000)
-    assert (config.horizon, config.final_goals, config.warmup_steps) == (500, 50, 4000)
-    assert cli.parse_train("mt10 --steps-per-task 6000".split()).steps_per_task == 6000
-    assert cli.Resume("run", steps_per_task=90_000).apply(config).steps_per_task == 14_000
+    assert cli.parse_train(["mt10"]) == replace(preset, steps_per_task=7000, trial=True)
+    for words in ("mt10 --steps-per-task 9000", "mt10 --steps_per_task=9000"):
+        assert cli.parse_train(words.split()) == replace(preset, steps_per_task=9000)
+    assert cli.Resume("run", steps_per_task=9_000_000).apply(preset).steps_per_task == 9_000_000
 
 
 def test_STEPS_below_one_episode_shortens_the_episodes_too(monkeypatch):

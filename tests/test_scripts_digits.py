@@ -214,6 +214,8 @@ def test_the_command_prints_and_writes(images, tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "attention" in shown
     assert "TCI left" in shown
+    assert "conflicts" not in shown  # a column of the files: it has no room here, so it is not explained either
+    assert "STEPS=2 is set" in shown
     with (out / "runs.csv").open(newline="") as file:
         runs = list(csv.DictReader(file))
     assert len(runs) == 2 * 2 * 3

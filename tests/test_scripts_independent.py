@@ -1,6 +1,7 @@
 """Independent SAC: plain Stable-Baselines3, per task, in a run folder like any other."""
 
 import json
+import os
 import shutil
 from functools import partial
 
@@ -10,6 +11,7 @@ import torch
 from stable_baselines3 import SAC
 
 import envs
+from envs.signals import STOP_SIGNALS
 from envs.toy import PointReach
 from scripts import compare, evaluate, independent, plain_sac, plot, train
 from scripts.cli import UsageError, parse_train
@@ -46,6 +48,28 @@ def test_it_leaves_a_run_that_every_command_reads(finished, tmp_path, capsys):
     assert compare.main([str(finished)]) == 0
     assert "| independent | 1 | 0 |" in capsys.readouterr().out
     assert plot.main([str(finished), "--kind", "wall-clock"]) == 0
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_stopped_in_its_last_evaluation_it_goes_on_with_that(number, finished, tmp_path, monkeypatch, capsys):
+    copy, whole = shutil.copytree(finished, tmp_path / "copy"), independent.evaluate
+    (copy / "result.json").unlink()
+
+    def stopped(*args):
+        os.kill(os.getpid(), number)
+        return whole(*args)
+
+    words = ["--resume", str(copy), "--no-progress"]
+    with monkeypatch.context() as patch:
+        patch.setattr(independent, "evaluate", stopped)
+        for _ in range(2):
+            assert train.main(words) == 128 + number
+            assert status(RunFolder.open(copy)) == "unfinished"
+    assert f"python -m scripts.train --resume {copy}" in capsys.readouterr().out
+    assert train.main(words) == 0
+    assert (copy / "evaluations.csv").read_text() == (finished / "evaluations.csv").read_text()
+    with pytest.raises(UsageError, match="has done all of them"):
+        train.main(words)
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])

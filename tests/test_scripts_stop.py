@@ -1,6 +1,7 @@
 """Stopped at an awkward moment, or broken down: what was promised is kept, and the advice that is printed works."""
 
 import errno
+import importlib
 import json
 import os
 import shlex
@@ -83,6 +84,21 @@ def test_an_evaluation_given_up_is_made_up_and_the_advice_works(step, finished, 
     assert result(path)["evaluation"] == result(finished)["evaluation"]
 
 
+def test_a_signal_while_an_evaluation_is_written_waits_until_it_is(finished, tmp_path, monkeypatch):
+    path, whole = tmp_path / "run", RunFolder.add_evaluation
+
+    def stopped(run, step, evaluation):
+        os.kill(os.getpid(), signal.SIGTERM)
+        whole(run, step, evaluation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "add_evaluation", stopped)
+        assert start(path) == 143
+    assert len(rows(path / "evaluations.csv")) == 4
+    assert resume(path) == 0
+    assert (path / "evaluations.csv").read_text() == (finished / "evaluations.csv").read_text()
+
+
 def test_ctrl_c_while_it_is_made_up_leaves_it_owed(tmp_path, monkeypatch):
     path = tmp_path / "run"
     for main in (start, resume):
@@ -157,6 +173,46 @@ def test_stopped_before_the_first_evaluation_shows_training_episodes(tmp_path, m
     printed = capsys.readouterr().out
     assert "training episodes, not an evaluation" in printed
     assert "point-3" in printed
+
+
+def ctrl_c_at(monkeypatch, step):
+    """SIGINT before that step: -1 before there is an agent that learns."""
+    whole = train.StopSwitch._on_step
+
+    def pressed(switch):
+        if switch.num_timesteps == 4 * step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return whole(switch)
+
+    if step < 0:
+        monkeypatch.setattr(train.MTSAC, "set_logger", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    else:
+        monkeypatch.setattr(train.StopSwitch, "_on_step", pressed)
+
+
+@pytest.mark.parametrize(
+    ("step", "commands"),
+    [
+        (-1, ["train"]),
+        (5, ["evaluate", "train"]),
+        (25, ["evaluate", "plot", "train"]),
+        (70, ["evaluate", "plot", "train"]),
+    ],
+)
+def test_the_last_lines_name_files_that_are_there_and_commands_that_work(step, commands, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        ctrl_c_at(patch, step)
+        assert start(tmp_path / "run") == (0 if step == 70 else 130)
+    lines = capsys.readouterr().out.splitlines()
+    (files,) = (line.rpartition(": ")[2].split(", ") for line in lines if line.startswith("Everything is in"))
+    assert "result.json" in files
+    assert all((tmp_path / "run" / name).exists() for name in files)
+    told = [shlex.split(line)[2:] for line in lines if line.startswith("  python -m ")]
+    assert [words[0] for words in told] == [f"scripts.{name}" for name in commands]
+    more = {"scripts.evaluate": ["--episodes", "1"], "scripts.plot": ["--out", str(tmp_path / "x.png")]}
+    for module, *words in told if step in (-1, 25) else ():  # a picture takes a while
+        main = importlib.import_module(module).main
+        assert main([*words, *more.get(module, ["--no-progress"])]) == 0
 
 
 def test_a_run_ends_at_its_last_step_also_in_the_middle_of_a_round(tmp_path):

@@ -12,6 +12,7 @@ from threading import Thread
 import pytest
 
 from agents import NonFiniteError
+from envs.signals import STOP_SIGNALS
 from mtrl import AGGREGATORS
 from scripts import cli, launcher, sweep, sweep_plan, train
 from scripts.claim import claimed
@@ -19,6 +20,8 @@ from scripts.cli import UsageError
 from scripts.launcher import Stop, execute
 from scripts.run_folder import RunFolder, write_json
 from scripts.runs import status
+from scripts.screen import Screen
+from scripts.sweep_board import Board
 from scripts.sweep_plan import ARMS, GROUPS, SweepConfig, make_jobs, plan, share_cores
 
 SHORT = (
@@ -89,8 +92,47 @@ def test_ctrl_c_asks_every_run_once_and_begins_no_other(capsys):
     assert codes == {"a": 143, "b": 143}
     assert fake.stops == [("a", False), ("b", False)]
     assert stop.signal == signal.SIGINT
-    assert "Once more" in capsys.readouterr().out
+    assert "Ctrl-C again" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+ONCE, AT_ONCE = [("a", False), ("b", False)], [("a", True), ("b", True)]
+
+
+@pytest.mark.parametrize("first", STOP_SIGNALS)
+@pytest.mark.parametrize("second", STOP_SIGNALS)
+def test_only_ctrl_c_makes_a_second_signal_an_order_to_quit(first, second, capsys):
+    fake, stop = Fake({}, looks=50), Stop(print)
+    presses = iter([first, second])
+
+    class Stubborn(FakeRun):
+        def poll(self):
+            return super().poll() if len(fake.stops) == 4 or self.fake.looks < 45 else None
+
+    def tell(running, codes):
+        if number := next(presses, None):
+            os.kill(os.getpid(), number)
+        fake.looks -= 1
+
+    fake.start = lambda argv, log: Stubborn(fake, argv[0])
+    with stop.listening():
+        codes = run_fake(fake, "ab", tell=tell, stop=stop)
+    assert codes == {"a": 143, "b": 143}
+    assert fake.stops == ONCE + (AT_ONCE if second == signal.SIGINT else [])
+    assert stop.signal == first
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_training_that_a_signal_ended_was_stopped(number, tmp_path, capsys):
+    """With a checkpoint, as 128 + n, or before it listened."""
+    plans = [plan(job) for job in jobs(tmp_path, arms=("mean",), seeds=(0, 1, 2))]
+    board, names = Board(plans, Screen()), [p.job.name for p in plans]
+    board.update({}, dict(zip(names, (128 + number, -number, -signal.SIGKILL), strict=True)))
+    assert [board.lines[name].state for name in names] == ["stopped", "stopped", "failed (signal 9)"]
+
+
+def test_a_training_knows_its_sweep():
+    assert launcher.LocalLauncher(1).environment["MTRL_SWEEP"] == str(os.getpid())
 
 
 def test_an_error_of_ours_leaves_no_training_behind():
@@ -130,6 +172,29 @@ def test_what_is_finished_is_skipped_and_what_was_stopped_goes_on(tmp_path):
         plan(longer)
     (finished.path / "checkpoints" / "step_000000060").mkdir(parents=True)
     assert plan(longer).argv[2:4] == ("--steps-per-task", "90")
+
+
+def test_a_sweep_with_an_aggregator_in_a_file_goes_on(tmp_path):
+    (tmp_path / "mine.py").write_text("from mtrl import Mean\n\n\nclass Mine(Mean):\n    pass\n")
+    own = f"{tmp_path}/mine.py:Mine"
+    define = {"one": f"--aggregator {own}", "two": f"--critic-aggregator {own}", "none": "--aggregator mean"}
+    for job in jobs(tmp_path / "runs", arms=tuple(define), define=define):
+        (folder(job).checkpoints / "step_000000020").mkdir(parents=True)
+        assert plan(job).action == "resume"
+        assert ("--run-code" in plan(job).argv) == ("none" not in job.name)
+
+
+def test_trials_of_a_sweep_are_in_nobodys_way(tmp_path, monkeypatch):
+    """They lie beside the real runs, and make room for the next ones."""
+    for steps in ("20", "30"):
+        monkeypatch.setenv("STEPS", steps)
+        (job,) = make_jobs(SweepConfig(presets=("toy",), arms=("mean",), out=tmp_path))
+        assert (job.name, job.config.steps_per_task) == ("trial-toy-mean-seed0", int(steps))
+        assert plan(job).action == "begin"
+        folder(job)
+    monkeypatch.delenv("STEPS")
+    (job,) = make_jobs(SweepConfig(presets=("toy",), arms=("mean",), out=tmp_path))
+    assert (job.name, job.config.trial, plan(job).action) == ("toy-mean-seed0", False, "begin")
 
 
 def folder(job):
@@ -347,7 +412,7 @@ def test_a_failed_run_is_named_and_the_rest_is_finished_and_skipped_next_time(tm
     assert "point-2" in printed
     assert status(RunFolder.open(tmp_path / "r" / "toy-mean-seed0")) == "finished"
     assert sweep.main(words) == sweep.EXIT_INCOMPLETE  # nothing is run again
-    assert "2 of them over before" in capsys.readouterr().out
+    assert "1 already finished, 1 failed before" in capsys.readouterr().out
 
 
 def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(tmp_path, capsys):

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from envs.vec_env import TaskVecEnv
 from tests.runs import alive, all_gone
 
 ROOT = Path(__file__).parent.parent
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 def faulty(*faults, workers=2, **timeouts):
@@ -20,18 +22,78 @@ def faulty(*faults, workers=2, **timeouts):
     return TaskVecEnv.from_specs(specs, workers=workers, **timeouts)
 
 
-def test_workers_have_no_torch_and_ignore_ctrl_c():
+def test_workers_have_no_torch_and_leave_signals_to_the_trainer():
     env = envs.make("custom", 0, tasks=["reach-v3", "push-v3"], workers=2)
     env.reset()
     for modules in env.worker_modules():
         assert "metaworld" in modules
         assert not modules & {"torch", "stable_baselines3", "mtrl", "agents"}
-    for pid in env.worker_pids:
-        os.kill(pid, signal.SIGINT)
+    for number in STOPS:
+        for pid in env.worker_pids:
+            os.kill(pid, number)
     env.step(np.zeros((2, 4)))
     pids = env.worker_pids
     env.close()
     assert all_gone(pids)
+
+
+def test_a_signal_to_all_does_not_kill_a_worker_that_just_begins(monkeypatch):
+    begin = subprocess.Popen
+
+    def begin_and_signal(*args, **kwargs):
+        process = begin(*args, **kwargs)
+        for number in STOPS:
+            process.send_signal(number)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", begin_and_signal)
+    env = envs.make("toy", 0, workers=1)
+    env.reset()
+    env.close()
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])  # the trainer itself hears them
+
+
+def test_a_step_is_given_its_time_and_a_reset_after_it_a_resets():
+    env = faulty("none", "slow-reset", step_timeout=1.0)
+    env.reset()
+    for _ in range(4):
+        env.step(np.zeros((2, 1)))
+    env.close()
+
+
+def test_a_step_that_hangs_after_a_reset_is_a_step():
+    specs = [TaskSpec("task", "tests.faulty_tasks:Faulty", {"fault": "hang", "at": 4})]
+    env = TaskVecEnv.from_specs(specs, workers=1, step_timeout=0.5)
+    env.reset()
+    for _ in range(3):
+        env.step(np.zeros((1, 1)))
+    with pytest.raises(envs.WorkerError, match=r"did not answer within 0.5 s"):
+        env.step(np.zeros((1, 1)))
+
+
+STOPPED = """
+from envs.columns import TaskSpec
+from envs.pool import Pool
+pool = Pool([TaskSpec("slow", "tests.faulty_tasks:Faulty", {"fault": "slow", "at": 1})], 1, step_timeout=2.0)
+pool.reset([0], [None])
+pool.step_async()
+print(flush=True)
+pool.step_wait()
+"""
+
+
+def test_time_in_which_all_are_stopped_does_not_count():
+    """Ctrl-Z and fg, a suspended job, a paused container."""
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", STOPPED], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    trainer.stdout.readline()
+    time.sleep(0.2)  # it waits for the slow one
+    os.killpg(trainer.pid, signal.SIGSTOP)
+    time.sleep(2.5)
+    os.killpg(trainer.pid, signal.SIGCONT)
+    trainer.communicate()
+    assert trainer.returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How fast everything is, in one table.
+"""How fast everything is, in a table for each part.
 
     python -m scripts.bench                                  all of it, for MT10; a few minutes
     python -m scripts.bench --parts env --suite MT50         the environments alone
@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from agents import keep_freed_memory
@@ -36,6 +35,7 @@ from scripts.build import require_device, require_precision, resolve_capture
 from scripts.flags import Capture, Counts, Names
 from scripts.presets import PRESETS
 from scripts.run_folder import write_json
+from scripts.screen import Screen
 
 PARTS = ("env", "update", "aggregate", "train", "memory")
 NUMBERS = ("batch_size", "width", "depth", "threads", "rounds")
@@ -114,12 +114,12 @@ def size_of(config: BenchConfig, num_tasks: int) -> updates.Size:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measures, prints a table, and writes the numbers if asked to."""
+    """Measures, prints a table for each part, and writes the numbers if asked to."""
     config = tyro.cli(BenchConfig, prog="python -m scripts.bench", args=argv, description=__doc__)
     check(config)
     torch.set_num_threads(config.threads)
     keep_freed_memory()
-    console, found = Console(highlight=False), {}
+    console, found = Screen(), dict[str, list[Figure]]()
     if config.trace:
         size = size_of(config, len(task_names(config.suite)))
         console.print(trace.trace(size, config.aggregators[-1], config.precisions[-1], config.trace), soft_wrap=True)
@@ -129,8 +129,9 @@ def main(argv: Sequence[str]) -> int:
         if part in config.parts:
             with console.status(f"measuring: {part}"):
                 found[part] = [figure for measure in work[part] for figure in measure()]
+            console.print(table(found[part]))  # at once: the others may take minutes
     machine = describe_machine(config)
-    console.print(table(found), ", ".join(f"{name} {value}" for name, value in machine.items()))
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
     if config.json:
         settings = {name: value for name, value in asdict(config).items() if name not in ("json", "trace")}
         rows = {part: [asdict(figure) for figure in figures] for part, figures in found.items()}
@@ -168,16 +169,14 @@ def check(config: BenchConfig) -> None:
             cli.check_output(flag, path)
 
 
-def table(found: dict[str, list[Figure]]) -> Table:
-    """All figures, a section per part."""
+def table(figures: Sequence[Figure]) -> Table:
+    """The figures of one part."""
     result = Table("what", "measured", "compared")
     result.columns[1].justify = "right"
-    for figures in found.values():
-        for figure in figures:
-            compared = "" if figure.ratio is None else f"{figure.ratio:.2f} x {figure.against}"
-            digits = 0 if figure.value >= 1000 else 1 if figure.value >= 10 else 2
-            result.add_row(figure.what, f"{figure.value:,.{digits}f} {figure.unit}", compared)
-        result.add_section()
+    for figure in figures:
+        compared = "" if figure.ratio is None else f"{figure.ratio:.2f} x {figure.against}"
+        digits = 0 if figure.value >= 1000 else 1 if figure.value >= 10 else 2
+        result.add_row(figure.what, f"{figure.value:,.{digits}f} {figure.unit}", compared)
     return result
 
 

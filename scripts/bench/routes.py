@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -25,6 +24,8 @@ from torch.func import functional_call, grad, vmap
 import mtrl
 from agents import keep_freed_memory
 from agents.networks import torso
+from scripts import cli
+from scripts.screen import Screen
 
 Gradients = list[Tensor]  # one (T, *shape) per parameter
 
@@ -169,9 +170,9 @@ def _ratio(times: dict[str, np.ndarray], name: str) -> float:
     return float(np.median(times[name] / times["ordinary"][: len(times[name])]))
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> int:
     """Measures for 10 and 50 tasks and prints one table."""
-    config = tyro.cli(RoutesConfig, prog="python -m scripts.bench.routes", description=__doc__)
+    config = tyro.cli(RoutesConfig, prog="python -m scripts.bench.routes", args=argv, description=__doc__)
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     table = Table("way", "T = 10, ms", "x ordinary", "T = 50, ms", "x ordinary")
@@ -179,8 +180,9 @@ def main() -> None:
     for way in WAYS:
         cells = [(np.median(t[way.__name__]), _ratio(t, way.__name__)) for t in found]
         table.add_row(way.__name__.replace("_", " "), *(f"{value:.1f}" for cell in cells for value in cell))
-    Console(highlight=False).print(table, f"{config.threads} threads, torch {torch.__version__}")
+    Screen().print(table, f"{config.threads} threads, torch {torch.__version__}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import torch
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mtrl import AGGREGATORS
@@ -35,6 +34,7 @@ from scripts.digits.data import TASKS, Pairs, load_images, make_pairs
 from scripts.digits.networks import ARCHITECTURES
 from scripts.digits.results import ALONE, Run
 from scripts.digits.training import Outcome, new_network, train_alone, train_jointly
+from scripts.screen import Screen
 
 PROGRAM = "python -m scripts.digits"
 
@@ -65,8 +65,10 @@ def main(argv: Sequence[str]) -> int:
     check(config)
     images, labels = load_images()
     torch.set_num_threads(1)
-    console, start = Console(highlight=False), time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console, start = Screen(), time.perf_counter()
+    if limit := cli.step_limit():
+        console.print(f"STEPS={limit} is set: a trial of at most {limit} updates each.")
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(
         *columns, TextColumn("eta"), TimeRemainingColumn(), console=console, speed_estimate_period=600
     ) as bar:
@@ -78,12 +80,12 @@ def main(argv: Sequence[str]) -> int:
                 runs.append(run)
                 bar.update(row, advance=1, description=f"seed {run.seed}, {run.architecture}, {run.aggregator}")
     lines = results.summarise(runs)
-    console.print(*results.tables(lines), results.EXPLAINED, sep="\n")
+    console.print(*results.tables(lines), results.EXPLAINED_ON_SCREEN, sep="\n")
     if config.out:
         results.write(
             config.out, runs, lines, facts(config, len(pairs.batches), minutes=(time.perf_counter() - start) / 60)
         )
-        console.print(f"wrote {config.out}")
+        console.print(f"wrote {config.out}", soft_wrap=True)
     return 0
 
 

@@ -24,12 +24,14 @@ HEADINGS = {
     "gcd": "GCD",
     "conflicts": "conflicts %",
 }
+_CONFLICTS = "; conflicts: share of measured updates with one"
 EXPLAINED = (
     "left, right: accuracy on test pairs. vs mean: accuracy over both tasks less that of `mean`, seed by seed. TCI: "
     "test error alone less test error trained jointly, in points; negative: joint training hurts. GCD: 1 - cosine of "
-    "the two tasks' gradients of the shared parameters, above 1 is conflict; conflicts: share of measured updates with "
-    "one. ±: 95 % t-interval over seeds, each by itself: of many, some miss by chance."
+    f"the two tasks' gradients of the shared parameters, above 1 is conflict{_CONFLICTS}. "
+    "±: 95 % t-interval over seeds, each by itself: of many, some miss by chance."
 )
+EXPLAINED_ON_SCREEN = EXPLAINED.replace(_CONFLICTS, "")  # that column is in the files only
 
 
 @dataclass(frozen=True)
