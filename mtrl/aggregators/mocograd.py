@@ -23,8 +23,8 @@ class MoCoGrad(Ordered):
     Costs one more row per task in memory, in float32 whatever the gradients are.
 
     :param reduction: "sum" gives the paper's scale.
-    :param strength: the paper's lambda, at least 0, where this is the mean. The authors' code gives no default; 0.1 is a
-        compromise: after 200 steps of Adam on five quadratics in ten dimensions (20 seeds) it was 0.62 above the
+    :param strength: the paper's lambda, at least 0, where this is the mean. The authors' code gives no default; 0.1 is
+        a compromise: after 200 steps of Adam on five quadratics in ten dimensions (20 seeds) it was 0.62 above the
         optimum and the mean 0.68 where the way was long, 0.0076 and the mean 0.0042 where they had arrived; 0.3 gains
         and loses more (0.58 and 0.021).
     :param momentum: how much of the momentum stays at each step, in [0, 1); the paper's beta_1.
