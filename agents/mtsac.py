@@ -80,6 +80,8 @@ class MTSAC(UpdateRounds):
     :param log_every: environment steps per task between two rows of logs.
     :param log_conflicts: updates between two measurements of the tasks' conflict (see `mtrl.diagnostics`), rounded up
         to a multiple of `policy_delay`; 0 for none.
+    :param replay_buffer_kwargs: `seed` and `dtype` of `agents.TaskReplayBuffer`; the rest follows from the others here.
+    :param seed: of weights, actions, samples and random orders; None: another one each time.
     :raises ValueError: for settings or environments that do not fit; the message says what was expected.
     """
 
