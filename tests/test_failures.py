@@ -108,7 +108,7 @@ def test_a_run_tells_how_often_mujoco_was_unstable(tmp_path, monkeypatch, capsys
         return steps(task, action)
 
     monkeypatch.setattr(MetaWorldTask, "step", stumbling)
-    flags = "mt1 --tasks reach-v3 --steps-per-task 6 --horizon 3 --train-horizon 0 --warmup-steps 3 --goals 1"
+    flags = "mt1 --tasks reach-v3 --steps-per-task 6 --horizon 3 --train-horizon 0 --warmup-steps 3 --goals 1 --envs-per-task 1"
     flags += " --eval-goals 1 --final-goals 1 --workers 0 --actor-width 8 --critic-width 8 --batch-size 4 --no-progress"
     flags += " --run-dir run"
     train.main(flags.split())
