@@ -108,9 +108,9 @@ def test_a_run_tells_how_often_mujoco_was_unstable(tmp_path, monkeypatch, capsys
         return steps(task, action)
 
     monkeypatch.setattr(MetaWorldTask, "step", stumbling)
-    flags = "mt1 --tasks reach-v3 --steps-per-task 6 --horizon 3 --train-horizon 0 --warmup-steps 3 --goals 1 --envs-per-task 1"
+    flags = "mt1 --tasks reach-v3 --steps-per-task 6 --horizon 3 --train-horizon 0 --warmup-steps 3 --goals 1"
     flags += " --eval-goals 1 --final-goals 1 --workers 0 --actor-width 8 --critic-width 8 --batch-size 4 --no-progress"
-    flags += " --run-dir run"
+    flags += " --envs-per-task 1 --run-dir run"
     train.main(flags.split())
     assert json.loads((tmp_path / "run" / "result.json").read_text())["unstable_episodes"] == {"reach-v3": 2}
     assert "became unstable and began anew, in so many training episodes: reach-v3 2" in " ".join(
