@@ -75,7 +75,7 @@ STOPPED = """
 from envs.columns import TaskSpec
 from envs.pool import Pool
 pool = Pool([TaskSpec("slow", "tests.faulty_tasks:Faulty", {"fault": "slow", "at": 1})], 1, step_timeout=2.0)
-pool.reset([0], [None])
+pool.reset([0], [{}], [None])
 pool.step_async()
 print(flush=True)
 pool.step_wait()

@@ -87,7 +87,7 @@ def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]
     names, precisions, suite = config.aggregators, config.precisions, config.suite
     few = 15 if config.rounds == "auto" else config.rounds
     rounds = 200 if config.rounds == "auto" and config.device == "cuda" else few
-    workers = [k for k in config.workers if k <= len(task_names(suite))] or environments.worker_counts(suite)
+    workers = tuple(k for k in config.workers if k <= len(task_names(suite))) or environments.worker_counts(suite)
     same: dict[str, Any] = {name: getattr(config, name) for name in ("suite", "threads", "device")}
     same |= {f"{network}_layer_norm": config.layer_norm for network in ("actor", "critic")}
     same |= {"capture": sizes[0].capture, "workers": max(config.workers, default="auto")}
