@@ -220,6 +220,7 @@ class MTSAC(UpdateRounds):
             self.return_scale.load_state_dict(restored.state_dict())
         self.task_metrics = TaskMetrics(self.task_names, self._stats_window_size)
         self.guard = FiniteGuard(self.task_names, self.device)
+        self._looked_at = False
         self._update_number = torch.zeros((), dtype=torch.int64, device=device)
         self._captured = CapturedUpdates(self, int(self.capture)) if self.capture else None
         graphs = self._captured.graphs if self._captured else None

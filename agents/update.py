@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -45,11 +46,16 @@ class TaskUpdates(SafeSaves):
     ent_coef_min: float
     return_scale: ReturnScale
     _reward_scale: Tensor  # (T,)
+    _looked_at: bool  # an update of all networks was made
     _update_number: Tensor  # (), int64: _n_updates, for the device
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         temperatures = [self.ent_coef_optimizer] if self.ent_coef_optimizer is not None else []
         return [self.actor.optimizer, self.critic.optimizer, *temperatures]
+
+    def _record(self, network: MultiTaskActor | MultiTaskCritic) -> AbstractContextManager[mtrl.Tape]:
+        # every update computes the same: whether the tape sees all of it is looked at once
+        return mtrl.record(network, self.num_tasks, network.task_parameters(), trusted=self._looked_at)
 
     def _draw_and_update(self, batch_size: int, turns: Sequence[Turn], measure: bool = False) -> None:
         """One update for each turn."""
@@ -61,13 +67,13 @@ class TaskUpdates(SafeSaves):
         if turn.actor:
             # One draw of a and log pi at s serves temperature and actor; it comes before the critic's step.
             noise = torch.randn_like(batch.actions)
-            with mtrl.record(self.actor, self.num_tasks, self.actor.task_parameters()) as actor_tape:
+            with self._record(self.actor) as actor_tape:
                 actions_pi, log_prob = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
             self._step_temperatures(self._by_task(log_prob))
         weights = self._loss_weights(alpha)
 
         target = self.return_scale.adapt(self._target(batch, alpha), self.critic, self.critic_target)
-        with mtrl.record(self.critic, self.num_tasks, self.critic.task_parameters()) as critic_tape:
+        with self._record(self.critic) as critic_tape:
             outputs = self._critic_outputs(self.critic, batch.observations, batch.actions)
         critic_losses = self._critic_losses(outputs, target)
 
@@ -88,6 +94,7 @@ class TaskUpdates(SafeSaves):
 
             self._step("actor", actor_losses * weights, self.aggregator, actor_tape, measure, actor_again)
             self.task_metrics.note(actor_loss=actor_losses, entropy=-self._by_task(log_prob).mean(-1))
+            self._looked_at = True
 
         if turn.target:
             with torch.no_grad():

@@ -1,5 +1,7 @@
 """What a tape cannot see is refused where the graph shows it, and found by ``check_tape`` where it does not."""
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import mtrl
+from mtrl.tape import graph_of
 from mtrl.testing import check_tape
+from tests.helpers import toy_agent
 
 torch.set_num_threads(1)
 
@@ -244,3 +248,26 @@ def test_check_tape_refuses_what_backward_refuses() -> None:
         check_tape(net, T, lambda: BYPASSES["weight penalty"](net))
     with pytest.raises(ValueError, match="expected one loss per task"):
         check_tape(net, T, lambda: per_task(net(batch()))[1:])
+
+
+def test_a_trusted_tape_looks_at_no_graph_but_at_what_was_overwritten() -> None:
+    net, inputs = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)), torch.randn(6, 4)
+    for trusted in (False, True):
+        with mtrl.record(net, 2, trusted=trusted) as tape:
+            losses = net(inputs).view(2, 3).square().mean(1)
+        with mock.patch("mtrl.tape.graph_of", side_effect=graph_of) as look:
+            mtrl.backward(losses, mtrl.PCGrad(), tape=tape)
+        assert bool(look.call_count) is not trusted
+    with mtrl.record(net, 2, trusted=True) as tape:
+        losses = net(inputs).view(2, 3).square().mean(1)
+    inputs.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        mtrl.backward(losses, mtrl.PCGrad(), tape=tape)
+
+
+def test_an_agent_looks_at_its_first_update() -> None:
+    agent = toy_agent(policy_delay=2)
+    with mock.patch("mtrl.tape.graph_of", side_effect=graph_of) as look:
+        agent.learn(2 * 40)
+    assert agent._n_updates > 10
+    assert look.call_count == 2  # the critic's and the actor's
