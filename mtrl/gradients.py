@@ -224,7 +224,10 @@ def _parameters(
     shared = tape.parameters if tape else _trained(parameters_in(parameters))
     heads = _trained([*(tape.task_parameters if tape else ()), *parameters_in(task_parameters)])
     if not shared:
-        raise ValueError("expected at least one shared parameter, found none")
+        raise ValueError(
+            "expected at least one shared parameter that is trained, found none; keep a list of them, as a generator "
+            "such as net.parameters() is used up after one call"
+        )
     if set(map(id, shared)) & set(map(id, heads)):
         raise ValueError("a parameter is either shared or a task parameter; found one that is named as both")
     if any(parameter._post_accumulate_grad_hooks for parameter in [*shared, *heads]):

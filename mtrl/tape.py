@@ -129,6 +129,8 @@ class Tape:
     def __init__(
         self, module: nn.Module, num_tasks: int, task_parameters: Parameters = (), trusted: bool = False
     ) -> None:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"expected a module to record, found a {type(module).__name__}; give the network itself")
         if num_tasks < 1:
             raise ValueError(f"expected at least one task, found {num_tasks}")
         self.num_tasks = num_tasks

@@ -271,3 +271,19 @@ def test_an_agent_looks_at_its_first_update() -> None:
         agent.learn(2 * 40)
     assert agent._n_updates > 10
     assert look.call_count == 2  # the critic's and the actor's
+
+
+def test_what_is_no_module_is_told() -> None:
+    with (
+        pytest.raises(TypeError, match="expected a module to record, found a generator"),
+        mtrl.record(nn.Linear(2, 1).parameters(), 2),
+    ):
+        pass
+
+
+def test_parameters_that_are_used_up_are_told() -> None:
+    net = nn.Linear(2, 1)
+    parameters = net.parameters()
+    mtrl.backward(net(torch.randn(3, 2)).mean(1), mtrl.PCGrad(), parameters=parameters)
+    with pytest.raises(ValueError, match=r"used up after one call"):
+        mtrl.backward(net(torch.randn(3, 2)).mean(1), mtrl.PCGrad(), parameters=parameters)
