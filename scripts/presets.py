@@ -36,12 +36,12 @@ _BEST = replace(
 
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "toy": ("four point-reaching tasks with a known optimum, seconds on a CPU", _TOY),
-    "mt1": ("one Meta-World task, given by --tasks; settings as mt10-quick, 128 rows", _MT1),
+    "mt1": ("one Meta-World task, given by --tasks; settings as mt10-quick, batch size 128", _MT1),
     "mt10": ("MT10 with the settings of Meta-World+: 3 x 400, 128 rows, 2M steps per task", _PLUS),
     "mt25": ("MT25, settings as mt10", replace(_PLUS, suite="MT25")),
     "mt50": ("MT50, settings as mt10", replace(_PLUS, suite="MT50")),
     "mt10-quick": (
-        "MT10 sized for one CPU core: a histogram critic of width 256, rows by reward, an update of 32 rows per task "
+        "MT10 sized for one CPU core: a distributional critic of width 256, high rewards drawn more often, one update "
         "for 40 environment steps, 200k steps per task",
         _QUICK,
     ),
