@@ -23,8 +23,12 @@ class EveryStepsPerTask(BaseCallback):
         super().__init__()
         self.every = every
 
+    def due(self) -> bool:
+        """Whether it is time to act at this step."""
+        return self.model.due(self.every)
+
     def _on_step(self) -> bool:
-        if self.model.due(self.every):
+        if self.due():
             self.model.settle()  # an evaluation shares this process with the environment, a checkpoint holds it
             self.act()
         return True

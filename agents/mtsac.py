@@ -194,8 +194,11 @@ class MTSAC(UpdateRounds):
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         self.policy_kwargs["num_tasks"] = self.num_tasks
         fixed = {
-            **{"num_tasks": self.num_tasks, "n_steps": self.return_steps, "gamma": self.gamma},
-            **{name: getattr(self, name) for name in ("high_reward_fraction", "high_reward_candidates")},
+            "num_tasks": self.num_tasks,
+            "n_steps": self.return_steps,
+            "gamma": self.gamma,
+            "high_reward_fraction": self.high_reward_fraction,
+            "high_reward_candidates": self.high_reward_candidates,
         }
         # without a seed it is another one each time, from the generator that Stable-Baselines3 would sample with
         self._stream_seed = np.random.randint(2**31) if self.seed is None else self.seed

@@ -265,12 +265,9 @@ class Checkpoints(CheckpointCallback):
         self.session = session
         self.seconds, self.newest = 60 * config.checkpoint_minutes, time.monotonic()
 
-    def _on_step(self) -> bool:
-        if self.seconds and time.monotonic() - self.newest >= self.seconds:
-            self.model.settle()
-            self.act()
-            return True
-        return super()._on_step()
+    def due(self) -> bool:
+        """By steps, or by the clock."""
+        return super().due() or (self.seconds > 0 and time.monotonic() - self.newest >= self.seconds)
 
     def act(self) -> None:
         """Rows first: what a checkpoint remembers must not be lost with the power.
