@@ -1,5 +1,6 @@
 """Train, stop, resume, evaluate and plot, as a user runs them: own processes, real files, the toy suite."""
 
+import itertools
 import json
 import os
 import signal
@@ -8,11 +9,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from agents.checkpoint import checkpoints
 from scripts import evaluate, plot, train
 from scripts.build import make_env, make_evaluation_env, update_rounds
 from scripts.cli import UsageError
@@ -231,3 +234,13 @@ def test_plot_refuses_two_protocols(finished, tmp_path):
     replace(other, protocol=describe(other.config, run.protocol.tasks, run.goals)).save()
     with pytest.raises(UsageError, match="differ in reward_version"):
         plot.main([str(finished[0]), str(path)])
+
+
+def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
+    """A clock on which every step takes a second: one checkpoint each half minute, and the one at the end."""
+    clock = itertools.count()
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    flags = ["--checkpoint-every", "0", "--checkpoint-minutes", "0.5", "--keep-checkpoints", "9", "--no-progress"]
+    assert train.main(["toy", *SHORT, *flags, "--run-dir", str(tmp_path / "run")]) == 0
+    found = [int(path.name.removeprefix("step_")) for path in checkpoints(tmp_path / "run" / "checkpoints")]
+    assert found == [30, 60, 90, 120, 150, 180, 200]
