@@ -9,9 +9,9 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.checkpoint import prune, save_checkpoint
 from agents.evaluation import Evaluation, evaluate
 from agents.mtsac import MTSAC
+from agents.saving.checkpoint import prune, save_checkpoint
 
 
 class EveryStepsPerTask(BaseCallback):

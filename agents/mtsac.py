@@ -12,13 +12,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
 import mtrl
-from agents.acting import DeviceActing
-from agents.captured import CapturedUpdates
-from agents.guard import FiniteGuard
-from agents.policies import MultiTaskPolicy
-from agents.replay import TaskReplayBuffer, truncations
-from agents.returns import RETURN_SCALES
-from agents.rounds import UpdateRounds
+from agents.collecting.acting import DeviceActing
+from agents.collecting.replay import TaskReplayBuffer, truncations
+from agents.device.captured import CapturedUpdates
+from agents.learning.guard import FiniteGuard
+from agents.learning.metrics import TaskMetrics
+from agents.learning.returns import RETURN_SCALES
+from agents.learning.rounds import UpdateRounds
+from agents.networks.policies import MultiTaskPolicy
 from agents.settings import (
     build_aggregator,
     check_columns,
@@ -29,7 +30,6 @@ from agents.settings import (
     named_schedule,
     task_names,
 )
-from agents.task_metrics import TaskMetrics
 
 
 class MTSAC(UpdateRounds):
@@ -68,15 +68,16 @@ class MTSAC(UpdateRounds):
     :param max_grad_norm: clip the global norm of actor's and critic's update at this, after surgery; None: no clipping.
     :param reward_scale: one number, or one per task, that rewards are multiplied by in the update (raw in the buffer).
     :param return_scale: what brings the tasks' returns to one size: "none", "brc", "reward-std", "ars" or "popart" (see
-        `agents.returns`). Temperatures and Q values are in its units.
+        `agents.learning.returns`). Temperatures and Q values are in its units.
     :param reset_at: steps per task at which networks, optimizers, temperatures and aggregators begin anew. Buffer and
         return scale stay ("ars" is measured again), as do the numbers of updates and steps.
     :param loss_weighting: "temperature" weights task i's losses with T softmax(-log alpha)_i, "none" equally.
-    :param capture: on a CUDA device, replay an update as one captured graph (see `agents.captured`); a number: so many
-        updates together, where `gradient_steps` has as many. Like `device` it is not saved: say it again at `load`.
-    :param overlap: step the environment during the update (see `agents.rollout`).
+    :param capture: on a CUDA device, replay an update as one captured graph (see `agents.device.captured`); a
+        number: so many updates together, where `gradient_steps` has as many. Like `device` it is not saved: say it
+        again at `load`.
+    :param overlap: step the environment during the update (see `agents.collecting.rollout`).
     :param collect_ahead: N above 0: a thread steps the environment, up to N vector steps ahead of the learner, and acts
-        with the actor of N vector steps ago (see `agents.ahead`). Then `overlap` means nothing.
+        with the actor of N vector steps ago (see `agents.ahead.collector`). Then `overlap` means nothing.
     :param log_every: environment steps per task between two rows of logs.
     :param log_conflicts: updates between two measurements of the tasks' conflict (see `mtrl.diagnostics`), rounded up
         to a multiple of `policy_delay`; 0 for none.

@@ -18,9 +18,9 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 import mtrl
-from agents.replay import check_high_reward
-from agents.returns import RETURN_SCALES
-from agents.values import Reduction
+from agents.collecting.replay import check_high_reward
+from agents.learning.returns import RETURN_SCALES
+from agents.networks.values import Reduction
 
 
 def named_schedule(learning_rate: float | str) -> float | Schedule:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from envs.columns import TaskSpec
-from envs.pool import WorkerError
+from envs.workers.pool import WorkerError
 
 if TYPE_CHECKING:
     from envs.vec_env import TaskVecEnv, from_gymnasium
@@ -56,9 +56,11 @@ def make(
     :raises WorkerError: if a worker fails.
     """
     # Imported here and not above: they bring Stable-Baselines3 and torch, and workers import this package.
-    from envs import meta_world, suites, toy
-    from envs.pool import count_workers
+    from envs import toy
+    from envs.meta_world import suites
+    from envs.meta_world import task as meta_world
     from envs.vec_env import TaskVecEnv
+    from envs.workers.pool import count_workers
 
     if not 0 <= seed < 2**32:
         raise ValueError(f"expected a seed of 0 to 2**32 - 1, found {seed}")
@@ -71,7 +73,7 @@ def make(
     chosen = suites.choose_goals(names, suite, seed, goals)
     options = {"reward_version": reward_version, "horizon": horizon, "goal_order": goal_order}
     specs = [
-        TaskSpec(name, "envs.meta_world:MetaWorldTask", {"name": name, "goals": chosen[name], **options})
+        TaskSpec(name, "envs.meta_world.task:MetaWorldTask", {"name": name, "goals": chosen[name], **options})
         for name in names
     ]
     return TaskVecEnv.from_specs(specs, seed, count, chosen, envs_per_task, stagger=horizon if staggered else 0)

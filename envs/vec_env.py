@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32
 from stable_baselines3.common.vec_env import VecEnv
 
 from envs.columns import Columns, TaskSpec, make_board
-from envs.pool import Pool, count_workers
+from envs.workers.pool import Pool, count_workers
 
 Observations = Float32[np.ndarray, "columns width"]  # columns = E T, width = D + T
 Rewards = Float32[np.ndarray, " columns"]

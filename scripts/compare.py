@@ -20,13 +20,14 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from scripts import cli, intervals
-from scripts.intervals import Interval, Scores
-from scripts.protocol import Protocol
-from scripts.published import published
-from scripts.run_folder import RunFolder, intact, read_json
-from scripts.runs import Method, find_runs, group, hours_at, require_one_protocol, status
-from scripts.text import in_csv, in_markdown
+from scripts.analysis import intervals
+from scripts.analysis.intervals import Interval, Scores
+from scripts.analysis.methods import Method, find_runs, group, hours_at, require_one_protocol, status
+from scripts.analysis.published import published
+from scripts.common import command as cli
+from scripts.common.text import in_csv, in_markdown
+from scripts.runs.folder import RunFolder, intact, read_json
+from scripts.runs.protocol import Protocol
 
 BASELINE = "mean"
 

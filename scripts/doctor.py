@@ -29,16 +29,16 @@ from rich.text import Text
 from agents import MTSAC, NonFiniteError
 from envs import WorkerError, machine
 from envs.vec_env import TaskVecEnv
-from scripts import cli
-from scripts.build import make_agent, make_env, make_evaluation_env, resolve
-from scripts.config import TrainConfig, check
-from scripts.flags import Names
-from scripts.forecast import forecast
-from scripts.presets import PRESETS
-from scripts.progress import ProgressBar
+from scripts.common import command as cli
+from scripts.common.flags import Names
+from scripts.common.screen import Screen
 from scripts.record import back_end
-from scripts.room import measure
-from scripts.screen import Screen
+from scripts.runs.forecast import forecast
+from scripts.runs.progress import ProgressBar
+from scripts.setup.build import make_agent, make_env, make_evaluation_env, resolve
+from scripts.setup.config import TrainConfig, check
+from scripts.setup.presets import PRESETS
+from scripts.setup.resources import measure
 
 CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
 _EXACT = ("mujoco", "metaworld")  # physics, resets and rewards are part of the protocol

@@ -14,13 +14,13 @@ from typing import Annotated, Literal
 import tyro
 
 from agents import MTSAC, evaluate
-from scripts import cli
-from scripts.build import make_evaluation_env, resolve
-from scripts.independent import load_team
-from scripts.plain_sac import Team
-from scripts.report import success_table, summarize
-from scripts.run_folder import RunFolder, write_json
-from scripts.screen import Screen
+from scripts.common import command as cli
+from scripts.common.screen import Screen
+from scripts.runs.folder import RunFolder, write_json
+from scripts.runs.independent import load_team
+from scripts.runs.plain_sac import Team
+from scripts.runs.report import success_table, summarize
+from scripts.setup.build import make_evaluation_env, resolve
 
 
 @dataclass(frozen=True)

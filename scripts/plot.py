@@ -18,9 +18,11 @@ from typing import Annotated, Literal
 import tyro
 from matplotlib.figure import Figure
 
-from scripts import cli, plot_success, plot_training
-from scripts.looks import picture_path, save
-from scripts.runs import Method, find_runs, group, require_one_protocol
+from scripts.analysis import success as plot_success
+from scripts.analysis import training as plot_training
+from scripts.analysis.methods import Method, find_runs, group, require_one_protocol
+from scripts.analysis.style import picture_path, save
+from scripts.common import command as cli
 
 KINDS: dict[str, Callable[[Sequence[Method]], Figure]] = {
     "success": plot_success.over_environment_steps,

@@ -20,9 +20,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from scripts import cli
-from scripts.flags import Names
-from scripts.run_folder import RunFolder
+from scripts.common import command as cli
+from scripts.common.flags import Names
+from scripts.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 BACK_ENDS = ("egl", "osmesa")
@@ -132,7 +132,7 @@ def _rendering_with(name: str) -> dict[str, str]:
 
 def film(order: dict[str, object], gl: str, timeout: float) -> None:
     """Renders in a process of its own. Raises UsageError if that fails or hangs; then no file is left."""
-    command = [sys.executable, "-m", "scripts.film", json.dumps(order)]
+    command = [sys.executable, "-m", "scripts.runs.film", json.dumps(order)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         command, env=_rendering_with(gl) | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True

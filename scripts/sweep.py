@@ -29,11 +29,11 @@ from typing import Any
 
 import tyro
 
-from scripts import cli
-from scripts.launcher import Launcher, LocalLauncher, Stop, execute
-from scripts.screen import Screen
-from scripts.sweep_board import Board
-from scripts.sweep_plan import ARMS, GROUPS, Plan, SweepConfig, logs, make_jobs, plan, set_aside, share_cores
+from scripts.common import command as cli
+from scripts.common.screen import Screen
+from scripts.sweeps.board import Board
+from scripts.sweeps.launchers import Launcher, LocalLauncher, Stop, execute
+from scripts.sweeps.plan import ARMS, GROUPS, Plan, SweepConfig, logs, make_jobs, plan, set_aside, share_cores
 
 EXIT_INCOMPLETE = 1
 _LONGEST = 2**20  # characters of a .toml file

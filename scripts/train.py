@@ -19,19 +19,22 @@ from rich.text import Text
 
 from agents import MTSAC, NonFiniteError
 from agents.callbacks import CheckpointCallback, EveryStepsPerTask
-from agents.checkpoint import checkpoints, load_checkpoint, prune, save_checkpoint
 from agents.evaluation import evaluate
-from agents.state_file import read_state
+from agents.saving.checkpoint import checkpoints, load_checkpoint, prune, save_checkpoint
+from agents.saving.state_file import read_state
 from envs.vec_env import TaskVecEnv
-from scripts import cli, independent
-from scripts.build import check_memory, make_agent, make_env, make_evaluation_env, require_settings, resolve, run_path
-from scripts.claim import claimed
-from scripts.config import TrainConfig
-from scripts.forecast import forecast
-from scripts.postmortem import cause, next_steps, resume_command, way_back, whereabouts, write_postmortem
-from scripts.progress import ProgressBar, StopRequested, StopSwitch
-from scripts.protocol import describe
-from scripts.report import (
+from scripts.common import command as cli
+from scripts.common.screen import Screen, strong
+from scripts.common.signals import follow_sweep
+from scripts.common.text import plain
+from scripts.runs import independent
+from scripts.runs.claim import claimed
+from scripts.runs.folder import RunFolder, require_new
+from scripts.runs.forecast import forecast
+from scripts.runs.postmortem import cause, next_steps, resume_command, way_back, whereabouts, write_postmortem
+from scripts.runs.progress import ProgressBar, StopRequested, StopSwitch
+from scripts.runs.protocol import describe
+from scripts.runs.report import (
     best_evaluation,
     latest_evaluation,
     success_table,
@@ -40,11 +43,18 @@ from scripts.report import (
     unstable_episodes,
     write_result,
 )
-from scripts.room import Room, measure
-from scripts.run_folder import RunFolder, require_new
-from scripts.screen import Screen, strong
-from scripts.signals import follow_sweep
-from scripts.text import plain
+from scripts.setup import parse
+from scripts.setup.build import (
+    check_memory,
+    make_agent,
+    make_env,
+    make_evaluation_env,
+    require_settings,
+    resolve,
+    run_path,
+)
+from scripts.setup.config import TrainConfig
+from scripts.setup.resources import Room, measure
 
 LONG = 100_000  # environment steps of all tasks: before a shorter run it is not worth finding out how long it takes
 
@@ -112,7 +122,7 @@ class Session:
 def main(argv: Sequence[str]) -> int:
     """Trains as `argv` says; returns the exit code."""
     follow_sweep()
-    request = cli.parse_train(argv)
+    request = parse.parse_train(argv)
     if request is None:
         return 0
     config = request if isinstance(request, TrainConfig) else RunFolder.open(Path(request.resume)).config
@@ -145,7 +155,7 @@ def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
     return Session(run.save(), agent, env, evaluation_env, Screen(), room)
 
 
-def resume(request: cli.Resume, stack: contextlib.ExitStack) -> Session:
+def resume(request: parse.Resume, stack: contextlib.ExitStack) -> Session:
     """A run as it was at its newest checkpoint; what was logged after that is forgotten."""
     run = RunFolder.open(Path(request.resume))
     stack.enter_context(claimed(run.path))

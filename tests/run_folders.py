@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from agents import Evaluation
-from scripts.config import TrainConfig
-from scripts.csv_table import STEP
-from scripts.protocol import describe
-from scripts.report import latest_evaluation, write_result
-from scripts.run_folder import RunFolder, write_json
+from scripts.runs.folder import RunFolder, write_json
+from scripts.runs.protocol import describe
+from scripts.runs.report import latest_evaluation, write_result
+from scripts.runs.tables import STEP
+from scripts.setup.config import TrainConfig
 
 TASKS = ("reach-v3", "push-v3")
 GOALS = {name: np.arange(150.0).reshape(50, 3) + i for i, name in enumerate(TASKS)}

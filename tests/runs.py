@@ -13,14 +13,15 @@ from pathlib import Path
 
 import torch
 
-from agents.checkpoint import STEP, checkpoints
-from agents.state_file import read_state
-from scripts import cli, train
-from scripts.run_folder import RunFolder
+from agents.saving.checkpoint import STEP, checkpoints
+from agents.saving.state_file import read_state
+from scripts import train
+from scripts.common import command as cli
+from scripts.runs.folder import RunFolder
 
 # A child of this server has everything imported already: a training begins after a few milliseconds.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["scripts.train", "envs.meta_world", "torch._dynamo", "torch.utils.tensorboard"])
+_SERVER.set_forkserver_preload(["scripts.train", "envs.meta_world.task", "torch._dynamo", "torch.utils.tensorboard"])
 
 
 def rows(path, without="time/seconds"):

@@ -20,10 +20,11 @@ import envs
 import envs.toy
 import mtrl
 from agents import MTSAC, StateFileError, evaluate, latest_checkpoint, load_checkpoint
-from scripts import cli, train
-from scripts.config import TrainConfig, check
-from scripts.presets import PRESETS
-from scripts.run_folder import RunFolder
+from scripts import train
+from scripts.common import command as cli
+from scripts.runs.folder import RunFolder
+from scripts.setup.config import TrainConfig, check
+from scripts.setup.presets import PRESETS
 from tests.helpers import toy_agent
 
 COMMANDS = [  # a command line, and what it answers on the way to exit code 2; RUN is a finished run
@@ -189,7 +190,7 @@ def test_there_are_enough():
 @pytest.mark.parametrize(("line", "message"), COMMANDS, ids=[line for line, _ in COMMANDS])
 def test_a_wrong_command_gets_a_message_and_writes_nothing(line, message, run, monkeypatch, capsys):
     command, *flags = line.split()
-    module = importlib.import_module(f"scripts.{command}{'.__main__' if command in ('bench', 'digits') else ''}")
+    module = importlib.import_module(f"scripts.{command}{'.__main__' if command == 'bench' else ''}")
     before = contents(run.parent)
     monkeypatch.setattr(sys, "argv", [command, *flags])
     with pytest.raises(SystemExit) as end:

@@ -6,12 +6,13 @@ import pytest
 
 import envs.toy
 from scripts import evaluate, train
-from scripts.build import make_agent, resolve, resolve_capture
-from scripts.cli import Resume, UsageError, parse_train
-from scripts.config import TrainConfig
-from scripts.presets import PRESETS
+from scripts.common.command import UsageError
+from scripts.setup.build import make_agent, resolve, resolve_capture
+from scripts.setup.config import TrainConfig
+from scripts.setup.parse import Resume, parse_train
+from scripts.setup.presets import PRESETS
 from tests.helpers import cuda
-from tests.test_scripts_cli import exit_code
+from tests.scripts.test_cli import exit_code
 
 TOY = PRESETS["toy"][1]
 

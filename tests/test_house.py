@@ -7,7 +7,7 @@ import jaxtyping
 import pytest
 import torch
 
-from agents.values import ScalarValue
+from agents.networks.values import ScalarValue
 from mtrl import diagnostics
 
 ROOT = Path(__file__).resolve().parent.parent

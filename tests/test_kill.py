@@ -9,9 +9,9 @@ import time
 import pytest
 
 from agents import latest_checkpoint
-from agents.checkpoint import checkpoints
-from scripts import cli
-from scripts.run_folder import RunFolder
+from agents.saving.checkpoint import checkpoints
+from scripts.common import command as cli
+from scripts.runs.folder import RunFolder
 from tests.runs import assert_same_training, children, kill_at_random, start, start_or_resume
 
 EVERY = 20

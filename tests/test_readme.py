@@ -92,8 +92,8 @@ def test_linked_files_exist():
 
 
 def test_all_presets_and_exit_codes_are_named():
-    from scripts.cli import EXIT_NON_FINITE, EXIT_USAGE, EXIT_WORKER
-    from scripts.presets import PRESETS
+    from scripts.common.command import EXIT_NON_FINITE, EXIT_USAGE, EXIT_WORKER
+    from scripts.setup.presets import PRESETS
 
     assert all(f"`{name}`" in README for name in PRESETS)
     assert all(f" {code} " in README for code in (EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER))

@@ -14,7 +14,7 @@ from tests.helpers import NoSynchronisation
 
 
 class TracedGraphs:
-    """Takes the place of `agents.captured.CudaGraphs`.
+    """Takes the place of `agents.device.captured.CudaGraphs`.
 
     :param host: objects, each with names of attributes that an update may not read: gone during a capture.
     """

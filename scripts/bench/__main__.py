@@ -26,16 +26,17 @@ import tyro
 from rich.table import Table
 
 from agents import keep_freed_memory
-from agents.policies import Precision
-from envs.suites import task_names
-from scripts import cli, methods
+from agents.networks.policies import Precision
+from envs.meta_world.suites import task_names
 from scripts.bench import environments, trace, training, updates
 from scripts.bench.figures import Figure
-from scripts.build import require_device, require_precision, resolve_capture
-from scripts.flags import Capture, Counts, Names
-from scripts.presets import PRESETS
-from scripts.run_folder import write_json
-from scripts.screen import Screen
+from scripts.common import command as cli
+from scripts.common import methods
+from scripts.common.flags import Capture, Counts, Names
+from scripts.common.screen import Screen
+from scripts.runs.folder import write_json
+from scripts.setup.build import require_device, require_precision, resolve_capture
+from scripts.setup.presets import PRESETS
 
 PARTS = ("env", "update", "aggregate", "train", "memory")
 NUMBERS = ("batch_size", "width", "depth", "threads", "rounds")

@@ -16,8 +16,8 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 
 import envs
-from envs.meta_world import MetaWorldTask
-from envs.suites import Goals, goal_vectors, task_names
+from envs.meta_world.suites import Goals, goal_vectors, task_names
+from envs.meta_world.task import MetaWorldTask
 from scripts.bench.figures import Figure, Ways, compare, take_turns
 
 STEPS = 20  # per turn: few, so that turns are short against what else a machine may be doing

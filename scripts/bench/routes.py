@@ -23,9 +23,9 @@ from torch.func import functional_call, grad, vmap
 
 import mtrl
 from agents import keep_freed_memory
-from agents.networks import torso
-from scripts import cli
-from scripts.screen import Screen
+from agents.networks.layers import torso
+from scripts.common import command as cli
+from scripts.common.screen import Screen
 
 Gradients = list[Tensor]  # one (T, *shape) per parameter
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from envs.suites import task_names
+from envs.meta_world.suites import task_names
 from scripts.bench.figures import Figure, compare, take_turns
-from scripts.build import make_agent, make_env
-from scripts.config import TrainConfig
-from scripts.presets import PRESETS
+from scripts.setup.build import make_agent, make_env
+from scripts.setup.config import TrainConfig
+from scripts.setup.presets import PRESETS
 
 WARMUP = 60  # vector steps without an update, then as many with
 TURN = 100  # vector steps; the first of a turn have nothing collected ahead of them

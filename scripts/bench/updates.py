@@ -18,7 +18,7 @@ from agents import MTSAC, keep_freed_memory
 from envs import from_gymnasium
 from mtrl import make_aggregator
 from scripts.bench.figures import Figure, compare, take_turns
-from scripts.forecast import Noise
+from scripts.runs.forecast import Noise
 
 NUM_PARAMS = 1_070_000  # shared parameters of actor and critics of 3 x 400 on MT10, one row of a Jacobian
 

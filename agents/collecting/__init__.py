@@ -1,0 +1,1 @@
+"""Environment steps into the replay buffer."""

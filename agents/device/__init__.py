@@ -1,0 +1,1 @@
+"""What a CUDA device needs: captured graphs, transfers, freed memory."""

@@ -1,0 +1,1 @@
+"""The update: losses per task, surgery, optimizer steps, and what is measured of them."""

@@ -1,0 +1,1 @@
+"""Layers, torsos, policies and critics."""

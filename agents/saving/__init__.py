@@ -1,0 +1,1 @@
+"""Agents and checkpoints in files, without pickle."""

@@ -1,0 +1,1 @@
+"""The same steps and resets, exactly, in fewer instructions."""

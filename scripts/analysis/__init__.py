@@ -1,0 +1,1 @@
+"""Many runs: methods, intervals, tables and pictures."""

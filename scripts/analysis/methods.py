@@ -1,0 +1,231 @@
+"""Many runs: found by folder or pattern, held to one protocol, grouped into methods with a seed each."""
+
+from __future__ import annotations
+
+import glob
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from agents import NonFiniteError
+from scripts.analysis.style import METHOD_COLORS, STYLES, color_of
+from scripts.common.command import UsageError
+from scripts.runs.folder import RunFolder, intact, read_json
+from scripts.setup.config import TrainConfig
+
+# What the protocol holds, what a machine or a seed decides, and how often a run looks at itself: no part of a method.
+_NO_METHOD = set(
+    "suite tasks reward_version horizon goals overlap seed steps_per_task device run_dir workers threads progress "
+    "eval_every eval_goals final_goals checkpoint_every checkpoint_minutes keep_checkpoints log_every "
+    "log_conflicts trial".split()
+)
+# Named in every label, so not among the settings in which runs differ.
+_NAMED = {"preset", "aggregator", "actor_aggregator", "critic_aggregator", "multi_head", "independent"}
+
+_NON_FINITE = NonFiniteError.__name__  # the post-mortem of an independent run is of nothing else, and does not say so
+
+Status = Literal["finished", "failed", "unfinished"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs that differ in their seed alone."""
+
+    label: str
+    aggregator: str  # or `independent`
+    style: str  # of its lines: methods of one aggregator share its colour
+    runs: tuple[RunFolder, ...]  # by seed
+
+    @property
+    def color(self) -> str:
+        """Its aggregator's colour."""
+        return color_of(self.aggregator)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of its runs, in their order."""
+        return [run.config.seed for run in self.runs]
+
+    @property
+    def failed(self) -> list[int]:
+        """Seeds whose training broke down."""
+        return [run.config.seed for run in self.runs if status(run) == "failed"]
+
+    @cached_property
+    def curves(self) -> tuple[np.ndarray, Float[np.ndarray, "seeds tasks steps"]]:
+        """Env steps per task at which all seeds were evaluated, and the success there.
+
+        A seed that broke down has success 0 from there on: it is counted, not left out.
+        Raises UsageError if a run holds no evaluation, or the runs have no step in common.
+        """
+        found = [_evaluations(run) for run in self.runs]
+        whole = [set(curve) for run, curve in zip(self.runs, found, strict=True) if status(run) != "failed"]
+        end = self.runs[0].config.steps_per_task  # of a method that always broke down: nothing is left there
+        steps = sorted(set.intersection(*whole) if whole else {end}.union(*found))
+        if not steps:
+            raise UsageError(
+                f"{self.label}: expected evaluations at some step in common; the runs "
+                f"{', '.join(str(run.path) for run in self.runs)} have none. Train them with one --eval-every."
+            )
+        nothing = np.zeros(len(self.runs[0].protocol.tasks))
+        return np.array(steps), np.stack([np.stack([c.get(s, nothing) for s in steps], axis=1) for c in found])
+
+
+def find_runs(patterns: Sequence[str | Path]) -> list[RunFolder]:
+    """The runs that the words of a command name: run folders, folders of run folders, and patterns like `runs/*seed0`.
+
+    Trials are left out, with a warning, unless there is nothing else.
+
+    Raises UsageError if a word names no run.
+    """
+    if not patterns:
+        raise UsageError("expected at least one run folder, found none. Name runs, or a folder of runs.")
+    paths = dict.fromkeys(path.resolve() for word in patterns for path in _folders(str(word)))
+    here = Path.cwd()
+    runs = [RunFolder.open(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
+    if trials := [run for run in runs if run.config.trial]:
+        names = ", ".join(str(run.path) for run in trials)
+        runs = [run for run in runs if not run.config.trial] or runs
+        done = "shown" if runs == trials else "left out"
+        warnings.warn(f"{done}: {names}; trials, made with STEPS set, and no results", stacklevel=2)
+    return runs
+
+
+def _folders(word: str) -> Iterable[Path]:
+    matches = [Path(word)] if Path(word).exists() else sorted(map(Path, glob.glob(word)))
+    runs = [path for match in matches for path in (match, *sorted(match.glob("*"))) if (path / "config.json").is_file()]
+    return runs or matches or [Path(word)]  # what is no run says so when it is opened
+
+
+def require_one_protocol(runs: Sequence[RunFolder], advice: str, equal_steps: bool = False) -> None:
+    """Raises UsageError, with the fields that differ, unless all runs may share an axis."""
+    for run in runs[1:]:
+        fields = runs[0].protocol.conflicts(run.protocol)
+        if equal_steps and runs[0].protocol.env_steps_per_task != run.protocol.env_steps_per_task:
+            fields.append("env_steps_per_task")
+        if fields:
+            found = ", ".join(f"{n} ({_value(runs[0], n)} and {_value(run, n)})" for n in fields)
+            raise UsageError(
+                f"expected runs of one protocol; {runs[0].path} and {run.path} differ in {found}. {advice}"
+            )
+
+
+def _value(run: RunFolder, name: str) -> str:
+    value = getattr(run.protocol, name)
+    return f"{len(value)} tasks" if name == "tasks" else str(value)
+
+
+def status(run: RunFolder) -> Status:
+    """How far a run is: `failed` if a loss became non-finite and nobody took it further.
+
+    Whatever else ended it (a worker, the disk, a permission) says nothing about the method: it can go on.
+    """
+    path = run.path / "result.json"
+    if path.exists():
+        with intact(path):
+            result = read_json(path)
+            if result["status"] == "finished" and result["env_steps_per_task"] >= run.config.steps_per_task:
+                return "finished"
+    path = run.path / "postmortem.json"
+    if not path.exists():
+        return "unfinished"
+    with intact(path):
+        return "failed" if read_json(path).get("error", _NON_FINITE) == _NON_FINITE else "unfinished"
+
+
+def hours_at(run: RunFolder, steps: np.ndarray, evaluations: bool = False) -> np.ndarray:
+    """Hours of training after each of the steps (N,), from the times in metrics.csv, straight in between.
+
+    :param evaluations: count the time for them, too.
+    Raises UsageError if there are no times.
+    """
+    with intact(run.metrics.path):
+        parts = [name for name in run.metrics.columns if name.startswith("time/seconds_")]
+        parts = [name for name in parts if evaluations or name != "time/seconds_evaluate"]
+        rows = [row for row in run.metrics.read() if row.get("time/env_steps_per_task")]
+        known = [float(row["time/env_steps_per_task"]) for row in rows]
+        seconds = [sum(float(row[name] or 0) for name in parts) for row in rows]
+    if not known or not parts:
+        raise UsageError(
+            f"expected times in {run.metrics.path}; found none. Keep metrics.csv with the run to draw them."
+        )
+    return np.interp(steps, [0, *known], [0, *seconds]) / 3600
+
+
+def group(runs: Sequence[RunFolder]) -> list[Method]:
+    """The methods among the runs, the mean first. Raises UsageError if a method has a seed twice."""
+    groups: dict[str, list[RunFolder]] = {}
+    for run in sorted(runs, key=lambda run: run.config.seed):
+        groups.setdefault(json.dumps(settings(run.config), sort_keys=True), []).append(run)
+    labels = [_label(members[0].config, [run.config for run in runs]) for members in groups.values()]
+    order = list(METHOD_COLORS)
+    named = sorted(
+        zip(labels, groups.values(), strict=True),
+        key=lambda pair: (order.index(a) if (a := _kind(pair[1][0].config)) in order else len(order), pair[0]),
+    )
+    methods: list[Method] = []
+    for label, members in named:
+        _require_each_seed_once(label, members)
+        kind = _kind(members[0].config)
+        style = STYLES[sum(method.color == color_of(kind) for method in methods) % len(STYLES)]
+        methods.append(Method(label, kind, style, tuple(members)))
+    return methods
+
+
+def _require_each_seed_once(label: str, members: Sequence[RunFolder]) -> None:
+    for one, other in pairwise(members):
+        if one.config.seed == other.config.seed:
+            raise UsageError(
+                f"{label}: expected every seed once; {one.path} and {other.path} both have seed {one.config.seed} and "
+                "the same settings. Name one of them."
+            )
+
+
+def settings(config: TrainConfig) -> dict[str, Any]:
+    """All that makes the method, by name; options of aggregators as `aggregator.c`."""
+    values = {name: value for name, value in config.to_json().items() if name not in _NO_METHOD}
+    for prefix in ("aggregator", "actor_aggregator", "critic_aggregator"):
+        options = values.pop(f"{prefix}_options")
+        values |= {f"{prefix}.{name}": value for name, value in options.items() if name != "seed"}
+    return values
+
+
+def _kind(config: TrainConfig) -> str:
+    return "independent" if config.independent else config.aggregator
+
+
+def _label(config: TrainConfig, others: Sequence[TrainConfig]) -> str:
+    """`pcgrad`, and what else sets the run apart from those of the same preset and aggregator."""
+    presets = {other.preset for other in others}
+    alike = [settings(o) for o in others if (o.preset, _kind(o)) == (config.preset, _kind(config))]
+    mine = settings(config)
+    names = [n for n in mine if n not in _NAMED and any(other.get(n) != mine[n] for other in alike)]
+    parts = [
+        _kind(config).rpartition("/")[2],
+        "multi-head" if config.multi_head else "",
+        f"actor {config.actor_aggregator.rpartition('/')[2]}" if config.actor_aggregator else "",
+        f"critic {config.critic_aggregator.rpartition('/')[2]}" if config.critic_aggregator else "",
+        config.preset if len(presets) > 1 else "",
+        *(f"{name.removeprefix('aggregator.')}={_spelled(mine[name])}" for name in names),
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _spelled(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _evaluations(run: RunFolder) -> dict[int, np.ndarray]:
+    """Success per task (T,) at each evaluated step; none for a run that broke down before its first evaluation."""
+    if status(run) == "failed" and not run.evaluations.columns:
+        return {}
+    steps, curves = run.success_curves()
+    return dict(zip(steps.tolist(), np.stack(list(curves.values()), axis=1), strict=True))

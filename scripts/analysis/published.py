@@ -1,0 +1,59 @@
+"""Success rates from the literature, with source and protocol: what stands beside our tables and never within them."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from importlib import resources
+
+from scripts.runs.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class Published:
+    """One number, and how it was measured; what the source leaves open is None."""
+
+    source: str
+    url: str
+    benchmark: str
+    reward_version: str
+    selection: str  # final or best
+    statistic: str  # mean or IQM
+    method: str
+    steps: int  # environment steps per task
+    success: float
+    horizon: int | None = None
+    episodes: int | None = None
+    seeds: int | None = None
+
+    def differences(self, protocol: Protocol, steps: int) -> list[str]:
+        """In what its protocol differs from ours after `steps` per task, or says nothing; empty if they fit."""
+        ours = {
+            "reward_version": protocol.reward_version,
+            "horizon": protocol.horizon,
+            "horizon in training": protocol.train_horizon,
+            "episodes": protocol.episodes_final,
+            "steps": steps,
+            "selection": "final",
+        }
+        # no source says that it trains with another horizon, and one that says none is told so once
+        found = vars(self) | {"horizon in training": self.horizon or protocol.train_horizon}
+        names = {"reward_version": "reward", "steps": "steps per task", "selection": "of each run"}
+        return [f"{names.get(key, key)} {_spelled(found[key])}" for key in ours if found[key] != ours[key]]
+
+
+def _spelled(value: object) -> str:
+    return "not stated" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def published(benchmark: str) -> list[Published]:
+    """All numbers for a benchmark, in the order of the file."""
+    document = tomllib.loads((resources.files("scripts.analysis") / "published.toml").read_text())
+    known = {field.name for field in fields(Published)}
+    numbers = []
+    for table in document["table"]:
+        shared = {name: value for name, value in table.items() if name != "rows"}
+        if unknown := {name for row in table["rows"] for name in {**shared, **row}} - known:
+            raise ValueError(f"published.toml: unknown keys {sorted(unknown)}")
+        numbers += [Published(**shared, **row) for row in table["rows"]]
+    return [number for number in numbers if number.benchmark == benchmark]

@@ -1,0 +1,69 @@
+"""How the pictures look: one fixed colour per method in all of them, the shared style, and where a picture goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from scripts.common import command as cli
+from scripts.common.text import plain
+
+# By name, so that a new method moves no other's colour. Okabe and Ito's palette, told apart by all, then Tol's.
+METHOD_COLORS = {
+    **{"mean": "#0072B2", "pcgrad": "#D55E00", "pcgrad-direction": "#009E73", "pcgrad-magnitude": "#CC79A7"},
+    **{"pcgrad-fixed": "#E69F00", "gradvac": "#56B4E9", "mocograd": "#000000", "cagrad": "#332288"},
+    **{"mgda": "#882255", "imtl_g": "#117733", "nash_mtl": "#999933", "aligned_mtl": "#AA4499"},
+    **{"gradnorm": "#661100", "famo": "#888888", "independent": "#8C6D31"},
+}
+FOREIGN = "0.5"
+COLORS = tuple(METHOD_COLORS.values())
+STYLES = ("-", "--", ":", "-.")
+ENDINGS = (".png", ".pdf", ".svg")
+plt.rcParams["pdf.fonttype"] = 42  # TrueType: many venues refuse the default, Type 3
+STEPS_LABEL = "environment steps per task"
+
+
+def color_of(method: str) -> str:
+    """The colour of an aggregator, or of `independent`, in every picture; grey for one that is not ours."""
+    return METHOD_COLORS.get(method, FOREIGN)
+
+
+def set_style() -> None:
+    """Small type, light grid, no box; draws without a screen."""
+    matplotlib.use("Agg")
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
+    plt.rcParams.update({"grid.alpha": 0.3, "axes.axisbelow": True, "legend.frameon": False})
+
+
+def literal(text: str) -> str:
+    """A name from a file as a label: what stands between two dollar signs is no formula."""
+    return plain(text).replace("$", r"\$")
+
+
+def over_steps(axes: Axes) -> None:
+    """Steps from zero on the horizontal axis, as 20k and 1M."""
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def picture_path(out: Path) -> Path:
+    """Where the picture goes: `out`, as .png if it has no ending. Raises UsageError if it cannot go there."""
+    if out.is_dir() or out.suffix not in ("", *ENDINGS):
+        found = "a folder" if out.is_dir() else f"the ending {out.suffix!r}"
+        raise cli.UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {found}: {out}.")
+    out = out if out.suffix else out.with_suffix(".png")
+    cli.check_output("--out", out)
+    return out
+
+
+def save(figure: Figure, *paths: Path) -> None:
+    """Writes the picture to each path, and says so."""
+    for path in paths:
+        figure.savefig(path, dpi=150)
+        print(f"wrote {path}")
+    plt.close(figure)

@@ -1,0 +1,198 @@
+"""Pictures of training itself, from conflicts.csv and metrics.csv: conflict, the tragic triad, temperatures."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from mtrl import diagnostics
+from scripts.analysis.methods import Method
+from scripts.analysis.style import STEPS_LABEL, literal, over_steps, set_style
+from scripts.analysis.success import COLUMNS, band, legend, rims
+from scripts.common.command import UsageError
+from scripts.runs.folder import RunFolder, intact
+from scripts.runs.tables import CsvTable
+
+NETWORKS = ("critic", "actor")
+WINDOWS = 4  # parts of training in the heat map
+Row = dict[str, str]
+
+
+# ------------------------------------------------------------------------------------------------------- conflicts
+def conflicts(methods: Sequence[Method]) -> Figure:
+    """How often two tasks' gradients conflict: the share of measured updates with a cosine below 0, by pair of tasks.
+
+    In each quarter of training, over all seeds. The mean of the cosines would hide conflicts: in it they cancel.
+    """
+    set_style()
+    tasks = methods[0].runs[0].protocol.tasks
+    lines = [(method, network) for method in methods for network in NETWORKS]
+    maps = [conflicts_over_time(method, network) for method, network in lines]
+    side = max(1.7, 0.16 * len(tasks))
+    figure, panels = plt.subplots(
+        len(lines), WINDOWS, figsize=(2.2 + WINDOWS * side, 0.9 + len(lines) * (side + 0.35)), layout="constrained",
+        squeeze=False, sharex=True, sharey=True,
+    )  # fmt: skip
+    for row, (method, network), (edges, found) in zip(panels, lines, maps, strict=True):
+        for axes, matrix, (start, end) in zip(row, found, itertools.pairwise(edges), strict=True):
+            image = axes.imshow(matrix, cmap="RdBu_r", vmin=0, vmax=1)  # white: as often as not
+            pairs = matrix[np.triu_indices(len(tasks), 1)]
+            share = "not measured" if np.isnan(pairs).all() else f"{np.mean(pairs):.0%} in conflict"
+            axes.set_title(f"{_short(start)}-{_short(end)}: {share}", fontsize=8)
+            axes.set_facecolor("0.85")  # of the diagonal
+            axes.grid(visible=False)
+        row[0].set_ylabel(f"{literal(method.label)}\n{network}", fontweight="bold")
+    small = {"fontsize": 7 if len(tasks) <= 12 else 4}
+    for axes in panels[:, 0]:
+        axes.set_yticks(range(len(tasks)), tasks, **small)
+    for axes in panels[-1]:
+        axes.set_xticks(range(len(tasks)), tasks, rotation=90, **small)
+    label = "share of single updates in which the gradients of two tasks conflict (cosine below 0)"
+    figure.colorbar(image, ax=panels, label=label, shrink=0.6, aspect=30)
+    figure.suptitle(f"Conflict between tasks by {STEPS_LABEL}, in each quarter of training", fontsize=11)
+    return figure
+
+
+def conflicts_over_time(method: Method, network: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The edges of the windows in steps per task, and in each the share of measurements in which each pair conflicts,
+    (T, T) with NaN on the diagonal."""
+    tasks = method.runs[0].protocol.tasks
+    pairs = [(i, j) for i in range(len(tasks)) for j in range(i + 1, len(tasks))]
+    steps, values = [], []
+    for run in method.runs:
+        found = _rows(run, run.conflicts, "conflicts.csv")
+        with intact(run.conflicts.path):
+            rows = [row for row in found if row["network"] == network]
+            steps += [run.step_of(row) for row in rows]
+            values += [[float(row[f"{tasks[i]}|{tasks[j]}"]) < 0 for i, j in pairs] for row in rows]
+    if not values or not pairs:
+        raise UsageError(
+            f"expected cosines of the {network}'s gradients in the runs of {method.label}; found none. They need two "
+            "tasks, --log-conflicts above 0 and gradients that meet."
+        )
+    edges = np.linspace(0, max(steps), WINDOWS + 1)
+    window = np.clip(np.digitize(steps, edges, right=True) - 1, 0, WINDOWS - 1)
+    return edges, [_matrix(np.array(values)[window == k], pairs, len(tasks)) for k in range(WINDOWS)]
+
+
+def _matrix(values: np.ndarray, pairs: Sequence[tuple[int, int]], size: int) -> np.ndarray:
+    matrix = np.full((size, size), np.nan)
+    if len(values):
+        for (i, j), value in zip(pairs, values.mean(0), strict=True):
+            matrix[i, j] = matrix[j, i] = value
+    return matrix
+
+
+def _short(steps: float) -> str:
+    return f"{steps / 1000:.3g}k" if steps >= 1000 else f"{steps:.0f}"
+
+
+# ------------------------------------------------------------------------------------------- lines from metrics.csv
+def triad(methods: Sequence[Method]) -> Figure:
+    """Conflict, unequal lengths and curvature of the tasks' gradients over training (Yu et al. 2020, Section 2.3)."""
+    set_style()
+    tasks = methods[0].runs[0].protocol.tasks
+    figure, panels = plt.subplots(3, 2, figsize=(9, 7), sharex=True, layout="constrained", squeeze=False)
+    for column, network in zip(panels.T, NETWORKS, strict=True):
+        norms = [f"train/{network}_norms/{task}" for task in tasks]
+        _line(column[0], methods, [f"train/{network}_conflict_share"], lambda x: x[:, 0])
+        _line(column[1], methods, norms, _similarity)
+        _line(column[2], methods, [f"train/{network}_curvature"], lambda x: x[:, 0])
+        column[0].set(title=network, ylim=(-0.04, 1.04))
+        column[1].set(ylim=(-0.04, 1.04))
+        column[2].set(xlabel=STEPS_LABEL)
+        column[2].ticklabel_format(axis="y", scilimits=(-2, 3))
+        column[2].axhline(0, color="0.4", linewidth=0.8)
+    labels = (
+        "share of pairs in conflict",
+        "similarity of lengths\n(mean over pairs, 1: equal)",
+        "curvature along the step",
+    )
+    for axes, label in zip(panels[:, 0], labels, strict=True):
+        axes.set_ylabel(label)
+    over_steps(panels[0, 0])
+    _legend_below(figure, panels[0, 0])
+    figure.suptitle("The tragic triad over training: conflict, unequal lengths, curvature", fontsize=11)
+    return figure
+
+
+def temperatures(methods: Sequence[Method]) -> Figure:
+    """The entropy temperature of every task over training, on a logarithmic scale."""
+    set_style()
+    tasks = methods[0].runs[0].protocol.tasks
+    columns = min(COLUMNS, len(tasks))
+    rows = math.ceil(len(tasks) / columns)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(9, 1.4 + 1.6 * rows), sharex=True, sharey=True, layout="constrained", squeeze=False
+    )
+    for axes, task in itertools.zip_longest(panels.flat, tasks):
+        axes.set_visible(task is not None)
+        if task is not None:
+            _line(axes, methods, [f"train/ent_coef/{task}"], lambda x: x[:, 0])
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.set_title(task, fontsize=8)
+    over_steps(panels[0, 0])
+    for axes in panels[-1]:
+        axes.set_xlabel(STEPS_LABEL, fontsize=8)
+    figure.supylabel("weight of the entropy", fontsize=9)
+    _legend_below(figure, panels[0, 0])
+    figure.suptitle("Temperature of every task", fontsize=11)
+    return figure
+
+
+def _line(axes: Axes, methods: Sequence[Method], columns: list[str], value: Callable[[np.ndarray], np.ndarray]) -> None:
+    """A line per method: `value` of its columns of metrics.csv, (rows, columns) -> (rows,), over the steps."""
+    for method, rim in zip(methods, rims(len(methods)), strict=True):
+        series = [_series(run, columns) for run in method.runs]
+        steps = sorted(set.intersection(*(set(found) for found in series)))
+        if not steps:
+            raise UsageError(f"expected rows of metrics.csv at steps in common for {method.label}; found none.")
+        values = np.array([value(np.array([found[step] for step in steps])) for found in series])
+        band(axes, method, np.array(steps), values[:, None], legend(method), thin=True, rim=rim)
+
+
+def _series(run: RunFolder, columns: list[str]) -> dict[int, list[float]]:
+    """Step per task -> values of the columns, where all of them are filled."""
+    rows = _rows(run, run.metrics, "metrics.csv")
+    with intact(run.metrics.path):
+        found = {
+            run.step_of(row): [float(row[name]) for name in columns]
+            for row in rows
+            if all(row.get(name) for name in columns)
+        }
+    if not found:
+        raise UsageError(f"expected the column {columns[0]} with numbers in {run.metrics.path}; found none to draw.")
+    return found
+
+
+def _similarity(norms: Float[np.ndarray, "rows tasks"]) -> Float[np.ndarray, " rows"]:
+    """Mean magnitude similarity of all pairs of tasks, from the lengths of the gradients."""
+    above = np.triu_indices(norms.shape[1], 1)
+    squares = torch.as_tensor(norms).square()
+    return np.array([diagnostics.magnitude_similarity(row.diag()).numpy()[above].mean() for row in squares])
+
+
+def _rows(run: RunFolder, table: CsvTable, name: str) -> list[Row]:
+    with intact(table.path):
+        rows = table.read()
+        for row in rows:
+            run.step_of(row)
+    if not rows:
+        raise UsageError(f"expected {name} in {run.path}; found none. This picture is drawn from it.")
+    return rows
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

@@ -1,0 +1,1 @@
+"""What every command needs: errors that end in one line, the screen, flags."""

@@ -1,0 +1,37 @@
+"""What `--aggregators A,B,...` means: names, checked before the work begins; each is built when its turn comes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mtrl import AGGREGATORS, Aggregator
+from mtrl.aggregators import required_options
+from scripts.common import command as cli
+
+
+def check_aggregators(names: Sequence[str]) -> None:
+    """Raises UsageError unless every name is an aggregator's, and no name comes twice."""
+    check_list("--aggregators", names, AGGREGATORS)
+    for name in names:
+        if needed := required_options(cli.aggregator_kind(name)):
+            raise cli.UsageError(
+                f"--aggregators: expected methods that work without options; {name} needs {', '.join(needed)}. "
+                "Use it in scripts.train, which takes options."
+            )
+
+
+def check_list(flag: str, names: Sequence[str], known: Iterable[str]) -> None:
+    """Raises UsageError for an empty list and for a name that comes twice."""
+    if not names:
+        raise cli.UsageError(f"{flag}: expected at least one of {', '.join(known)}; found none.")
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise cli.UsageError(f"{flag}: expected every name once; found {', '.join(twice)} more than once.")
+
+
+def build(name: str, **options: Any) -> Aggregator:
+    """A new aggregator with those of the options that its constructor knows: not every method draws a `seed`."""
+    kind = cli.aggregator_kind(name)
+    known = inspect.signature(kind).parameters
+    return kind(**{option: value for option, value in options.items() if option in known})

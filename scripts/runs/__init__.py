@@ -1,0 +1,1 @@
+"""One run: its folder, files, protocol and reports."""

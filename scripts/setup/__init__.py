@@ -1,0 +1,1 @@
+"""From flags and presets to an agent and its environments."""

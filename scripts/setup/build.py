@@ -1,0 +1,234 @@
+"""From a config to its environment and its agent."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich import filesize
+
+import envs
+from agents import MTSAC, keep_freed_memory
+from agents.collecting.replay import TaskReplayBuffer
+from agents.networks.policies import Precision
+from envs import machine
+from envs.vec_env import TaskVecEnv
+from mtrl import ALIASES
+from scripts.common.command import UsageError, folder, usage_errors
+from scripts.setup.config import TrainConfig
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Replaces `auto` by what this machine has, so that the saved config says what was used; fits this process to it.
+
+    Raises UsageError if CUDA, or what only CUDA has, is asked for and not there.
+    """
+    require_device(config.device)
+    device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    capture = resolve_capture(config.capture, device)
+    threads = min(torch.get_num_threads(), machine.cores()) if config.threads == "auto" else config.threads
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    return replace(config, device=device, capture=capture, threads=threads, precision=resolve_precision(config, device))
+
+
+def require_device(device: str) -> None:
+    """Raises UsageError if CUDA is asked for and not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("expected a CUDA device for --device cuda; torch finds none. Use --device cpu or auto.")
+
+
+def resolve_capture(capture: Literal["auto"] | bool | int, device: str) -> bool | int:
+    """Whether, or how many, updates are captured: auto is yes on CUDA. Raises UsageError for a capture on a CPU."""
+    if capture == "auto":
+        return device == "cuda"
+    if capture and device != "cuda":
+        asked = str(capture).lower()
+        raise UsageError(f"--capture {asked}: expected a CUDA device, as graphs are CUDA's; found {device}. Use auto.")
+    return capture
+
+
+def resolve_precision(config: TrainConfig, device: str) -> Precision:
+    """The precision of the products: auto is bfloat16 on a CPU with units for it (avx512_bf16, AMX), else float32."""
+    if config.precision != "auto":
+        return config.precision
+    units = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch; not public
+    has_units = any(getattr(torch.cpu, name, lambda: False)() for name in units)
+    return "bfloat16" if device == "cpu" and has_units else "float32"
+
+
+def require_precision(precision: str, device: str) -> None:
+    """Raises UsageError if TF32 is asked for and the device does not have it."""
+    if precision == "tf32" and device != "cuda":
+        raise UsageError(f"expected a CUDA device for precision tf32; found {device}. Use float32 or bfloat16.")
+
+
+def run_path(config: TrainConfig) -> Path:
+    """Where the run goes: --run-dir, or a name in `runs` that says what it is.
+
+    Raises UsageError for a name that could not be shown or written as it is.
+    """
+    if config.run_dir:
+        return folder("--run-dir", config.run_dir)
+    some = config.tasks if len(config.tasks) <= 3 else (f"{len(config.tasks)}-tasks",)
+    name = "independent" if config.independent else config.aggregator
+    method = re.sub(r"[^\w-]+", "-", name.rpartition("/")[2])  # torchjd:NAME, path/to/file.py:NAME
+    parts = (*(["trial"] if config.trial else []), config.preset, *some, method, f"seed{config.seed}")
+    return Path("runs", "-".join(parts))
+
+
+def make_env(
+    config: TrainConfig,
+    goals: int | Mapping[str, np.ndarray],
+    goal_order: Literal["random", "sequential"] = "random",
+) -> TaskVecEnv:
+    """The tasks of the config: goals in random order to train on; see `make_evaluation_env` for the other order."""
+    with usage_errors():
+        return envs.make(
+            config.suite,
+            config.seed,
+            workers=config.workers,
+            reward_version=config.reward_version,
+            tasks=list(config.tasks) or None,
+            goals=goals if isinstance(goals, int) else dict(goals),
+            horizon=config.train_horizon or config.horizon,
+            goal_order=goal_order,
+            envs_per_task=config.envs_per_task,
+            staggered=config.staggered_starts,
+        )
+
+
+_NETWORKS = (
+    *("actor_width", "actor_depth", "actor_layer_norm", "actor_torso"),
+    *("critic_width", "critic_depth", "critic_layer_norm", "critic_torso"),
+    *("n_critics", "critic_head", "bins", "v_max", "conditioning", "embedding_size", "multi_head"),
+    *("precision", "weight_decay"),
+)
+
+
+def make_evaluation_env(config: TrainConfig, goals: Mapping[str, np.ndarray]) -> TaskVecEnv:
+    """One environment per task, with whole episodes of --horizon steps, each goal once, in order.
+
+    Training may have a worker for each of its environments; here that are at most the tasks.
+    """
+    workers = config.workers
+    if workers != "auto" and len(goals) < workers <= len(goals) * config.envs_per_task:
+        workers = len(goals)
+    config = replace(config, envs_per_task=1, staggered_starts=False, train_horizon=0, workers=workers)
+    return make_env(config, goals, "sequential")
+
+
+def update_rounds(config: TrainConfig) -> tuple[int, int]:
+    """MTSAC's `train_freq`, in vector steps, and `gradient_steps`: as many updates per step as the config says.
+
+    A round comes where a vector step and a round of the config end together, with the updates of all since the last.
+    """
+    steps = math.lcm(config.train_freq, config.envs_per_task)
+    return steps // config.envs_per_task, config.gradient_steps * (steps // config.train_freq)
+
+
+def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
+    """A new agent for the tasks of `env`. Raises UsageError for settings that do not fit."""
+    require_precision(config.precision, config.device)
+    with usage_errors():
+        capture, settings = resolve_capture(config.capture, config.device), agent_settings(config, env.num_tasks)
+        return MTSAC("MultiTaskMlpPolicy", env, capture=capture, device=config.device, **settings)
+
+
+def agent_settings(config: TrainConfig, num_tasks: int) -> dict[str, Any]:
+    """The constructor arguments of MTSAC for this config."""
+    train_freq, gradient_steps = update_rounds(config)
+    return {
+        "aggregator": config.actor_aggregator or config.aggregator,
+        "aggregator_kwargs": config.actor_aggregator_options if config.actor_aggregator else config.aggregator_options,
+        "critic_aggregator": config.critic_aggregator or config.aggregator,
+        "critic_aggregator_kwargs": (
+            config.critic_aggregator_options if config.critic_aggregator else config.aggregator_options
+        ),
+        "learning_rate": config.learning_rate,
+        "buffer_size": config.buffer_size,
+        "learning_starts": config.warmup_steps * num_tasks,
+        "batch_size": config.batch_size,
+        "tau": config.tau,
+        "gamma": config.gamma,
+        "n_steps": config.n_steps,
+        "high_reward_fraction": config.high_reward_fraction,
+        "high_reward_candidates": config.high_reward_candidates,
+        "policy_delay": config.policy_delay,
+        "train_freq": train_freq,
+        "gradient_steps": gradient_steps,
+        "ent_coef": config.ent_coef if config.ent_coef.startswith("auto") else float(config.ent_coef),
+        "noise_hold": config.noise_hold,
+        "ent_coef_min": config.ent_coef_min,
+        "target_entropy": config.target_entropy,
+        "critic_reduction": config.critic_reduction,
+        "max_grad_norm": config.max_grad_norm or None,
+        "reward_scale": config.reward_scale[0] if len(config.reward_scale) == 1 else config.reward_scale,
+        "return_scale": config.return_scale,
+        "reset_at": config.reset_at,
+        "loss_weighting": config.loss_weighting,
+        "overlap": config.overlap,
+        "collect_ahead": config.collect_ahead,
+        "log_every": config.log_every,
+        "log_conflicts": config.log_conflicts,
+        "policy_kwargs": {
+            **{name: getattr(config, name) for name in _NETWORKS},
+            "optimizer_kwargs": {"eps": config.adam_eps},
+        },
+        "seed": config.seed,
+    }
+
+
+_MAY_CHANGE = {"learning_rate", "max_grad_norm"}  # when a run goes on
+
+
+def require_settings(config: TrainConfig, saved: Mapping[str, Any], source: Path) -> None:
+    """Raises UsageError if the config says otherwise than the settings of the agent that was trained.
+
+    :param saved: the settings in the agent's file. Runs are compared by config.json, which must not say otherwise.
+    """
+    asked, found = ({**s, **s["policy_kwargs"]} for s in (agent_settings(config, len(saved["task_names"])), saved))
+    different = [
+        f"{name} {asked[name]} there, {found[name]} trained"
+        for name in (asked.keys() & found.keys()) - _MAY_CHANGE - {"policy_kwargs"}
+        if not _agrees(asked[name], found[name])
+    ]
+    if different:
+        raise UsageError(
+            f"expected a config.json that says how {source} was trained; they differ in "
+            f"{', '.join(sorted(different))}. Put back what was trained, or train anew with other settings."
+        )
+
+
+def _agrees(asked: Any, found: Any) -> bool:
+    """Whether a setting is what was found: `auto` and an alias were settled, a missing option had its default."""
+    if isinstance(asked, dict):
+        return all(name in found and _agrees(value, found[name]) for name, value in asked.items())
+    if isinstance(asked, list | tuple):
+        return list(asked) == list(found)
+    return bool(asked == "auto" or ALIASES.get(asked, asked) == found)
+
+
+def buffer_bytes(config: TrainConfig, env: TaskVecEnv) -> int:
+    """Memory of the replay buffer once it is full."""
+    (columns,), (actions,) = env.observation_space.shape or (), env.action_space.shape or ()
+    return TaskReplayBuffer.bytes_needed(config.buffer_size, env.num_tasks, columns - env.num_tasks, actions)
+
+
+def check_memory(config: TrainConfig, env: TaskVecEnv) -> None:
+    """Raises UsageError if the full replay buffer is larger than the memory of the device that it lives on."""
+    needed, there = buffer_bytes(config, env), machine.memory()
+    if config.device == "cuda":
+        there = torch.cuda.get_device_properties(0).total_memory
+    if needed > there:
+        raise UsageError(
+            f"--buffer-size: expected a replay buffer that fits in memory; {config.buffer_size:,} transitions of each "
+            f"of {env.num_tasks} tasks need {filesize.decimal(needed)}, there are {filesize.decimal(there)}. Keep "
+            "fewer."
+        )

@@ -1,0 +1,1 @@
+"""Small studies without Meta-World."""

@@ -1,0 +1,281 @@
+"""Figure 1 of the PCGrad paper: two losses of two parameters, and where each aggregator leads Adam.
+
+    python -m scripts.toy2d                                            mean and pcgrad, 500,000 updates: seconds
+    python -m scripts.toy2d --aggregators mean,imtl_g,gradvac --out toy2d.pdf
+    python -m scripts.toy2d --aggregators mean,cagrad --steps 20000    a dear method, or a small machine
+
+Both losses are deep, curved valleys: where they meet is the optimum, and along each of them the other one pulls across
+it. See Yu et al. 2020, Figure 1 and Appendix D. The plain mean bounces between the walls; PCGrad arrives, but only
+between 100,000 and 500,000 updates: do not judge earlier.
+
+Gradients are closed forms in float64, and `mean` and `pcgrad` have closed forms of their own, the same numbers as their
+classes give to rounding. Every other aggregator is its real class on a 2 x 2 Jacobian: minutes for most, hours for
+those that solve a problem at each update (cagrad, mgda, nash_mtl); a bar shows how long.
+
+The sum of the losses jumps by tens from one update to the next, and rounding decides where it stands at the last one:
+over starts 1e-12 apart it was between -48 and -142 for the mean, between -219 and -401 for PCGrad. So the table also
+has, as `middle`, the median over the last hundredth of the updates: between -61 and -78, between -251 and -271.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mtrl import AGGREGATORS
+from scripts.analysis.style import ENDINGS, STYLES, color_of
+from scripts.common import command as cli
+from scripts.common import methods
+from scripts.common.screen import Screen
+from scripts.setup.config import Names
+
+START = (0.5, -3.0)
+FLOOR = 5e-6  # the losses are flat below: log 0 has no value
+KEPT = 500_000  # points of a path that are kept, at most
+DRAWN = 20_000  # and drawn
+OUTSIDE = "#EE3377"  # the colour of aggregators that are not ours
+
+Row = tuple[float, float]
+Method = Callable[[Row, Row, float, float], Row]
+"""Gradients of both losses and the point -> the update."""
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """Two losses of two parameters: where each aggregator leads Adam, as a picture and a table."""
+
+    aggregators: Names = ("mean", "pcgrad")
+    """Any of mtrl.AGGREGATORS, torchjd:NAME or path/to/file.py:NAME."""
+    steps: int = 500_000
+    """Updates; PCGrad needs more than 100,000."""
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Scale of the update; the paper sums. Adam forgets it, but for rounding."""
+    seed: int = 0
+    """Of the aggregators that draw."""
+    shortcuts: bool = True
+    """Closed forms of mean and pcgrad; without them, these too run as their classes."""
+    out: Path = Path("toy2d.png")
+    """The picture: a .png, .pdf or .svg."""
+
+
+class Path2d(NamedTuple):
+    """Where one aggregator went."""
+
+    points: Float[np.ndarray, "points 2"]
+    """From the start to the end, evenly spaced in updates."""
+    seconds: float
+
+
+def main(argv: Sequence[str]) -> int:
+    """Walks, draws and prints the table; returns the exit code."""
+    config = tyro.cli(ToyConfig, prog="python -m scripts.toy2d", args=argv, description=__doc__)
+    check(config)
+    torch.set_num_threads(1)
+    limit = cli.step_limit()
+    steps, console = min(config.steps, limit or config.steps), Screen()
+    if steps < config.steps:
+        console.print(f"STEPS={limit} is set: a trial of {steps} steps in place of {config.steps:,}.")
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TextColumn("eta"))
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        paths = {name: _walk_with_bar(name, config, steps, bar) for name in config.aggregators}
+    console.print(table(paths, steps))
+    draw(paths, steps).savefig(config.out, dpi=150)
+    console.print(f"wrote {config.out}", soft_wrap=True)
+    return 0
+
+
+def check(config: ToyConfig) -> None:
+    """Raises UsageError for what cannot be walked or drawn."""
+    if config.steps < 1:
+        raise cli.UsageError(f"--steps: expected at least 1, found {config.steps}.")
+    if not 0 < config.learning_rate < math.inf:
+        raise cli.UsageError(f"--learning-rate: expected a finite number above 0, found {config.learning_rate}.")
+    methods.check_aggregators(config.aggregators)
+    cli.check_output("--out", config.out)
+    if config.out.suffix not in ENDINGS:
+        raise cli.UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {config.out}.")
+
+
+# -------------------------------------------------------------------------------------------------------- the objective
+def losses(t1: Float[np.ndarray, " *n"], t2: Float[np.ndarray, " *n"]) -> Float[np.ndarray, "tasks ..."]:
+    """Both losses at a point, or at many."""
+    first, second = 0.5 * t1 + np.tanh(t2), 0.5 * t1 - np.tanh(t2) + 2
+    sizes = np.maximum(np.abs(np.stack([first, second])), FLOOR)
+    scales: np.ndarray = np.array([20.0, 25.0]).reshape(2, *[1] * (sizes.ndim - 1))
+    return scales * np.log(sizes)
+
+
+def gradients(t1: float, t2: float) -> tuple[Row, Row]:
+    """Of both losses; zero on the flat floor."""
+    bend = math.tanh(t2)
+    slope = 1 - bend * bend
+    first, second = 0.5 * t1 + bend, 0.5 * t1 - bend + 2
+    a = 20 / first if abs(first) > FLOOR else 0.0
+    b = 25 / second if abs(second) > FLOOR else 0.0
+    return (0.5 * a, slope * a), (0.5 * b, -slope * b)
+
+
+# ---------------------------------------------------------------------------------------------------------- the methods
+def plain(g: Row, h: Row, t1: float, t2: float) -> Row:
+    """The mean of the gradients."""
+    return 0.5 * (g[0] + h[0]), 0.5 * (g[1] + h[1])
+
+
+def projected(g: Row, h: Row, t1: float, t2: float) -> Row:
+    """PCGrad of two tasks, where no order is left to chance: the mean of both gradients, each off the other."""
+    product = min(0.0, g[0] * h[0] + g[1] * h[1])
+    if product == 0.0:  # also where one gradient is zero
+        return plain(g, h, t1, t2)
+    keep_g = 0.5 - 0.5 * product / (g[0] * g[0] + g[1] * g[1])
+    keep_h = 0.5 - 0.5 * product / (h[0] * h[0] + h[1] * h[1])
+    return keep_g * g[0] + keep_h * h[0], keep_g * g[1] + keep_h * h[1]
+
+
+SHORTCUTS: dict[str, Method] = {"mean": plain, "pcgrad": projected, "pcgrad-fixed": projected}
+
+
+def shortcut(name: str, reduction: str) -> Method:
+    """The closed form of `name` in plain numbers."""
+    method = SHORTCUTS[name]
+    if reduction == "mean":
+        return method
+
+    def twice(g: Row, h: Row, t1: float, t2: float) -> Row:
+        x, y = method(g, h, t1, t2)
+        return 2 * x, 2 * y
+
+    return twice
+
+
+def real_class(name: str, reduction: str, seed: int) -> Method:
+    """The aggregator itself on a 2 x 2 Jacobian; it sees the losses after a step when it is asked for the next."""
+    aggregator = methods.build(name, reduction=reduction, seed=seed)
+    aggregator.reset(2, 2)
+    begun = False
+
+    def update(g: Row, h: Row, t1: float, t2: float) -> Row:
+        nonlocal begun
+        values = torch.from_numpy(losses(np.asarray(t1), np.asarray(t2)))
+        with torch.no_grad():
+            if begun:
+                aggregator.after_step(values)
+            begun = True
+            x, y = aggregator(torch.tensor([g, h], dtype=torch.float64), values).tolist()
+        return x, y
+
+    return update
+
+
+# ------------------------------------------------------------------------------------------------------------- the walk
+def walk(
+    method: Method, steps: int, learning_rate: float, advance: Callable[[int], None] = lambda step: None
+) -> Float[np.ndarray, "points 2"]:
+    """Adam from the start, in float64; returns the start and every so many points, the last one among them.
+
+    :param advance: told of the number of updates done, about a thousand times.
+    """
+    stride, told = -(-steps // KEPT), max(1, steps // 1000)
+    (x, y), points = START, [START]
+    m_x = m_y = v_x = v_y = 0.0
+    decay_1 = decay_2 = 1.0
+    for step in range(1, steps + 1):
+        d_x, d_y = method(*gradients(x, y), x, y)
+        m_x, m_y = 0.9 * m_x + 0.1 * d_x, 0.9 * m_y + 0.1 * d_y
+        v_x, v_y = 0.999 * v_x + 0.001 * d_x * d_x, 0.999 * v_y + 0.001 * d_y * d_y
+        decay_1, decay_2 = 0.9 * decay_1, 0.999 * decay_2
+        rate, unbias = learning_rate / (1 - decay_1), math.sqrt(1 - decay_2)
+        x -= rate * m_x / (math.sqrt(v_x) / unbias + 1e-8)
+        y -= rate * m_y / (math.sqrt(v_y) / unbias + 1e-8)
+        if step % stride == 0 or step == steps:
+            points.append((x, y))
+        if step % told == 0:
+            advance(step)
+    return np.array(points)
+
+
+def _walk_with_bar(name: str, config: ToyConfig, steps: int, bar: Progress) -> Path2d:
+    row = bar.add_task(name, total=steps)
+    if config.shortcuts and name in SHORTCUTS:
+        method = shortcut(name, config.reduction)
+    else:
+        method = real_class(name, config.reduction, config.seed)
+    start = time.perf_counter()
+    points = walk(method, steps, config.learning_rate, lambda step: bar.update(row, completed=step))
+    bar.update(row, completed=steps)
+    return Path2d(points, time.perf_counter() - start)
+
+
+# -------------------------------------------------------------------------------------------------------- what is shown
+def table(paths: dict[str, Path2d], steps: int) -> Table:
+    """Where each path ends, and how deep."""
+    fifth = max(1, steps // 5)
+    result = Table("aggregator", title=f"Losses after {steps:,} updates (middle: median of the last 1 %)")
+    for column in ("L1", "L2", "sum", "middle", f"at {fifth:,}", "ends at", "time"):
+        result.add_column(column, justify="right", no_wrap=True)
+    for name, path in paths.items():
+        t1, t2 = path.points[-1]
+        values = losses(*path.points.T)
+        sums = values.sum(0)
+        numbers = [*values[:, -1], sums[-1], late_median(sums), late_median(sums[: -(-len(sums) // 5)])]
+        result.add_row(name, *(f"{number:.0f}" for number in numbers), f"{t1:.2f}, {t2:.2f}", f"{path.seconds:.0f} s")
+    return result
+
+
+def late_median(values: Float[np.ndarray, " points"]) -> float:
+    """Median over the last hundredth."""
+    return float(np.median(values[-max(1, len(values) // 100) :]))
+
+
+def draw(paths: dict[str, Path2d], steps: int) -> Figure:
+    """Contours of the sum of the losses, and the paths over them."""
+    matplotlib.use("Agg")
+    plt.rcParams.update({"font.size": 9})
+    figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
+    _contours(figure, axes, np.concatenate([path.points for path in paths.values()]))
+    for place, (name, path) in enumerate(paths.items()):
+        color, style = look(name, list(paths))
+        over = 1 - place / len(paths)  # what is drawn later is thinner, so that paths on one line are all seen
+        some = path.points[:: max(1, len(path.points) // DRAWN)]
+        axes.plot(*some.T, color=color, linestyle=style, linewidth=1.2 + 1.2 * over, label=name)
+        axes.plot(*path.points[-1], "o", color=color, markeredgecolor="white", markersize=7 + 5 * over, zorder=4)
+    axes.plot(*START, "*", color="black", markeredgecolor="white", markersize=17, linestyle="", label="start", zorder=5)
+    axes.plot([], [], "o", color="grey", markeredgecolor="white", markersize=9, label=f"end, {steps:,} updates")
+    axes.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$", title="Two losses of two parameters: paths of Adam")
+    figure.legend(loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def look(name: str, drawn: Sequence[str]) -> tuple[str, str]:
+    """Colour and line: ours have a colour each, the same in every picture, those from outside a line each."""
+    if name in AGGREGATORS:
+        return color_of(name), "-"
+    return OUTSIDE, STYLES[[other for other in drawn if other not in AGGREGATORS].index(name) % len(STYLES)]
+
+
+def _contours(figure: Figure, axes: Axes, points: Float[np.ndarray, "points 2"]) -> None:
+    around = [START, (-3.0, -4.0), (3.0, 7.0)]  # both valleys and, high up, where they meet
+    corners = np.vstack([points[np.isfinite(points).all(1)], around])
+    sides = zip(corners.min(0) - 0.2, corners.max(0) + 0.2, strict=True)
+    t1, t2 = (np.linspace(low, high, 600) for low, high in sides)
+    sums = losses(*np.meshgrid(t1, t2)).sum(0)
+    levels = np.linspace(np.percentile(sums, 1), sums.max(), 20)  # the valleys' beds are too narrow to be told apart
+    filled = axes.contourf(t1, t2, sums, levels=levels, cmap="Greys_r", extend="min", alpha=0.7)
+    axes.contour(t1, t2, sums, levels=levels, colors="black", linewidths=0.3, linestyles="solid", alpha=0.5)
+    figure.colorbar(filled, ax=axes, label=r"$\mathcal{L}_1 + \mathcal{L}_2$", shrink=0.8, format="%.0f")

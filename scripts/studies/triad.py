@@ -1,0 +1,190 @@
+"""The tragic triad at the start of training: conflict, unequal lengths and curvature of two tasks' gradients.
+
+    python -m scripts.triad                        reach and button-press-topdown, 100 updates: a minute or two
+    python -m scripts.triad --preset toy --updates 50   seconds
+
+Repeats the measurement of Section 5.3 of Yu et al. 2020 (arXiv 2001.06782): surgery helps where gradients conflict
+(negative cosine), differ in length and meet curvature. Theorem 2 asks that (a) the cosine is at most -(magnitude
+similarity), and (b) that the curvature is at least xi times a constant; as in the paper, (b) is counted as xi <= 1. The
+networks, rows and rewards are those of the preset; one update follows each step of both tasks.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.table import Table
+from stable_baselines3.common.logger import KVWriter, Logger
+
+from mtrl import diagnostics
+from scripts.analysis.style import COLORS, picture_path
+from scripts.common import command as cli
+from scripts.common import methods
+from scripts.common.screen import Screen
+from scripts.setup.build import make_agent, make_env, resolve
+from scripts.setup.config import Names, TrainConfig
+from scripts.setup.presets import PRESETS
+
+NETWORKS = ("critic", "actor")
+PAPER, TOY = ("reach-v3", "button-press-topdown-v3"), ("point-0", "point-1")
+
+
+@dataclass(frozen=True)
+class TriadConfig:
+    """Conflict, lengths and curvature of two tasks' gradients over the first updates, as a picture, CSV and table."""
+
+    tasks: Names = ()
+    """Two task names; by default reach-v3 and button-press-topdown-v3, of the toy suite the first two."""
+    preset: str = "mt10"
+    """Whose networks, rows per task and rewards: a preset of scripts.train."""
+    aggregator: str = "mean"
+    """What updates the networks meanwhile; the paper measured under the plain mean."""
+    updates: int = 100
+    """Updates to measure."""
+    warmup_steps: int = 500
+    """Steps of each task with random actions, before the first update."""
+    seed: int = 0
+    """Of goals, networks, exploration and sampling."""
+    out: Path = Path("triad.png")
+    """A .png, .pdf or .svg; the numbers go beside it, as .csv."""
+
+
+class Recorder(KVWriter):
+    """Keeps what is measured at every update: per network the four quantities."""
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self.tasks = tasks
+        self.gramians: dict[str, list[np.ndarray]] = {name: [] for name in NETWORKS}
+        self.curvatures: dict[str, list[float]] = {name: [] for name in NETWORKS}
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Takes the cosines, lengths and curvature of a measurement."""
+        for name in NETWORKS:
+            if f"cosines/{name}" in key_values:
+                lengths = np.array([key_values[f"train/{name}_norms/{task}"] for task in self.tasks])
+                self.gramians[name].append(key_values[f"cosines/{name}"] * np.outer(lengths, lengths))
+                self.curvatures[name].append(key_values[f"train/{name}_curvature"])
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def series(self, network: str) -> dict[str, np.ndarray]:
+        """Each quantity over the updates, (updates,)."""
+        gramians = torch.as_tensor(np.array(self.gramians[network]))
+        matrices = {
+            "cosine": diagnostics.cosine_matrix,
+            "similarity": diagnostics.magnitude_similarity,
+            "xi": diagnostics.xi,
+        }
+        found = {name: np.array([float(f(g)[0, 1]) for g in gramians]) for name, f in matrices.items()}
+        return {**found, "curvature": np.array(self.curvatures[network])}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measures, draws, prints; returns the exit code."""
+    request = tyro.cli(TriadConfig, prog="python -m scripts.triad", args=argv, description=__doc__)
+    config, out = check(request), picture_path(request.out)
+    console = Screen()
+    with console.status(f"{request.warmup_steps} steps of warm-up, {request.updates} updates"):
+        recorder = measure(config, request.updates)
+    series = {name: recorder.series(name) for name in NETWORKS}
+    title = f"{' and '.join(config.tasks)}: the first {request.updates} updates under {config.aggregator}"
+    draw(series, title).savefig(out, dpi=150)
+    write_csv(out.with_suffix(".csv"), series)
+    console.print(table(recorder))
+    console.print(f"wrote {out} and {out.with_suffix('.csv')}", soft_wrap=True)
+    return 0
+
+
+def check(request: TriadConfig) -> TrainConfig:
+    """The run's config. Raises UsageError for what cannot be measured."""
+    if request.tasks and len(request.tasks) != 2:
+        raise cli.UsageError(f"--tasks: expected two task names, found {len(request.tasks)}.")
+    for name, least in (("updates", 1), ("warmup_steps", 1), ("seed", 0)):
+        if getattr(request, name) < least:
+            flag = name.replace("_", "-")
+            raise cli.UsageError(f"--{flag}: expected at least {least}, found {getattr(request, name)}.")
+    methods.check_aggregators([request.aggregator])
+    preset = PRESETS[cli.choose("preset", request.preset, PRESETS)][1]
+    suite, tasks = ("toy", TOY) if preset.suite == "toy" else ("custom", PAPER)
+    config = replace(
+        preset, suite=suite, tasks=request.tasks or tasks, aggregator=request.aggregator, seed=request.seed
+    )
+    config = replace(config, warmup_steps=request.warmup_steps, train_freq=1, gradient_steps=1, workers=0)
+    return resolve(replace(config, log_conflicts=1, log_every=1))
+
+
+def measure(config: TrainConfig, updates: int) -> Recorder:
+    """Trains until so many updates were made and measured."""
+    with closing(make_env(config, config.goals)) as env:
+        agent, recorder = make_agent(config, env), Recorder(env.task_names)
+        agent.set_logger(Logger(None, [recorder]))
+        agent.learn((config.warmup_steps + updates + 1) * env.num_tasks)  # an update is logged with the step after it
+    return recorder
+
+
+def table(recorder: Recorder) -> Table:
+    """How often the conditions held."""
+    result = Table("network", "updates", "conflict", "of these: (a) cos <= -similarity", "(b) xi <= 1", "curvature > 0")
+    for name in NETWORKS:
+        gramians = torch.as_tensor(np.array(recorder.gramians[name]))
+        shares = [f"{float(share):.2f}" for share in diagnostics.theorem_2(gramians)]
+        result.add_row(name, str(len(gramians)), *shares, f"{np.mean(np.array(recorder.curvatures[name]) > 0):.2f}")
+    return result
+
+
+def write_csv(path: Path, series: dict[str, dict[str, np.ndarray]]) -> None:
+    """One row per update."""
+    columns = {f"{network}_{name}": values for network, found in series.items() for name, values in found.items()}
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["update", *columns])
+        writer.writerows([i, *(f"{x:.6g}" for x in row)] for i, row in enumerate(zip(*columns.values(), strict=True)))
+
+
+def draw(series: dict[str, dict[str, np.ndarray]], title: str) -> Figure:
+    """A column per network; conflict, lengths, xi and curvature from top to bottom."""
+    matplotlib.use("Agg")
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    figure, panels = plt.subplots(3, 2, figsize=(9, 6.5), sharex=True, layout="constrained", squeeze=False)
+    for column, name in zip(panels.T, NETWORKS, strict=True):
+        found = series[name]
+        conflict(column[0], found)
+        column[0].set_title(f"{name}: conflict in {np.mean(found['cosine'] < 0):.0%} of {len(found['cosine'])} updates")
+        line(column[1], found["xi"], "xi;\n(b) holds below 1", COLORS[2])
+        column[1].set_yscale("log")
+        column[1].axhline(1, color="0.4", linewidth=0.8)
+        line(column[2], found["curvature"], "curvature along the step", COLORS[3])
+        column[2].axhline(0, color="0.4", linewidth=0.8)
+        column[2].ticklabel_format(axis="y", scilimits=(-2, 3))
+        column[2].set_xlabel("update")
+    figure.suptitle(title)
+    return figure
+
+
+def conflict(axes: Axes, found: dict[str, np.ndarray]) -> None:
+    """Cosine over the updates, with the bound of condition (a)."""
+    line(axes, found["cosine"], "", COLORS[0], "cosine of the gradients")
+    axes.plot(-found["similarity"], color=COLORS[1], linewidth=1, linestyle="--", label="-(magnitude similarity)")
+    axes.fill_between(range(len(found["cosine"])), -1, 0, color="0.5", alpha=0.08, linewidth=0)
+    axes.set(ylim=(-1.05, 1.75), yticks=(-1, -0.5, 0, 0.5, 1), ylabel="conflict below 0;\n(a) holds below the dashes")
+    axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
+
+
+def line(axes: Axes, values: np.ndarray, label: str, color: str, legend: str = "") -> None:
+    """One curve over the updates."""
+    axes.plot(values, color=color, linewidth=1.2, label=legend or None)
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)

@@ -1,0 +1,1 @@
+"""Many runs to start: plan, board and launchers."""

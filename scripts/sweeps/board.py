@@ -1,0 +1,193 @@
+"""What a sweep shows: a line per run with its state, steps, success and ETA, and one for all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+
+from rich.live import Live
+
+from scripts.analysis.methods import status
+from scripts.common.command import UsageError
+from scripts.common.screen import FittedTable, Screen
+from scripts.common.signals import STOP_SIGNALS
+from scripts.common.text import plain
+from scripts.runs import independent
+from scripts.runs.folder import RunFolder
+from scripts.sweeps.launchers import Started
+from scripts.sweeps.plan import Plan
+
+PLAIN_FIRST, PLAIN_EVERY = 5.0, 60.0  # seconds to the first line about what runs, and later between two, off a terminal
+
+
+class Line:
+    """One run: where it began, where it is, and how fast it goes."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.state = {"begin": "waiting", "resume": "waiting", "restart": "waiting"}.get(plan.action, plan.action)
+        self.total = plan.job.config.steps_per_task
+        self.steps, self.success = progress(plan.job.path) if plan.argv or self.state == "finished" else (0, "-")
+        self._first: tuple[float, int] | None = None
+
+    def look(self) -> None:
+        """Reads the run's files."""
+        found = progress(self.plan.job.path)
+        if found[0] < self.steps:  # caught while a file was being written
+            return
+        self.steps, self.success = found
+        if self._first is None and self.steps:
+            self._first = (time.monotonic(), self.steps)
+
+    @property
+    def speed(self) -> float:
+        """Steps per task and second since the first look; 0 if not known yet."""
+        if self.state != "running" or self._first is None:
+            return 0.0
+        seconds, steps = time.monotonic() - self._first[0], self.steps - self._first[1]
+        return steps / seconds if seconds > 0 else 0.0
+
+    @property
+    def left(self) -> int:
+        """Steps per task still to be made."""
+        return max(0, self.total - self.steps) if self.state in ("waiting", "running") else 0
+
+    def cells(self) -> tuple[str, ...]:
+        """Name, state, steps, success, ETA."""
+        eta = duration(self.left / self.speed) if self.speed else "-"
+        return self.plan.job.name, self.state, f"{self.steps:,}/{self.total:,}", self.success, eta
+
+
+class Board:
+    """The lines of all runs, live on a terminal; elsewhere a line when something changes, and one a minute."""
+
+    def __init__(self, plans: Sequence[Plan], console: Screen) -> None:
+        self.console = console
+        self.lines = {plan.job.name: Line(plan) for plan in plans}
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._looked, self._printed, self._pause = 0.0, time.monotonic(), PLAIN_FIRST
+
+    def __enter__(self) -> Board:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, message: str) -> None:
+        """A line above the others."""
+        self.console.print(message)
+
+    def update(self, running: Mapping[str, Started], codes: Mapping[str, int]) -> None:
+        """Takes over which runs go on and how the others ended."""
+        changed = []
+        for name, line in self.lines.items():
+            state = "running" if name in running else self._ending(line, codes[name]) if name in codes else line.state
+            if state != line.state:
+                line.state = state
+                line.look()
+                changed.append(line)
+        if time.monotonic() - self._looked > 2:
+            self._looked = time.monotonic()
+            for name in running:
+                self.lines[name].look()
+        if self._live:
+            self._live.update(self.table(), refresh=True)
+            return
+        if time.monotonic() - self._printed > self._pause:
+            self._printed, self._pause = time.monotonic(), min(2 * self._pause, PLAIN_EVERY)
+            changed = [line for line in self.lines.values() if line in changed or line.state == "running"]
+        for line in changed:
+            self.console.print(plainly(line), soft_wrap=True)
+
+    @staticmethod
+    def _ending(line: Line, code: int) -> str:
+        if code == 0:
+            return "finished"
+        if (
+            code in (-number for number in STOP_SIGNALS) or code - 128 in STOP_SIGNALS
+        ):  # before it listened, or as asked
+            return "stopped"
+        return f"failed ({'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)})"
+
+    def table(self) -> FittedTable:
+        """All lines, and the whole."""
+        table = FittedTable("run", "state", "steps per task", "success", "ETA")
+        table.columns[1].justify = "left"
+        for line in self.lines.values():
+            table.add_row(*line.cells())
+        done = sum(line.state == "finished" for line in self.lines.values())
+        speed = sum(line.speed for line in self.lines.values())
+        left = duration(sum(line.left for line in self.lines.values()) / speed) if speed else "-"
+        table.add_section()
+        table.add_row(f"{done} of {len(self.lines)} finished", "", "", "", left, style="bold")
+        return table
+
+    def conclude(self) -> bool:
+        """Says how it ended, the failed runs by name; returns whether all are finished."""
+        groups: dict[str, list[Line]] = {}
+        for line in self.lines.values():
+            groups.setdefault(line.state.split(" (")[0], []).append(line)
+        counts = ", ".join(f"{len(lines)} {state}" for state, lines in groups.items())
+        self.console.print(f"{len(self.lines)} runs: {counts}")
+        for line in groups.get("failed", []):
+            log = line.plan.job.path.parent / "logs" / f"{line.plan.job.name}.log"
+            self.console.print(f"  {line.plan.job.name} {line.state}: {plain(last_line(log))} ({log})", soft_wrap=True)
+        return set(groups) == {"finished"}
+
+
+def plainly(line: Line) -> str:
+    """One line of text."""
+    name, state, steps, success, eta = line.cells()
+    return f"{name}: {state}, {steps} steps per task, success {success}, ETA {eta}"
+
+
+def progress(path: Path) -> tuple[int, str]:
+    """Steps per task that a run has logged, and its newest success; (0, "-") while there is nothing to read."""
+    try:
+        run = RunFolder.open(path)
+        steps = independent.steps_done(run) if run.config.independent else _last_step(run)
+        if status(run) == "finished":
+            steps = run.config.steps_per_task
+        success = f"{_newest(run):.2f}" if run.evaluations.columns else "-"
+    except (UsageError, OSError, ValueError):  # not there yet, or caught while it is being written
+        return 0, "-"
+    return steps, success
+
+
+def _newest(run: RunFolder) -> float:
+    curves = run.success_curves()[1]
+    return float(sum(curve[-1] for curve in curves.values()) / len(curves))
+
+
+def _last_step(run: RunFolder) -> int:
+    """The first cell of the last line of metrics.csv."""
+    path = run.metrics.path
+    if not run.metrics.columns:
+        return 0
+    cell = _end(path).rstrip().rpartition(b"\n")[2].partition(b",")[0]
+    return run.step_of({run.metrics.columns[0]: cell}) if cell.isdigit() else 0
+
+
+def _end(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 65536))
+        return file.read()
+
+
+def last_line(path: Path) -> str:
+    """What a run said last; of an error that teaches, the error."""
+    lines = [line for line in _end(path).decode(errors="replace").splitlines() if line.strip()] if path.exists() else []
+    return lines[-1] if lines else "it printed nothing"
+
+
+def duration(seconds: float) -> str:
+    """As 1:02:03."""
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,140 @@
+"""Where the runs of a sweep are executed: one small interface, and this machine behind it.
+
+Another back end (a cluster's queue) is a class with `start`, whose result can be asked and stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from agents.saving.atomic import not_through_links
+from scripts.common.signals import SWEEP, listening
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Started(Protocol):
+    """A training that was started."""
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs; below 0: the signal that killed it."""
+
+    def stop(self, at_once: bool = False) -> None:
+        """Asks it to stop with a checkpoint; at once: without one. Returns immediately."""
+
+
+class Launcher(Protocol):
+    """Starts trainings."""
+
+    def start(self, argv: Sequence[str], log: Path) -> Started:
+        """Starts `python -m scripts.train ARGV`; what it prints goes to the end of `log`."""
+
+
+class LocalProcess:
+    """A training in a process of its own on this machine."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs; below 0: the signal that killed it."""
+        return self.process.poll()
+
+    def stop(self, at_once: bool = False) -> None:
+        """Sends SIGTERM, on which a training saves, or SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
+
+
+class LocalLauncher:
+    """Trainings as processes of this machine.
+
+    :param threads: for the libraries of each; torch's own number is a flag of the training.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), SWEEP: str(os.getpid())}
+
+    def start(self, argv: Sequence[str], log: Path) -> LocalProcess:
+        """A process in a session of its own: Ctrl-C in the terminal reaches the sweep alone, which tells it once."""
+        with open(log, "ab", opener=not_through_links) as file:
+            return LocalProcess(
+                subprocess.Popen(
+                    [sys.executable, "-m", "scripts.train", *argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=self.environment,
+                    start_new_session=True,
+                )
+            )
+
+
+class Stop:
+    """A signal that asks to stop: all runs, with checkpoints; Ctrl-C after that: at once. As in a training, any other
+    second signal changes nothing."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.signal = 0  # the number of the first
+        self.at_once = False
+
+    def listening(self) -> contextlib.AbstractContextManager[None]:
+        """Takes over the signals and gives them back."""
+        return listening(self._press)
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            self.at_once = self.at_once or number == signal.SIGINT
+            return
+        self.signal = number
+        self.say("Stopping all runs with a checkpoint. Press Ctrl-C again to quit without saving.")
+
+
+def execute(
+    commands: Mapping[str, tuple[Sequence[str], Path]],
+    launcher: Launcher,
+    at_once: int,
+    stop: Stop,
+    tell: Callable[[dict[str, Started], dict[str, int]], None],
+    every: float = 0.5,
+) -> dict[str, int]:
+    """Runs all commands, `at_once` side by side, until they have ended or `stop` heard a signal; name -> exit code.
+
+    One that fails does not stop the others. What was not started has no exit code.
+
+    :param commands: name -> (arguments of scripts.train, log).
+    :param tell: called again and again with those that run and the exit codes so far.
+    :param every: seconds between two looks.
+    """
+    waiting, running, codes = list(commands), dict[str, Started](), dict[str, int]()
+    told = 0  # 1: to stop, 2: at once
+    try:
+        while running or (waiting and not stop.signal):
+            while waiting and len(running) < at_once and not stop.signal:
+                name = waiting.pop(0)
+                running[name] = launcher.start(*commands[name])
+            if told < (wish := bool(stop.signal) + stop.at_once):
+                told = wish
+                for started in running.values():
+                    started.stop(stop.at_once)
+            tell(running, codes)
+            time.sleep(every)
+            ended = {name: code for name, started in running.items() if (code := started.poll()) is not None}
+            codes |= ended
+            for name in ended:
+                del running[name]
+    finally:
+        for started in running.values():  # an error of ours leaves no training behind
+            started.stop()
+    tell(running, codes)
+    return codes

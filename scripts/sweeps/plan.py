@@ -1,0 +1,235 @@
+"""What a sweep is to do: its arms, its runs, and how far each of them is."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from agents.saving.checkpoint import checkpoints
+from envs import machine
+from mtrl import AGGREGATORS
+from scripts.analysis.methods import status
+from scripts.common import command as cli
+from scripts.common.flags import Counts, Names
+from scripts.runs.claim import claimed
+from scripts.runs.folder import RunFolder
+from scripts.setup import parse
+from scripts.setup.config import TrainConfig
+from scripts.setup.presets import PRESETS
+
+ARMS = {name: f"--aggregator {name}" for name in AGGREGATORS} | {
+    "multi-head-mean": "--aggregator mean --multi-head",
+    "multi-head-pcgrad": "--aggregator pcgrad --multi-head",
+    "pcgrad-critic-only": "--aggregator mean --critic-aggregator pcgrad",
+    "pcgrad-actor-only": "--aggregator pcgrad --critic-aggregator mean",
+    "mean-rescaled": "--aggregator mean-rescaled",
+    "independent": "--independent",
+}  # name -> flags of scripts.train
+GROUPS = {
+    "paper": "mean multi-head-mean pcgrad multi-head-pcgrad pcgrad-direction pcgrad-magnitude pcgrad-fixed gradnorm "
+    "independent".split()
+}  # the comparison of Yu et al. 2020
+
+ABANDONED = "abandoned"  # beside the runs: those that had no checkpoint to go on from
+
+_INSTEAD = {  # flags of scripts.train that the sweep gives itself -> what to use in their place
+    "--seed": "--seeds of the sweep",
+    "--run-dir": "--out of the sweep, the folder for all runs",
+    "--threads": "--threads of the sweep",
+    "--resume": "the same command again, which goes on where it stopped",
+    "--diff": "scripts.train itself",
+    "--help": "scripts.train itself",
+    "-h": "scripts.train itself",
+}
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Which runs, and how many at once."""
+
+    presets: Annotated[Names, tyro.conf.Positional]
+    """Presets of scripts.train, e.g. mt10-quick or toy,mt10; or a .toml file with what follows as keys."""
+    arms: Names = ("mean", "pcgrad")
+    """Aggregators, other arms, or a group of them."""
+    seeds: Counts = (0,)
+    """Seeds of each arm: the same for all, so that they pair."""
+    out: Path = Path("runs")
+    """Folder for the runs, PRESET-ARM-seedSEED, and for what they print, logs/."""
+    flags: str = ""
+    """Further flags of scripts.train for every run, in quotes; without --workers none has more than one."""
+    jobs: Literal["auto"] | int = "auto"
+    """Runs at once; auto: one per core, as one thread each makes the most of a machine."""
+    threads: Literal["auto"] | int = "auto"
+    """Torch threads of each run; auto: cores / runs at once. A resumed run keeps its number."""
+    dry_run: bool = False
+    """Print the commands and stop."""
+    run_code: bool = False
+    """Run the Python files that a .toml file names as aggregators; only where you trust it."""
+    define: tyro.conf.Suppress[Mapping[str, str]] = field(default_factory=dict)
+    trusted: tyro.conf.Suppress[bool] = True  # False: some of it comes from a file
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the sweep."""
+
+    name: str
+    path: Path
+    argv: tuple[str, ...]  # of scripts.train, for a run that begins
+    config: TrainConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done for a run, and the arguments of scripts.train for it."""
+
+    job: Job
+    action: Literal["begin", "resume", "restart", "finished", "failed"]
+    argv: tuple[str, ...]
+
+
+def make_jobs(request: SweepConfig) -> list[Job]:
+    """All runs, seed by seed, so that a sweep that is cut short has whole pairs. Raises UsageError for bad ones."""
+    arms = expand_arms(request)
+    for name, values in (("presets", request.presets), ("arms", list(arms)), ("seeds", request.seeds)):
+        if not values:
+            raise cli.UsageError(f"--{name}: expected at least one; found none.")
+        if len(set(values)) < len(values):
+            raise cli.UsageError(f"--{name}: expected each once; found {', '.join(map(str, values))}.")
+    for preset in request.presets:
+        cli.choose("preset", preset, PRESETS)
+    extra = _words("--flags", request.flags)
+    words = {arm: [*_words(f"define.{arm}", flags), *extra] for arm, flags in arms.items()}
+    for arm, flags in words.items():
+        if not request.trusted and not request.run_code and any(".py:" in word for word in flags):
+            raise cli.UsageError(
+                f"expected --run-code, as the arm {arm!r} of this .toml file runs a Python file. Add it if you trust "
+                "that file."
+            )
+    jobs = [
+        make_job(request.out, preset, arm, flags, seed)
+        for seed in request.seeds
+        for preset in request.presets
+        for arm, flags in words.items()
+    ]
+    names = [job.name for job in jobs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise cli.UsageError(
+            f"expected a folder of its own for every run; {', '.join(sorted(twice))} is that of several."
+        )
+    return jobs
+
+
+def _words(where: str, flags: str) -> list[str]:
+    """Flags of scripts.train, word by word. Raises UsageError for one that the sweep gives itself."""
+    try:
+        words = shlex.split(flags)
+    except ValueError as error:
+        raise cli.UsageError(f"{where}: expected flags of scripts.train; found {flags!r}: {error}.") from error
+    for word in words:
+        if (flag := word.split("=")[0].replace("_", "-")) in _INSTEAD:
+            raise cli.UsageError(
+                f"{where}: expected flags that the sweep leaves free; found {word}. Instead: {_INSTEAD[flag]}."
+            )
+    return words
+
+
+def expand_arms(request: SweepConfig) -> dict[str, str]:
+    """Name -> flags of every arm that is asked for."""
+    known = {**ARMS, **request.define}
+    names = [name for word in request.arms for name in GROUPS.get(word, [word])]
+    for name in names:
+        if ":" not in name:  # torchjd:NAME and path/to/file.py:NAME are aggregators, too
+            cli.choose("arm", name, [*known, *GROUPS])
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise cli.UsageError(f"--arms: expected every arm once; found {', '.join(sorted(twice))} more than once.")
+    return {name: known.get(name, f"--aggregator {shlex.quote(name)}") for name in names}
+
+
+def make_job(out: Path, preset: str, arm: str, flags: Sequence[str], seed: int) -> Job:
+    """One run; its flags are read as scripts.train will read them, so a wrong one is noticed before anything runs."""
+    words = [preset, *flags, "--seed", str(seed), "--no-progress"]
+    if PRESETS[preset][1].workers == "auto" and not cli.given("--workers", flags) and "--independent" not in flags:
+        words += ["--workers", "1"]  # a second worker would be one more process per core
+    config = parse.parse_train(words)
+    assert isinstance(config, TrainConfig)
+    name = f"{preset}-{arm.rpartition('/')[2].replace(':', '-').replace('.', '-')}-seed{seed}"
+    name = f"trial-{name}" if config.trial else name
+    return Job(name, out / name, (*words, "--run-dir", str(out / name)), replace(config, run_dir=str(out / name)))
+
+
+def plan(job: Job) -> Plan:
+    """What is to be done for a run. Raises UsageError if its folder holds another run, or a process works there."""
+    for path in (job.path, logs(job), logs(job).parent, job.path.parent / ABANDONED):
+        if path.is_symlink():
+            raise cli.UsageError(
+                f"expected a folder of plain files for the sweep; found the link {path}, and a sweep must not write "
+                "elsewhere. Put what it points at in its place."
+            )
+    if not (job.path / "config.json").exists():
+        return Plan(job, "begin", job.argv)
+    run = RunFolder.open(job.path)
+    if run.config.trial:  # training anew replaces it
+        return Plan(job, "begin", job.argv)
+    _require_same(job, run)
+    steps = job.config.steps_per_task
+    if steps == run.config.steps_per_task and (found := status(run)) != "unfinished":
+        return Plan(job, found, ())
+    with claimed(job.path):
+        pass  # nobody else trains there
+    if not run.config.independent and not checkpoints(run.checkpoints):
+        if (job.path / "result.json").exists():
+            raise cli.UsageError(
+                f"{job.path} has no checkpoint to go on from to {steps:,} steps. Choose another --out."
+            )
+        return Plan(job, "restart", job.argv)
+    longer = () if steps == run.config.steps_per_task else ("--steps-per-task", str(steps))
+    # the very file that this sweep names: `_require_same` saw to it
+    trust = ("--run-code",) if any(".py:" in name for name in job.config.aggregators()) else ()
+    return Plan(job, "resume", ("--resume", str(job.path), *longer, *trust, "--no-progress"))
+
+
+def logs(job: Job) -> Path:
+    """Where a run of the sweep prints to."""
+    return job.path.parent / "logs" / f"{job.name}.log"
+
+
+# What a machine decides, or a resumed run may change.
+_FREE = {"run_dir", "workers", "threads", "device", "progress", "steps_per_task"}
+
+
+def _require_same(job: Job, run: RunFolder) -> None:
+    asked, found = job.config.to_json(), run.config.to_json()
+    different = [
+        f"{n} ({asked[n]} asked, {found[n]} there)"
+        for n in asked
+        if n not in _FREE and asked[n] not in ("auto", found[n])  # auto: what the machine gave when the run began
+    ]
+    if job.config.steps_per_task < run.config.steps_per_task:
+        different.append(f"steps_per_task ({job.config.steps_per_task} asked, {run.config.steps_per_task} there)")
+    if different:
+        raise cli.UsageError(
+            f"expected at {job.path} the run of this sweep; found one with other settings: {', '.join(different)}. "
+            "Choose another --out."
+        )
+
+
+def set_aside(path: Path) -> None:
+    """Moves a run that has no checkpoint to go on from out of the way, into `abandoned/` beside it."""
+    folder = path.parent / ABANDONED
+    folder.mkdir(exist_ok=True)
+    path.rename(folder / f"{path.name}-{sum(1 for _ in folder.iterdir())}")
+
+
+def share_cores(request: SweepConfig, runs: int) -> tuple[int, int]:
+    """Runs at once and threads of each."""
+    for name in ("jobs", "threads"):
+        if (number := getattr(request, name)) != "auto" and number < 1:
+            raise cli.UsageError(f"--{name}: expected auto or at least 1; found {number}.")
+    at_once = min(machine.cores(), max(runs, 1)) if request.jobs == "auto" else request.jobs
+    return at_once, max(1, machine.cores() // at_once) if request.threads == "auto" else request.threads

@@ -1,0 +1,117 @@
+"""What an evaluation counts, also where environments say little, and that unknown success stays unknown."""
+
+import json
+import math
+
+import gymnasium
+import numpy as np
+import pytest
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import envs.toy
+from agents import EvaluationCallback, evaluate
+from envs.vec_env import from_gymnasium
+from scripts.runs.report import success_table, summarize
+from tests.agents.test_mtsac import logged
+from tests.helpers import toy_agent
+from tests.odd_tasks import Says
+
+
+def tasks(*said):
+    return from_gymnasium([lambda info=info: Says(**info) for info in said], [f"task{i}" for i in range(len(said))])
+
+
+class OneHot(Says):
+    """With the one-hot of two tasks, for vector environments that add none."""
+
+    observation_space = gymnasium.spaces.Box(-9, 9, (3,), np.float32)
+
+    def __init__(self, task, **info):
+        super().__init__(**info)
+        self.task = task
+
+    def _observation(self):
+        return np.array([*super()._observation(), *np.eye(2)[self.task]], np.float32)
+
+
+def test_success_that_nobody_reports_is_unknown_everywhere(recwarn):
+    env = tasks({}, {})
+    agent = toy_agent(env, log_every=5)
+    callback = EvaluationCallback(tasks({}, {}), 10, 2)
+    rows = logged(agent, 30, callback=callback)
+    result = callback.last
+    assert np.isnan(result.success).all()
+    assert np.isnan(result.success_last).all()
+    assert math.isnan(result.mean_success)
+    assert np.isfinite(result.returns).all()
+    assert not [key for row in rows for key in row if "success" in key]
+    assert any("rollout/return/task1" in row for row in rows)
+    text = json.dumps(summarize(result), allow_nan=False)
+    assert json.loads(text)["mean"] == {
+        "success": None, "success_interval": None, "success_last": None, "return": 3.0, "episodes": 4
+    }  # fmt: skip
+    assert [list(column.cells) for column in success_table(summarize(result), "x").columns[1:4]] == [["-"] * 3] * 3
+    assert not [w for w in recwarn if "mean of empty" in str(w.message).lower()]
+
+
+def test_the_mean_is_over_the_tasks_that_report():
+    said = ({"success": 1.0}, {}, {"success": 0.0})
+    agent = toy_agent(tasks(*said), log_every=5)
+    callback = EvaluationCallback(tasks(*said), 10, 2)
+    rows = logged(agent, 30, callback=callback)
+    assert callback.last.success.mean(1).tolist()[::2] == [1.0, 0.0]
+    assert callback.last.mean_success == 0.5
+    for group in ("eval", "rollout"):
+        assert {row.get(f"{group}/success", 0.5) for row in rows} == {0.5}
+        assert {key for row in rows for key in row if key.startswith(f"{group}/success/")} == {
+            f"{group}/success/task0", f"{group}/success/task2"
+        }  # fmt: skip
+    summary = summarize(callback.last)
+    assert (summary["mean"]["success"], summary["mean"]["episodes"]) == (0.5, 4)
+    assert summary["tasks"]["task1"]["success"] is None
+    json.dumps(summary, allow_nan=False)
+
+
+def test_stable_baselines3s_evaluation_leaves_unknown_success_out():
+    agent = toy_agent(tasks({}, {}))
+    callback = EvalCallback(tasks({"success": 1.0}, {}), n_eval_episodes=4, eval_freq=10, verbose=0, warn=False)
+    agent.learn(2 * 10, callback=callback)
+    assert callback._is_success_buffer == [True, True]
+    assert len(agent.ep_success_buffer) == 0
+
+
+@pytest.mark.parametrize("wrapper", [Monitor, lambda env: env], ids=["monitor", "no monitor"])
+def test_any_vector_environment_is_evaluated(wrapper):
+    said = ({"success": 1.0}, {})
+    env = DummyVecEnv([lambda i=i, info=info: wrapper(OneHot(i, reward=2.0, **info)) for i, info in enumerate(said)])
+    result = evaluate(toy_agent(env), env, 3)
+    assert np.array_equal(result.returns, np.full((2, 3), 6.0))
+    assert np.array_equal(result.lengths, np.full((2, 3), 3.0))
+    assert np.array_equal(result.success, [[1.0] * 3, [math.nan] * 3], equal_nan=True)
+
+
+def test_success_at_any_step_counts_where_infos_tell_only_of_one():
+    """Countdown succeeds at the second of its three steps."""
+
+    class Counts(OneHot):
+        def step(self, action):
+            return *super().step(action)[:4], {"success": self._left == 1}
+
+    env = DummyVecEnv([lambda i=i: Counts(i) for i in range(2)])
+    result = evaluate(toy_agent(env), env, 2)
+    assert (result.success.mean(), result.success_last.mean()) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("env", "episodes", "message"),
+    [
+        (lambda: envs.toy.PointReach(0, 2), 1, "vector environment of Stable-Baselines3"),
+        (lambda: gymnasium.make_vec("Pendulum-v1", num_envs=2), 1, "found SyncVectorEnv"),
+        (lambda: envs.toy.make(num_tasks=2, seed=0), 0, "at least 1 episode per task, found 0"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(env, episodes, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(toy_agent(), env(), episodes)

@@ -1,0 +1,89 @@
+"""Films: what is in a picture, and clear words where nothing can render. Skips where there is no back end."""
+
+import os
+
+import numpy as np
+import pytest
+
+from scripts import record, train
+from scripts.common import command as cli
+
+imageio = pytest.importorskip("imageio.v2")
+pytest.importorskip("imageio_ffmpeg")
+FLAGS = "--tasks reach-v3 --steps-per-task 8 --horizon 8 --warmup-steps 4 --goals 2 --eval-goals 1 --final-goals 1"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    sizes = "--actor-width 8 --critic-width 8 --batch-size 4 --workers 0 --no-progress".split()
+    assert train.main(["mt1", *FLAGS.split(), *sizes, "--run-dir", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def gl():
+    try:
+        return record.back_end()
+    except cli.UsageError as error:
+        pytest.skip(str(error))
+
+
+def test_a_film_has_every_second_step_and_a_second_of_the_end(run, gl, tmp_path):
+    out = tmp_path / "film.mp4"
+    assert record.main([str(run), "--size", "64", "--out", str(out)]) == 0
+    frames = list(imageio.get_reader(out).iter_data())
+    assert [frame.shape for frame in frames] == [(64, 64, 3)] * (8 // 2 + 40)
+    assert frames[0].std() > 10  # something is to be seen
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--tasks push-v3", "unknown task 'push-v3'"),
+        ("--goal 2", "--goal: expected 0 to 1; found 2"),
+        ("--size 100", "--size a multiple of 16"),
+        ("--out film.gif", "ends in .mp4"),
+    ],
+)
+def test_what_cannot_be_filmed_is_said(flags, message, run):
+    with pytest.raises(cli.UsageError, match=message):
+        record.main([str(run), *flags.split()])
+
+
+def test_without_a_back_end_the_packages_are_named(monkeypatch):
+    monkeypatch.setattr(record, "PROBE", "raise SystemExit(1)")
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    with pytest.raises(cli.UsageError, match=r"egl and osmesa did not work\. Install .*libosmesa6"):
+        record.back_end()
+    monkeypatch.setattr(record, "PROBE", "import os; raise SystemExit(os.environ['MUJOCO_GL'] == 'egl')")
+    assert record.back_end() == "osmesa"
+
+
+def test_rendering_that_hangs_is_ended_and_leaves_nothing(run, tmp_path):
+    before = set(os.listdir(tmp_path))
+    order = {"run": str(run), "agent": "nowhere", "out": str(tmp_path / "x.mp4"), "tasks": ["reach-v3"], "each": False}
+    with pytest.raises(cli.UsageError, match=r"took longer than --timeout 0\.01 s"):
+        record.film(order, "egl", 0.01)
+    with pytest.raises(cli.UsageError, match="rendering with egl failed"):
+        record.film(order, "egl", 60)
+    assert set(os.listdir(tmp_path)) == before
+
+
+def test_a_grid_has_at_most_five_columns_and_a_success_is_green():
+    film = pytest.importorskip("scripts.runs.film")
+    pictures = [np.full((4, 4, 3), i + 1, np.uint8) for i in range(10)]
+    whole = film.grid(pictures)
+    assert whole.shape == (8, 20, 3)
+    assert whole[::4, ::4, 0].tolist() == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
+    assert film.grid(pictures[:3]).shape == (8, 8, 3)
+    scene = object.__new__(film.Scene)
+    scene.name, scene.solved_at, scene.task = "reach-v3", None, None
+    scene.renderer = type(
+        "Blank", (), {"update_scene": lambda *_, **__: None, "render": lambda _: np.zeros((32, 32, 3), np.uint8)}
+    )()
+    scene.task = type("Task", (), {"_env": type("Env", (), {"data": None})})()
+    assert tuple(scene.picture()[-1, -1]) == (0, 0, 0)
+    scene.solved_at = 3
+    assert tuple(scene.picture()[-1, -1]) == film.SUCCESS

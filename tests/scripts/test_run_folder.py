@@ -1,0 +1,414 @@
+"""Runs are files: what is written can be read again, goes on at resume, and damage is noticed."""
+
+import json
+import resource
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from agents import Evaluation
+from scripts.common.command import UsageError
+from scripts.runs import folder as run_folder
+from scripts.runs.folder import RunFolder, require_new, write_json
+from scripts.runs.protocol import describe, hash_goals
+from scripts.runs.report import best_evaluation, latest_evaluation, success_table, summarize, training_table, wilson
+from scripts.runs.tables import CsvOutputFormat, CsvTable
+from scripts.setup.config import TrainConfig
+
+TASKS = ("reach-v3", "push-v3")
+GOALS = {name: np.arange(6.0).reshape(2, 3) + i for i, name in enumerate(TASKS)}
+CONFIG = TrainConfig(preset="mt10", tasks=TASKS)
+
+
+def evaluation(rate, episodes=10):
+    success = np.tile(np.arange(episodes) < round(rate * episodes), (2, 1)).astype(float)
+    return Evaluation(TASKS, success, success * 0, success * 100, success * 0 + 500)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run", CONFIG, describe(CONFIG, TASKS, GOALS), GOALS).save()
+
+
+# ------------------------------------------------------------------------------------------------------- CSV files
+def test_a_column_that_comes_later_is_empty_before(tmp_path):
+    table = CsvTable(tmp_path / "t.csv")
+    table.append([{"a": 1}])
+    table.append([{"b": "x,y", "a": 2}])
+    assert table.read() == [{"a": "1", "b": ""}, {"a": "2", "b": "x,y"}]
+
+
+def test_a_second_writer_appends(tmp_path):
+    CsvTable(tmp_path / "t.csv").append([{"a": 1}])
+    CsvTable(tmp_path / "t.csv").append([{"a": 2}])
+    assert (tmp_path / "t.csv").read_text().split() == ["a", "1", "2"]
+
+
+def test_logger_rows_carry_the_step_and_respect_exclusions(tmp_path):
+    table = CsvTable(tmp_path / "t.csv")
+    CsvOutputFormat(table).write({"loss": 0.5, "secret": 1}, {"loss": None, "secret": ("csv",)}, step=20)
+    assert table.read() == [{"env_steps_per_task": "20", "loss": "0.5"}]
+
+
+def test_rewind_forgets_what_came_after_the_checkpoint_and_a_torn_line(run):
+    run.metrics.append([{"env_steps": 2 * step, "x": step} for step in (10, 20, 30)])
+    for step in (10, 20, 30):
+        run.add_evaluation(step, evaluation(0.5))
+    with run.metrics.path.open("a") as file:
+        file.write("8")  # killed while it wrote 80
+    run.rewind(20)
+    assert [row["x"] for row in run.metrics.read()] == ["10", "20"]
+    assert run.success_curves()[0].tolist() == [10, 20]
+
+
+def test_rows_are_added_all_or_none_where_the_disk_takes_no_more(run):
+    run.add_evaluation(10, evaluation(0.5))
+    before = run.evaluations.path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, limits[1]))  # room for one row and some of the next
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            run.add_evaluation(20, evaluation(0.5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert run.evaluations.path.read_bytes() == before
+    run.add_evaluation(20, evaluation(0.5))
+    assert run.success_curves()[0].tolist() == [10, 20]
+
+
+def test_rewind_forgets_an_evaluation_that_lacks_a_task(run):
+    for step in (10, 20):
+        run.add_evaluation(step, evaluation(0.5))
+    run.evaluations.path.write_text("".join(run.evaluations.path.read_text().splitlines(keepends=True)[:-1]))
+    run.rewind(20)
+    assert run.success_curves()[0].tolist() == [10]
+    assert latest_evaluation(run)["env_steps_per_task"] == 10
+
+
+def test_tables_of_before_count_the_steps_of_all_tasks_and_go_on_per_task(run):
+    run.metrics.append([{"env_steps": 2 * step, "x": step} for step in (10, 20, 30)])
+    assert [run.step_of(row) for row in run.metrics.read()] == [10, 20, 30]
+    opened = RunFolder.open(run.path)
+    opened.rewind(20)
+    opened.metrics.append([{"env_steps_per_task": 30, "x": 1}])
+    assert opened.metrics.columns == ["env_steps_per_task", "x"]
+    assert [opened.step_of(row) for row in opened.metrics.read()] == [10, 20, 30]
+
+
+def test_a_folder_that_was_moved_while_it_trained_is_not_begun_again(run):
+    run.path.rename(run.path.with_name("moved"))
+    for write in (lambda: run.add_evaluation(10, evaluation(0.5)), run.sync):
+        with pytest.raises(OSError, match="moved or deleted"):
+            write()
+    assert not run.path.exists()
+
+
+# -------------------------------------------------------------------------------------------------------- protocol
+def test_a_run_whose_id_took_in_the_numbers_of_episodes_still_opens(run):
+    values = json.loads((run.path / "protocol.json").read_text())
+    assert values["id"] == run.protocol.id != run.protocol.earlier_id
+    (run.path / "protocol.json").write_text(json.dumps(values | {"id": run.protocol.earlier_id}))
+    assert RunFolder.open(run.path).protocol == run.protocol
+
+
+@pytest.mark.parametrize(
+    "option", [{"train_horizon": 150}, {"envs_per_task": 2}, {"staggered_starts": True}, {"collect_ahead": 4}], ids=str
+)
+def test_how_episodes_are_collected_is_part_of_the_protocol(run, option):
+    other = describe(replace(CONFIG, **option), TASKS, GOALS)
+    assert run.protocol.conflicts(other) == run.protocol.changed(other) == list(option)
+    assert other.id != run.protocol.id
+
+
+def test_a_training_horizon_that_says_nothing_new_is_no_other_protocol(run):
+    assert describe(replace(CONFIG, train_horizon=500), TASKS, GOALS) == run.protocol
+
+
+@pytest.mark.parametrize("name", ["config.json", "protocol.json"])
+def test_a_run_of_before_an_option_is_told_by_its_missing_field(run, name):
+    values = json.loads((run.path / name).read_text())
+    del values["train_horizon"]
+    (run.path / name).write_text(json.dumps(values))
+    with pytest.raises(UsageError, match=rf"{name} is damaged: fields \['train_horizon'\] are missing or unknown"):
+        RunFolder.open(run.path)
+
+
+def test_a_run_of_before_collecting_ahead_is_one_without(run):
+    """Nothing is said of it where it is off: ids of older runs are what they were."""
+    values = json.loads((run.path / "config.json").read_text())
+    assert values.pop("collect_ahead") == 0
+    (run.path / "config.json").write_text(json.dumps(values))
+    assert "collect_ahead" not in json.loads((run.path / "protocol.json").read_text())
+    assert RunFolder.open(run.path).config == run.config
+    ahead = describe(replace(CONFIG, collect_ahead=4), TASKS, GOALS)
+    assert type(ahead).from_json(ahead.to_json()) == ahead
+
+
+def test_protocol_id_is_stable_and_sees_every_field_but_the_numbers_of_episodes(run):
+    protocol = run.protocol
+    assert protocol.id == describe(CONFIG, TASKS, GOALS).id == type(protocol).from_json(protocol.to_json()).id
+    names = protocol.to_json().keys() - {"tasks", "episodes_during", "episodes_final"}
+    changed = [replace(protocol, **{name: "other"}) for name in names]
+    assert len({protocol.id, *(other.id for other in changed)}) == 1 + len(changed)
+    assert replace(protocol, tasks=TASKS[::-1]).id != protocol.id
+    assert replace(protocol, episodes_during=1, episodes_final=2).id == protocol.id
+
+
+def test_goal_set_is_hashed_by_value():
+    moved = {**GOALS, "push-v3": GOALS["push-v3"] + 1e-12}
+    assert hash_goals(GOALS) == hash_goals({name: goals.copy() for name, goals in GOALS.items()}) != hash_goals(moved)
+
+
+def test_seeds_and_lengths_may_share_an_axis_and_rewards_may_not(run):
+    assert run.protocol.conflicts(replace(run.protocol, seed=1, goal_set="other", env_steps_per_task=5)) == []
+    assert run.protocol.conflicts(replace(run.protocol, reward_version="v1", horizon=150)) == [
+        "reward_version",
+        "horizon",
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------ run folder
+def test_what_is_saved_is_opened(run):
+    opened = RunFolder.open(run.path)
+    assert (opened.config, opened.protocol) == (run.config, run.protocol)
+    assert {name: goals.tolist() for name, goals in opened.goals.items()} == {n: g.tolist() for n, g in GOALS.items()}
+    versions = json.loads((run.path / "versions.json").read_text())
+    assert {"torch", "metaworld", "python", "machine"} <= versions.keys()
+
+
+@pytest.mark.parametrize("name", ["config.json", "protocol.json", "goals.npz"])
+@pytest.mark.parametrize("damage", [b"", b"\x80\x04not ours", b"[]", b"{}"])
+def test_damage_is_noticed(run, name, damage):
+    (run.path / name).write_bytes(damage)
+    with pytest.raises(UsageError, match="damaged"):
+        RunFolder.open(run.path)
+
+
+WRONG = [
+    ("config.json", {"threads": "x"}, "threads: expected .*'x'"),
+    ("config.json", {"batch_size": "q"}, "batch_size: expected int; found 'q'"),
+    ("config.json", {"batch_size": 1.5}, "batch_size: expected int"),
+    ("config.json", {"batch_size": True}, "batch_size: expected int"),
+    ("config.json", {"batch_size": 0}, "--batch-size: expected at least 1"),
+    ("config.json", {"tasks": None}, "tasks: expected"),
+    ("config.json", {"tasks": [1, 2]}, "tasks: expected"),
+    ("config.json", {"tasks": ["push-v3"], "suite": "MT1"}, "benchmark"),
+    ("config.json", {"ent_coef": 1.0}, "ent_coef: expected str"),
+    ("config.json", {"reward_scale": [float("nan")]}, "--reward-scale"),
+    ("config.json", {"suite": 5}, "suite: expected str"),
+    ("config.json", {"suite": "MT11"}, "benchmark 'MT10' against 'MT11'"),
+    ("config.json", {"horizon": 100}, "horizon 500 against 100"),
+    ("config.json", {"seed": 3}, "seed 0 against 3"),
+    ("config.json", {"device": "tpu"}, "device: expected"),
+    ("config.json", {"aggregator": "nope"}, "unknown aggregator 'nope'"),
+    ("config.json", {"critic_aggregator": "nope"}, "unknown aggregator 'nope'"),
+    ("config.json", {"aggregator_options": {"no": 1}}, "config.json is damaged"),
+    ("config.json", {"aggregator_options": []}, "aggregator_options: expected dict"),
+    ("protocol.json", {"id": "0123456789ab"}, "its id is '0123456789ab'"),
+    ("protocol.json", {"horizon": 100}, "its id is"),
+    ("protocol.json", {"tasks": None}, "protocol.json is damaged"),
+    ("protocol.json", {"tasks": ["reach-v3"]}, "its id is"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), WRONG)
+def test_a_wrong_value_is_noticed(run, name, change, message):
+    (run.path / name).write_text(json.dumps(json.loads((run.path / name).read_text()) | change))
+    with pytest.raises(UsageError, match=f"damaged.*{message}|{message}"):
+        RunFolder.open(run.path)
+
+
+@pytest.mark.parametrize("bit", [1, 128])
+def test_no_flipped_bit_in_the_goals_gets_through(run, bit):
+    path = run.path / "goals.npz"
+    whole = path.read_bytes()
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ bit]) + whole[i + 1 :])
+        try:
+            opened = RunFolder.open(run.path).goals
+        except UsageError:
+            continue
+        assert hash_goals(opened) == run.protocol.goal_set  # the bit had no meaning, such as a date's
+
+
+@pytest.mark.parametrize("table", ["metrics", "evaluations"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b\n1,2\n",
+        "env_steps,env_steps_per_task\nx,x\n",
+        "env_steps,env_steps_per_task,y\n1,1,z\n",
+        "env_steps\n1,2\n",
+    ],
+)
+def test_foreign_tables_are_noticed_before_anything_is_rewritten(run, table, text):
+    path = getattr(run, table).path
+    path.write_text(text)
+    with pytest.raises(UsageError, match=f"{table}.csv is damaged"):
+        RunFolder.open(run.path).rewind(10)
+    assert path.read_text() == text
+
+
+def test_bytes_that_are_no_text_are_noticed(run):
+    run.metrics.path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"metrics\.csv .*damaged"):
+        RunFolder.open(run.path)
+
+
+def test_what_is_saved_again_keeps_goals_and_the_first_versions(run):
+    names = ("goals.npz", "versions.json")
+    before = [(run.path / name).stat().st_mtime_ns for name in names]
+    (run.path / "goals.npz.partial").mkdir()  # writing the goals again would fail
+    run.save()
+    assert [(run.path / name).stat().st_mtime_ns for name in names] == before
+    assert (run.path / "versions-resumed.json").read_text() == (run.path / "versions.json").read_text()
+
+
+def test_other_software_is_told(run):
+    assert run.other_software() == ""
+    versions = json.loads((run.path / "versions.json").read_text())
+    (run.path / "versions.json").write_text(json.dumps(versions | {"torch": "1.0", "machine": "another"}))
+    assert run.other_software().startswith("torch 1.0 -> ")
+
+
+def test_the_commit_of_the_code_and_what_was_changed_since_are_kept_and_told(run, tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path / "code"), *identity, *words], check=True, capture_output=True)
+
+    def revision():
+        run_folder._revision.cache_clear()
+        return run_folder._revision()
+
+    monkeypatch.setattr(run_folder, "_ROOT", tmp_path / "code")
+    (tmp_path / "code").mkdir()
+    found = [revision()]
+    git("init")
+    for text in ("a", "b"):
+        (tmp_path / "code" / "x.py").write_text(text)
+        git("add", ".")
+        git("commit", "-m", text)
+        found.append(revision())
+    for text in ("c", "d"):
+        (tmp_path / "code" / "x.py").write_text(text)
+        found.append(revision())
+    assert found[0] == ""
+    assert len(set(found)) == 5
+    assert found[3].startswith(f"{found[2]}-dirty-")
+    values = json.loads((run.path / "versions.json").read_text())
+    (run.path / "versions.json").write_text(json.dumps(values | {"revision": found[1]}))
+    assert run.other_software() == f"revision {found[1]} -> {found[4]}"
+    run_folder._revision.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("tensorboard", "touch"), ("tasks", "touch"), ("result.json", "mkdir"), ("metrics.csv", "mkdir")]
+)
+def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file_are_noticed(run, name, make):
+    getattr(run.path / name, make)()
+    with pytest.raises(UsageError, match=f"{name} is not a f"):
+        RunFolder.open(run.path)
+
+
+@pytest.mark.parametrize("table", ["metrics", "evaluations", "conflicts"])
+def test_damage_is_told_of_the_table_that_has_it(run, table):
+    getattr(run, table).path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=rf"{table}\.csv is damaged"):
+        RunFolder.open(run.path)
+
+
+def test_why_there_is_no_checkpoint_is_told(run):
+    with pytest.raises(UsageError, match="ended before its first one"):
+        run.newest_checkpoint()
+    write_json(run.path / "result.json", {"status": "finished"})
+    with pytest.raises(UsageError, match=r"kept without it: restore it from a copy\.$"):
+        run.newest_checkpoint()
+    run.checkpoints.mkdir()
+    run.best.touch()
+    with pytest.raises(UsageError, match="--best does without"):
+        run.newest_checkpoint()
+
+
+def test_other_software_does_not_make_a_run_foreign(run):
+    replace(run, protocol=replace(run.protocol, mujoco="2.0", env_steps_per_task=5)).save()
+    assert RunFolder.open(run.path).protocol.mujoco == "2.0"
+
+
+def test_a_missing_file_is_noticed(run):
+    (run.path / "goals.npz").unlink()
+    with pytest.raises(UsageError, match=r"goals\.npz is missing\. Restore"):
+        RunFolder.open(run.path)
+
+
+def test_goals_of_another_run_are_noticed(run):
+    np.savez(run.path / "goals.npz", **{name: goals + 1 for name, goals in GOALS.items()})
+    with pytest.raises(UsageError, match=r"damaged: .* goal_set"):
+        RunFolder.open(run.path)
+
+
+def test_no_checkpoint_and_no_evaluation_yet(run):
+    with pytest.raises(UsageError, match="no checkpoint"):
+        run.newest_checkpoint()
+    with pytest.raises(UsageError, match="no evaluation yet"):
+        run.success_curves()
+    assert best_evaluation(run) is None
+
+
+def test_damaged_evaluations_are_noticed(run):
+    run.add_evaluation(10, evaluation(0.5))
+    run.evaluations.path.write_text(run.evaluations.path.read_text().replace("0.5", "half"))
+    with pytest.raises(UsageError, match="damaged"):
+        run.success_curves()
+
+
+def test_a_run_is_told_how_to_go_on(run):
+    with pytest.raises(UsageError, match="--resume"):
+        require_new(run.path)
+
+
+# ---------------------------------------------------------------------------------------------------------- report
+def test_wilson_interval_at_hand_computed_values():
+    assert wilson(0, 10) == pytest.approx((0, 0.27753), abs=1e-4)
+    assert wilson(5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-4)
+    assert wilson(50, 50) == pytest.approx((0.92865, 1), abs=1e-4)
+    assert {wilson(n, n)[1] for n in range(1, 200)} == {1.0}
+    assert {wilson(0, n)[0] for n in range(1, 200)} == {0.0}
+
+
+def test_summary_by_name_and_best(run):
+    for step, rate in ((10, 0.2), (20, 0.9), (30, 0.4)):
+        run.add_evaluation(step, evaluation(rate))
+    summary = summarize(evaluation(0.4))
+    assert summary["tasks"]["push-v3"] | {"success_interval": None} == {
+        "success": 0.4, "success_interval": None, "success_last": 0.0, "return": 40.0, "episodes": 10
+    }  # fmt: skip
+    assert summary["mean"]["episodes"] == 20
+    assert best_evaluation(run) == {"env_steps_per_task": 20, "success": 0.9}
+    assert success_table(summary, "title").row_count == 3
+
+
+def test_the_latest_evaluation_is_read_back_as_it_was(run):
+    assert latest_evaluation(run) is None
+    for step, rate in ((10, 0.2), (20, 0.9)):
+        run.add_evaluation(step, evaluation(rate))
+    assert latest_evaluation(RunFolder.open(run.path)) == {"env_steps_per_task": 20, **summarize(evaluation(0.9))}
+
+
+def test_before_the_first_evaluation_the_table_is_of_training_episodes():
+    assert training_table({"train/critic_loss": 1.0}, TASKS, "stopped") is None
+    metrics = {"rollout/success": 0.5, "rollout/return": 10.0}
+    metrics |= {"rollout/success/reach-v3": 0.5, "rollout/return/reach-v3": 10.0}
+    table = training_table(metrics, TASKS, "stopped")
+    assert "training episodes, not an evaluation" in table.title
+    assert [list(column.cells) for column in table.columns] == [
+        ["reach-v3", "push-v3", "mean"], ["0.50", "-", "0.50"], ["-"] * 3, ["-"] * 3, ["10.0", "-", "10.0"]
+    ]  # fmt: skip
+
+
+def test_an_evaluation_that_lacks_a_task_is_noticed(run):
+    run.add_evaluation(10, evaluation(0.5))
+    run.evaluations.path.write_text("".join(run.evaluations.path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UsageError, match="expected one row of push-v3"):
+        run.success_curves()

@@ -1,0 +1,440 @@
+"""A sweep runs what is left, counts what failed, and stops cleanly; a launcher of the test's own says how runs end."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from agents import NonFiniteError
+from envs.signals import STOP_SIGNALS
+from mtrl import AGGREGATORS
+from scripts import sweep, train
+from scripts.analysis.methods import status
+from scripts.common import command as cli
+from scripts.common.command import UsageError
+from scripts.common.screen import Screen
+from scripts.runs.claim import claimed
+from scripts.runs.folder import RunFolder, write_json
+from scripts.sweeps import launchers as launcher
+from scripts.sweeps import plan as sweep_plan
+from scripts.sweeps.board import Board
+from scripts.sweeps.launchers import Stop, execute
+from scripts.sweeps.plan import ARMS, GROUPS, SweepConfig, make_jobs, plan, share_cores
+
+SHORT = (
+    "--steps-per-task 60 --warmup-steps 20 --eval-every 20 --checkpoint-every 20 --log-every 10 --horizon 10 "
+    "--final-goals 2 --eval-goals 1 --actor-width 8 --critic-width 8 --batch-size 4"
+)
+
+
+def request(out, **settings):
+    return SweepConfig(presets=("toy",), out=out, flags=SHORT, **settings)
+
+
+def jobs(out, **settings):
+    return make_jobs(request(out, **settings))
+
+
+class Fake:
+    """A launcher whose runs end with given codes after so many looks; a stopped one ends with 143."""
+
+    def __init__(self, codes, looks=2):
+        self.codes, self.looks, self.started, self.stops, self.most = codes, looks, [], [], 0
+        self.running = set()
+
+    def start(self, argv, log):
+        name = argv[0]
+        self.started.append(name)
+        self.running.add(name)
+        self.most = max(self.most, len(self.running))
+        return FakeRun(self, name)
+
+
+class FakeRun:
+    def __init__(self, fake, name):
+        self.fake, self.name, self.left, self.stopped = fake, name, fake.looks, False
+
+    def poll(self):
+        self.left -= 1
+        if self.stopped or self.left <= 0:
+            self.fake.running.discard(self.name)
+            return 143 if self.stopped else self.fake.codes.get(self.name, 0)
+        return None
+
+    def stop(self, at_once=False):
+        self.fake.stops.append((self.name, at_once))
+        self.stopped = True
+
+
+def run_fake(fake, names, at_once=2, tell=lambda *_: None, stop=None):
+    commands = {name: ((name,), Path(os.devnull)) for name in names}
+    return execute(commands, fake, at_once, stop or Stop(print), tell, every=0.001)
+
+
+# ----------------------------------------------------------------------------------------------------- the launcher
+def test_no_more_than_so_many_at_once_and_a_failure_stops_nobody():
+    fake = Fake({"b": 3, "d": -9})
+    assert run_fake(fake, "abcde") == {"a": 0, "b": 3, "c": 0, "d": -9, "e": 0}
+    assert fake.started == list("abcde")
+    assert fake.most == 2
+    assert not fake.stops
+
+
+def test_ctrl_c_asks_every_run_once_and_begins_no_other(capsys):
+    fake, stop = Fake({}, looks=50), Stop(print)
+    presses = iter([True])
+    with stop.listening():
+        tell = lambda running, codes: next(presses, None) and os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+        codes = run_fake(fake, "abcd", tell=tell, stop=stop)
+    assert codes == {"a": 143, "b": 143}
+    assert fake.stops == [("a", False), ("b", False)]
+    assert stop.signal == signal.SIGINT
+    assert "Ctrl-C again" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+ONCE, AT_ONCE = [("a", False), ("b", False)], [("a", True), ("b", True)]
+
+
+@pytest.mark.parametrize("first", STOP_SIGNALS)
+@pytest.mark.parametrize("second", STOP_SIGNALS)
+def test_only_ctrl_c_makes_a_second_signal_an_order_to_quit(first, second, capsys):
+    fake, stop = Fake({}, looks=50), Stop(print)
+    presses = iter([first, second])
+
+    class Stubborn(FakeRun):
+        def poll(self):
+            return super().poll() if len(fake.stops) == 4 or self.fake.looks < 45 else None
+
+    def tell(running, codes):
+        if number := next(presses, None):
+            os.kill(os.getpid(), number)
+        fake.looks -= 1
+
+    fake.start = lambda argv, log: Stubborn(fake, argv[0])
+    with stop.listening():
+        codes = run_fake(fake, "ab", tell=tell, stop=stop)
+    assert codes == {"a": 143, "b": 143}
+    assert fake.stops == ONCE + (AT_ONCE if second == signal.SIGINT else [])
+    assert stop.signal == first
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_training_that_a_signal_ended_was_stopped(number, tmp_path, capsys):
+    """With a checkpoint, as 128 + n, or before it listened."""
+    plans = [plan(job) for job in jobs(tmp_path, arms=("mean",), seeds=(0, 1, 2))]
+    board, names = Board(plans, Screen()), [p.job.name for p in plans]
+    board.update({}, dict(zip(names, (128 + number, -number, -signal.SIGKILL), strict=True)))
+    assert [board.lines[name].state for name in names] == ["stopped", "stopped", "failed (signal 9)"]
+
+
+def test_a_training_knows_its_sweep():
+    assert launcher.LocalLauncher(1).environment["MTRL_SWEEP"] == str(os.getpid())
+
+
+def test_an_error_of_ours_leaves_no_training_behind():
+    fake = Fake({}, looks=50)
+    with pytest.raises(ZeroDivisionError):
+        run_fake(fake, "abc", tell=lambda *_: 1 / 0)
+    assert fake.stops == [("a", False), ("b", False)]
+
+
+# --------------------------------------------------------------------------------------------------------- the plan
+def test_every_baseline_of_the_paper_is_an_arm():
+    assert set(GROUPS["paper"]) <= set(ARMS)
+    assert set(AGGREGATORS) <= set(ARMS)
+    configs = {job.name: job.config for job in make_jobs(SweepConfig(presets=("mt10-quick",), arms=("paper",)))}
+    assert len(configs) == 9
+    assert configs["mt10-quick-multi-head-pcgrad-seed0"].multi_head
+    assert configs["mt10-quick-independent-seed0"].independent
+    pair = make_jobs(SweepConfig(presets=("toy",), arms=("pcgrad-actor-only", "pcgrad-critic-only"), seeds=(0, 1)))
+    assert [job.config.seed for job in pair] == [0, 0, 1, 1]  # whole pairs first
+    actor_only, critic_only = pair[:2]
+    assert (actor_only.config.aggregator, actor_only.config.critic_aggregator) == ("pcgrad", "mean")
+    assert (critic_only.config.aggregator, critic_only.config.critic_aggregator) == ("mean", "pcgrad")
+
+
+def test_what_is_finished_is_skipped_and_what_was_stopped_goes_on(tmp_path):
+    new, finished, failed, stopped, empty = jobs(tmp_path, arms=("mean",), seeds=(0, 1, 2, 3, 4))
+    for job in (finished, failed, stopped, empty):
+        folder(job)
+    write_json(finished.path / "result.json", {"status": "finished", "env_steps_per_task": 60})
+    write_json(failed.path / "postmortem.json", {})
+    (stopped.path / "checkpoints" / "step_000000020").mkdir(parents=True)
+    actions = {job.name[-1]: plan(job).action for job in (new, finished, failed, stopped, empty)}
+    assert actions == {"0": "begin", "1": "finished", "2": "failed", "3": "resume", "4": "restart"}
+    assert plan(stopped).argv == ("--resume", str(stopped.path), "--no-progress")
+    (longer,) = make_jobs(replace(request(tmp_path, arms=("mean",), seeds=(1,)), flags=SHORT.replace("60", "90", 1)))
+    with pytest.raises(UsageError, match="has no checkpoint to go on from"):
+        plan(longer)
+    (finished.path / "checkpoints" / "step_000000060").mkdir(parents=True)
+    assert plan(longer).argv[2:4] == ("--steps-per-task", "90")
+
+
+def test_a_sweep_with_an_aggregator_in_a_file_goes_on(tmp_path):
+    (tmp_path / "mine.py").write_text("from mtrl import Mean\n\n\nclass Mine(Mean):\n    pass\n")
+    own = f"{tmp_path}/mine.py:Mine"
+    define = {"one": f"--aggregator {own}", "two": f"--critic-aggregator {own}", "none": "--aggregator mean"}
+    for job in jobs(tmp_path / "runs", arms=tuple(define), define=define):
+        (folder(job).checkpoints / "step_000000020").mkdir(parents=True)
+        assert plan(job).action == "resume"
+        assert ("--run-code" in plan(job).argv) == ("none" not in job.name)
+
+
+def test_trials_of_a_sweep_are_in_nobodys_way(tmp_path, monkeypatch):
+    """They lie beside the real runs, and make room for the next ones."""
+    for steps in ("20", "30"):
+        monkeypatch.setenv("STEPS", steps)
+        (job,) = make_jobs(SweepConfig(presets=("toy",), arms=("mean",), out=tmp_path))
+        assert (job.name, job.config.steps_per_task) == ("trial-toy-mean-seed0", int(steps))
+        assert plan(job).action == "begin"
+        folder(job)
+    monkeypatch.delenv("STEPS")
+    (job,) = make_jobs(SweepConfig(presets=("toy",), arms=("mean",), out=tmp_path))
+    assert (job.name, job.config.trial, plan(job).action) == ("toy-mean-seed0", False, "begin")
+
+
+def folder(job):
+    """What a training makes first."""
+    from scripts.runs.protocol import describe
+
+    names = tuple(f"point-{i}" for i in range(4))
+    goals = {name: [[0.0, 0.0]] for name in names}
+    return RunFolder(job.path, job.config, describe(job.config, names, goals), goals).save()
+
+
+def test_a_run_without_a_checkpoint_is_set_aside_not_deleted(tmp_path):
+    (job,) = jobs(tmp_path, arms=("mean",))
+    folder(job)
+    sweep_plan.set_aside(job.path)
+    assert not job.path.exists()
+    assert [path.name for path in (tmp_path / "abandoned").iterdir()] == ["toy-mean-seed0-0"]
+
+
+def test_cores_are_shared(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    request = SweepConfig(presets=("toy",))
+    assert share_cores(request, 20) == (8, 1)
+    assert share_cores(request, 3) == (3, 2)
+    assert share_cores(SweepConfig(presets=("toy",), jobs=2), 20) == (2, 4)
+    assert share_cores(SweepConfig(presets=("toy",), jobs=2, threads=1), 20) == (2, 1)
+
+
+def test_one_worker_unless_the_user_says_how_many():
+    def workers(**settings):
+        return {job.config.workers for job in make_jobs(SweepConfig(presets=("mt10",), arms=("mean",), **settings))}
+
+    assert workers() == {1}
+    assert workers(flags="--workers 5") == {5}
+    assert workers(flags="--workers=auto") == {"auto"}
+    assert workers(define={"mean": "--aggregator mean --workers 0"}) == {0}
+
+
+TOML = """
+presets = ["toy"]
+arms = ["mean", "slow"]
+seeds = [0, 3]
+flags = "--steps-per-task 50"
+define.slow = "--aggregator pcgrad --learning-rate 1e-5"
+"""
+
+
+def test_a_sweep_in_toml_with_flags_over_it(tmp_path, capsys):
+    path = tmp_path / "sweep.toml"
+    path.write_text(TOML)
+    assert sweep.main([str(path), "--out", str(tmp_path / "runs"), "--seeds", "7", "--dry-run"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("python -m scripts.train toy --aggregator mean --steps-per-task 50 --seed 7")
+    assert "--aggregator pcgrad --learning-rate 1e-5" in second
+    assert "toy-slow-seed7" in second
+    assert not (tmp_path / "runs").exists()
+
+
+BAD_TOML = {
+    "presets = [": "expected a sweep in TOML",
+    'preset = ["toy"]': "did you mean presets",
+    "arms = ['mean']": "expected the presets to train",
+    'presets = "toy"': "presets: expected a list of str",
+    'presets = ["toy"]\nseeds = ["a"]': "seeds: expected a list of int",
+    'presets = ["toy"]\njobs = "many"': "jobs: expected auto or a number",
+    'presets = ["toy"]\ndefine = ["x"]': "define: expected a dict of str",
+    'presets = ["toy"]\narms = ["a"]\ndefine.a = "--x \'open"': "define.a: expected flags of scripts.train",
+    'presets = ["toy"]\narms = ["a"]\ndefine.a = "--run-dir x"': "define.a: expected flags that the sweep leaves free",
+    'presets = ["toy"]\nflags = "--diff mt10"': "--flags: expected flags that the sweep leaves free; found --diff",
+    'presets = ["toy"]\nseeds = [100000000000000000000]': "--seed: expected a seed of 0 to",
+    "x = " + 10_000 * "[": "expected a sweep in TOML",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_TOML.items())
+def test_bad_toml_is_told(text, message, tmp_path):
+    (tmp_path / "s.toml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        sweep.main([str(tmp_path / "s.toml")])
+
+
+BAD = {
+    "": "expected presets",
+    "no.toml": "expected a sweep in TOML",
+    "toi": "unknown preset 'toi'",
+    "toy --arms pcgrat": "unknown arm 'pcgrat': did you mean",
+    "toy --arms mean,paper": "every arm once; found mean",
+    "toy --seeds 1,1": "--seeds: expected each once",
+    "toy --seeds -1": "--seed: expected 0 or more",
+    "toy --flags --horizon=501": "--horizon: expected at most 500",
+    "toy --flags=--seed=3": "expected flags that the sweep leaves free; found --seed=3. Instead: --seeds of the sweep",
+    "toy --flags=--threads=2": "found --threads=2. Instead: --threads of the sweep",
+    "toy --flags=--run_dir=x": "found --run_dir=x. Instead: --out of the sweep",
+    "toy --flags=--resume=x": "found --resume=x. Instead: the same command again",
+    "toy --jobs 0": "--jobs: expected auto or at least 1",
+    "toy --arms independent --flags --multi-head": "--multi-head: expected False with --independent",
+}
+
+
+RUNS_A_FILE = {
+    "an arm": 'arms = ["FILE.py:Mine"]',
+    "a definition": 'arms = ["x"]\ndefine.x = "--critic-aggregator FILE.py:Mine"',
+    "a definition in pieces": 'arms = ["x"]\ndefine.x = "--aggregator=FILE.p\'y:Mine\'"',
+    "flags": 'flags = "--aggregator FILE.py:Mine"',
+}
+
+
+@pytest.mark.parametrize("text", RUNS_A_FILE.values(), ids=RUNS_A_FILE)
+def test_a_file_of_a_sweep_runs_no_code_unasked(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("open('mark', 'w')\nfrom mtrl import Mean\nclass Mine(Mean): pass\n")
+    (tmp_path / "s.toml").write_text(f'presets = ["toy"]\n{text}'.replace("FILE", f"{tmp_path}/mine"))
+    with pytest.raises(UsageError, match="expected --run-code"):
+        sweep.main(["s.toml", "--dry-run"])
+    assert not (tmp_path / "mark").exists()
+    assert sweep.main(["s.toml", "--dry-run", "--run-code"]) == 0
+    assert (tmp_path / "mark").exists()
+    assert sweep.main(["s.toml", "--dry-run", "--arms", "mean", "--flags", "--gamma 0.5"]) == 0  # nothing of it is used
+
+
+def test_a_run_with_a_file_of_code_goes_on_with_it(tmp_path):
+    (tmp_path / "mine.py").write_text("from mtrl import Mean\nclass Mine(Mean): pass\n")
+    (job,) = jobs(tmp_path, arms=(f"{tmp_path}/mine.py:Mine",))
+    (folder(job).checkpoints / "step_000000020").mkdir(parents=True)
+    assert "--run-code" in plan(job).argv
+
+
+@pytest.mark.parametrize("place", ["toy-mean-seed0", "logs", "logs/toy-mean-seed0.log", "abandoned"])
+def test_a_link_in_the_folder_of_a_sweep_is_refused(place, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (job,) = jobs(tmp_path / "runs", arms=("mean",))
+    (tmp_path / "runs" / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "runs" / place).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="found the link"):
+        plan(job)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_what_a_run_prints_is_never_written_through_a_link(tmp_path):
+    (tmp_path / "log").symlink_to(tmp_path / "bashrc")
+    with pytest.raises(OSError, match="symbolic links"):
+        launcher.LocalLauncher(1).start([], tmp_path / "log")
+    assert not (tmp_path / "bashrc").exists()
+
+
+def test_a_file_that_begins_with_a_mark_is_read(tmp_path):
+    (tmp_path / "s.toml").write_bytes(b"\xef\xbb\xbf" + TOML.encode())
+    assert sweep.parse([str(tmp_path / "s.toml")]).seeds == (0, 3)
+
+
+def test_two_classes_of_one_name_need_two_folders(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text("from mtrl import Mean\n\n\nclass Mine(Mean):\n    pass\n")
+    arms = tuple(f"{tmp_path}/{name}/mine.py:Mine" for name in ("a", "b"))
+    with pytest.raises(UsageError, match="toy-mine-py-Mine-seed0 is that of several"):
+        jobs(tmp_path / "runs", arms=arms)
+
+
+def test_a_run_that_another_process_trains_is_named(tmp_path):
+    (job,) = jobs(tmp_path, arms=("mean",))
+    folder(job)
+    with claimed(job.path), pytest.raises(UsageError, match=f"process {os.getpid()} trains there"):
+        plan(job)
+
+
+@pytest.mark.parametrize(("words", "message"), BAD.items())
+def test_bad_flags_get_one_clear_line_before_anything_runs(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launcher.LocalLauncher, "start", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(sys, "argv", ["sweep", *words.split()])
+    with pytest.raises(SystemExit) as end:
+        cli.run(sweep.main)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_run_at_its_place_is_named(tmp_path):
+    (job,) = jobs(tmp_path, arms=("mean",))
+    folder(job)
+    for flags, found in (("--gamma 0.5", "gamma"), ("--steps-per-task 50", r"steps_per_task \(50 asked, 60 there\)")):
+        (other,) = make_jobs(replace(request(tmp_path, arms=("mean",)), flags=f"{SHORT} {flags}"))
+        with pytest.raises(UsageError, match=found):
+            plan(other)
+
+
+# -------------------------------------------------------------------------------------------------- real trainings
+class Here:
+    """Trains in this process, which is faster than to begin another."""
+
+    def __init__(self, threads):
+        assert threads == 1
+
+    def start(self, argv, log):
+        with log.open("w") as file, contextlib.redirect_stdout(file):
+            try:
+                code = train.main(list(argv))
+            except NonFiniteError as error:
+                file.write(f"error: {error}\n")
+                code = cli.EXIT_NON_FINITE
+        return FakeRun(Fake({"": code}, looks=0), "")
+
+
+def test_a_failed_run_is_named_and_the_rest_is_finished_and_skipped_next_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "LocalLauncher", Here)
+    (tmp_path / "s.toml").write_text(
+        'presets = ["toy"]\narms = ["mean", "bad"]\ndefine.bad = "--aggregator mean --reward-scale 1,1,1e30,1"'
+    )
+    words = [str(tmp_path / "s.toml"), "--out", str(tmp_path / "r"), "--threads", "1", "--flags", SHORT]
+    assert sweep.main(words) == sweep.EXIT_INCOMPLETE
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "2 runs: 1 finished, 1 failed" in printed
+    assert "toy-bad-seed0 failed (exit code 3): error: " in printed
+    assert "point-2" in printed
+    assert status(RunFolder.open(tmp_path / "r" / "toy-mean-seed0")) == "finished"
+    assert sweep.main(words) == sweep.EXIT_INCOMPLETE  # nothing is run again
+    assert "1 already finished, 1 failed before" in capsys.readouterr().out
+
+
+def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(tmp_path, capsys):
+    words = ["toy", "--arms", "mean", "--seeds", "0,1", "--out", str(tmp_path), "--jobs", "1"]
+    words += ["--flags", SHORT.replace("60", "100000", 1)]
+
+    def press():
+        while not (tmp_path / "toy-mean-seed0" / "metrics.csv").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Thread(target=press, daemon=True).start()
+    assert sweep.main(words) == 130
+    run = RunFolder.open(tmp_path / "toy-mean-seed0")
+    assert status(run) == "unfinished"
+    assert run.newest_checkpoint().is_dir()
+    assert not (tmp_path / "toy-mean-seed1").exists()
+    assert "2 runs: 1 stopped, 1 waiting" in capsys.readouterr().out
+    assert sweep.main([*words, "--dry-run"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"python -m scripts.train --resume {run.path} --no-progress"
+    assert "--seed 1" in second
