@@ -24,9 +24,10 @@ from scripts.analysis import intervals
 from scripts.analysis.intervals import Interval, Scores
 from scripts.analysis.methods import Method, find_runs, group, hours_at, require_one_protocol, status
 from scripts.analysis.published import published
-from scripts.common import command as cli
+from scripts.common import command
 from scripts.common.text import in_csv, in_markdown
-from scripts.runs.folder import RunFolder, intact, read_json
+from scripts.common.usage import UsageError, check_output
+from scripts.runs.folder import Run, intact, read_json
 from scripts.runs.protocol import Protocol
 
 BASELINE = "mean"
@@ -60,11 +61,9 @@ def main(argv: Sequence[str]) -> int:
     """Compares what `argv` names; returns the exit code."""
     request = tyro.cli(CompareConfig, prog="python -m scripts.compare", args=argv, description=__doc__)
     if request.out:
-        cli.check_output("--out", request.out)
+        check_output("--out", request.out)
         if request.out.suffix == ".csv":
-            raise cli.UsageError(
-                f"--out: expected the Markdown's name, e.g. {request.out.with_suffix('.md')}; found .csv."
-            )
+            raise UsageError(f"--out: expected the Markdown's name, e.g. {request.out.with_suffix('.md')}; found .csv.")
     runs = find_runs(request.runs)
     if request.at is None:
         require_finished(runs)
@@ -82,10 +81,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def require_finished(runs: Sequence[RunFolder]) -> None:
+def require_finished(runs: Sequence[Run]) -> None:
     """Raises UsageError if a run is neither finished nor broken down."""
     if waiting := [str(run.path) for run in runs if status(run) == "unfinished"]:
-        raise cli.UsageError(
+        raise UsageError(
             f"expected finished runs; {len(waiting)} of {len(runs)} are not: {', '.join(waiting)}. "
             "Go on with them (python -m scripts.train --resume RUN), leave them out, or compare with --at STEPS."
         )
@@ -95,7 +94,7 @@ def summarise(method: Method, at: int | None) -> Row:
     """The method's success at the end, or at a step. Raises UsageError if that step was not evaluated."""
     steps, curves = method.curves
     if at is not None and at not in steps:
-        raise cli.UsageError(
+        raise UsageError(
             f"--at: expected a step at which all runs of {method.label} were evaluated, one of "
             f"{', '.join(map(str, steps))}; found {at}."
         )
@@ -109,7 +108,7 @@ def hours(method: Method, at: int | None) -> float | None:
     found = []
     for run in method.runs:
         if at is not None:
-            with contextlib.suppress(cli.UsageError):  # metrics.csv was not kept
+            with contextlib.suppress(UsageError):  # metrics.csv was not kept
                 found.append(float(hours_at(run, np.array([at]), evaluations=True)[0]))
         elif status(run) == "finished":
             with intact(run.path / "result.json"):
@@ -257,4 +256,4 @@ def spelled(interval: Interval | None, digits: int = 3) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -29,9 +29,10 @@ from rich.text import Text
 from agents import MTSAC, NonFiniteError
 from envs import WorkerError, machine
 from envs.vec_env import TaskVecEnv
-from scripts.common import command as cli
+from scripts.common import command
 from scripts.common.flags import Names
 from scripts.common.screen import Screen
+from scripts.common.usage import UsageError, choose, usage_errors
 from scripts.record import back_end
 from scripts.runs.forecast import forecast
 from scripts.runs.progress import ProgressBar
@@ -72,11 +73,11 @@ class Finding:
 def main(argv: Sequence[str]) -> int:
     """Examines what `argv` says; returns the exit code."""
     request = tyro.cli(DoctorConfig, prog="python -m scripts.doctor", args=argv)
-    preset = PRESETS[cli.choose("preset", request.preset, PRESETS)][1]
+    preset = PRESETS[choose("preset", request.preset, PRESETS)][1]
     config = replace(preset, preset=request.preset, tasks=request.tasks or preset.tasks)
     if request.steps < 50:
-        raise cli.UsageError(f"--steps: expected at least 50, to reach some updates; found {request.steps}.")
-    with cli.usage_errors():
+        raise UsageError(f"--steps: expected at least 50, to reach some updates; found {request.steps}.")
+    with usage_errors():
         check(config)
     console, levels = Screen(), []
     for finding in examine(config, request, console):
@@ -96,7 +97,7 @@ def examine(config: TrainConfig, request: DoctorConfig, console: Screen) -> Iter
     config = resolve(config)
     try:
         env = make_env(config, config.goals)
-    except (WorkerError, cli.UsageError) as error:
+    except (WorkerError, UsageError) as error:
         yield Finding("wrong", "environments", str(error))
         return
     with contextlib.closing(env):
@@ -148,7 +149,7 @@ def rendering() -> Finding:
     """Whether `scripts.record` can film here; training renders nothing."""
     try:
         return Finding("ok", "rendering", f"{back_end()}; only scripts.record needs it")
-    except cli.UsageError as error:
+    except UsageError as error:
         return Finding("warning", "rendering", f"{error} Only scripts.record needs it.")
 
 
@@ -168,7 +169,7 @@ def room(config: TrainConfig, agent: MTSAC, env: TaskVecEnv, folder: Path) -> It
         yield Finding("warning" if "short" in line else "ok", "room", line)
     try:
         found.check()
-    except cli.UsageError as error:
+    except UsageError as error:
         yield Finding("wrong", "room", str(error))
 
 
@@ -242,4 +243,4 @@ def _verdict(what: str, expected: str, bad: Sequence[str]) -> Finding:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -14,9 +14,10 @@ from typing import Annotated, Literal
 import tyro
 
 from agents import MTSAC, evaluate
-from scripts.common import command as cli
+from scripts.common import command
 from scripts.common.screen import Screen
-from scripts.runs.folder import RunFolder, write_json
+from scripts.common.usage import UsageError, check_output, usage_errors
+from scripts.runs.folder import Run, write_json
 from scripts.runs.independent import load_team
 from scripts.runs.plain_sac import Team
 from scripts.runs.report import success_table, summarize
@@ -44,15 +45,15 @@ class EvaluateConfig:
 def main(argv: Sequence[str]) -> int:
     """Evaluates as `argv` says; returns the exit code."""
     request = tyro.cli(EvaluateConfig, prog="python -m scripts.evaluate", args=argv)
-    run = RunFolder.open(request.run)
+    run = Run.open(request.run)
     if not 1 <= request.episodes <= run.config.goals:
-        raise cli.UsageError(
+        raise UsageError(
             f"--episodes: expected 1 to {run.config.goals}, the number of goals of this run; found {request.episodes}."
         )
     if request.json:
-        cli.check_output("--json", request.json)
+        check_output("--json", request.json)
     if request.best and (run.config.independent or not run.best.is_file()):
-        raise cli.UsageError(f"--best: expected {run.best}, which the first evaluation writes; found nothing.")
+        raise UsageError(f"--best: expected {run.best}, which the first evaluation writes; found nothing.")
     config = resolve(replace(run.config, device=request.device, capture=False, workers=request.workers))
     agent: MTSAC | Team | None = None
     source = run.path / "tasks"
@@ -82,20 +83,20 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def load_newest(run: RunFolder, device: str) -> tuple[Path, MTSAC]:
+def load_newest(run: Run, device: str) -> tuple[Path, MTSAC]:
     """The agent of the newest checkpoint, and its file; of the next one where a training replaces it meanwhile."""
     path = run.newest_checkpoint() / "agent.zip"
     try:
         return path, load_agent(run, path, device)
-    except cli.UsageError:
+    except UsageError:
         if path.exists():
             raise
         return load_newest(run, device)
 
 
-def load_agent(run: RunFolder, path: Path, device: str) -> MTSAC:
+def load_agent(run: Run, path: Path, device: str) -> MTSAC:
     """The agent in a file of the run. Raises UsageError if it is damaged or of other tasks."""
-    with cli.usage_errors():
+    with usage_errors():
         # acting needs no aggregator: one from a file or a package of its own may be gone, and its code is not run
         agent = MTSAC.load(path, device=device, aggregator="mean", critic_aggregator="mean")
     run.require_tasks(agent.task_names, path)
@@ -103,4 +104,4 @@ def load_agent(run: RunFolder, path: Path, device: str) -> MTSAC:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -22,7 +22,7 @@ from scripts.analysis import success as plot_success
 from scripts.analysis import training as plot_training
 from scripts.analysis.methods import Method, find_runs, group, require_one_protocol
 from scripts.analysis.style import picture_path, save
-from scripts.common import command as cli
+from scripts.common import command
 
 KINDS: dict[str, Callable[[Sequence[Method]], Figure]] = {
     "success": plot_success.over_environment_steps,
@@ -61,4 +61,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, files=True)
+    command.run(main, files=True)

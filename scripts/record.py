@@ -20,9 +20,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from scripts.common import command as cli
+from scripts.common import command
 from scripts.common.flags import Names
-from scripts.runs.folder import RunFolder
+from scripts.common.usage import UsageError, check_output, choose, usage_errors
+from scripts.runs.folder import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 BACK_ENDS = ("egl", "osmesa")
@@ -59,13 +60,13 @@ class RecordConfig:
 def main(argv: Sequence[str]) -> int:
     """Films as `argv` says; returns the exit code."""
     request = tyro.cli(RecordConfig, prog="python -m scripts.record", args=argv)
-    run = RunFolder.open(request.run)
+    run = Run.open(request.run)
     tasks = check(request, run)
     out = request.out or run.path / ("videos" if request.each else "video.mp4")
-    cli.check_output("--out", out / "x.mp4" if request.each and out.is_dir() else out)
+    check_output("--out", out / "x.mp4" if request.each and out.is_dir() else out)
     path = run.best if request.best else run.newest_checkpoint() / "agent.zip"
     if not path.is_file():
-        raise cli.UsageError(f"--best: expected {path}, which the first evaluation writes; found nothing.")
+        raise UsageError(f"--best: expected {path}, which the first evaluation writes; found nothing.")
     order: dict[str, object] = {
         "run": str(run.path.resolve()),
         "agent": str(path.resolve()),
@@ -78,18 +79,18 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def check(request: RecordConfig, run: RunFolder) -> list[str]:
+def check(request: RecordConfig, run: Run) -> list[str]:
     """The tasks to film. Raises UsageError for what cannot be filmed."""
     if run.protocol.benchmark == "TOY":
-        raise cli.UsageError("expected a run on Meta-World; the toy tasks have nothing to see. Film another run.")
-    tasks = [cli.choose("task", name, run.protocol.tasks) for name in request.tasks] or list(run.protocol.tasks)
+        raise UsageError("expected a run on Meta-World; the toy tasks have nothing to see. Film another run.")
+    tasks = [choose("task", name, run.protocol.tasks) for name in request.tasks] or list(run.protocol.tasks)
     if not 0 <= request.goal < run.config.goals:
-        raise cli.UsageError(f"--goal: expected 0 to {run.config.goals - 1}; found {request.goal}.")
+        raise UsageError(f"--goal: expected 0 to {run.config.goals - 1}; found {request.goal}.")
     if request.size < 16 or request.size % 16 or request.every < 1 or not request.timeout > 0:
-        raise cli.UsageError("expected --size a multiple of 16, --every at least 1 and --timeout above 0.")
+        raise UsageError("expected --size a multiple of 16, --every at least 1 and --timeout above 0.")
     if not request.each and request.out and request.out.suffix != ".mp4":
-        raise cli.UsageError(f"--out: expected a file that ends in .mp4; found {request.out}.")
-    with cli.usage_errors():
+        raise UsageError(f"--out: expected a file that ends in .mp4; found {request.out}.")
+    with usage_errors():
         require_encoder()
     return tasks
 
@@ -122,7 +123,7 @@ def back_end(timeout: float = 120.0) -> Literal["egl", "osmesa"]:
             if done.returncode == 0:
                 return name  # type: ignore[return-value]
     tried = asked if asked in BACK_ENDS else " and ".join(BACK_ENDS)
-    raise cli.UsageError(f"expected a way to render without a screen; {tried} did not work. Install {PACKAGES}.")
+    raise UsageError(f"expected a way to render without a screen; {tried} did not work. Install {PACKAGES}.")
 
 
 def _rendering_with(name: str) -> dict[str, str]:
@@ -132,22 +133,20 @@ def _rendering_with(name: str) -> dict[str, str]:
 
 def film(order: dict[str, object], gl: str, timeout: float) -> None:
     """Renders in a process of its own. Raises UsageError if that fails or hangs; then no file is left."""
-    command = [sys.executable, "-m", "scripts.runs.film", json.dumps(order)]
+    words = [sys.executable, "-m", "scripts.runs.film", json.dumps(order)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        command, env=_rendering_with(gl) | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(words, env=_rendering_with(gl) | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
     try:
         _, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as error:
-        raise cli.UsageError(f"rendering with {gl} took longer than --timeout {timeout:g} s. Give it more.") from error
+        raise UsageError(f"rendering with {gl} took longer than --timeout {timeout:g} s. Give it more.") from error
     finally:
         process.kill()
         process.wait()
     if process.returncode:
         last = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-        raise cli.UsageError(f"rendering with {gl} failed: {last[0]}. Try the other: MUJOCO_GL=egl or osmesa.")
+        raise UsageError(f"rendering with {gl} failed: {last[0]}. Try the other: MUJOCO_GL=egl or osmesa.")
 
 
 if __name__ == "__main__":
-    cli.run(main, files=True)
+    command.run(main, files=True)

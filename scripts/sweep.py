@@ -29,8 +29,9 @@ from typing import Any
 
 import tyro
 
-from scripts.common import command as cli
+from scripts.common import command
 from scripts.common.screen import Screen
+from scripts.common.usage import UsageError, check_folder, choose, step_limit
 from scripts.sweeps.board import Board
 from scripts.sweeps.launchers import Launcher, LocalLauncher, Stop, execute
 from scripts.sweeps.plan import ARMS, GROUPS, Plan, SweepConfig, logs, make_jobs, plan, set_aside, share_cores
@@ -43,14 +44,14 @@ PROGRAM = "python -m scripts.sweep"
 def main(argv: Sequence[str]) -> int:
     """Runs what `argv` names; returns the exit code."""
     request = parse(argv)
-    request = replace(request, out=cli.folder("--out", str(request.out)))
+    request = replace(request, out=check_folder("--out", str(request.out)))
     plans = [plan(job) for job in make_jobs(request)]
     open_plans = [p for p in plans if p.argv]
     at_once, threads = share_cores(request, len(open_plans))
     if request.dry_run:
         for p in plans:
-            command = shlex.join(["python", "-m", "scripts.train", *_words(p, threads)])
-            print(command if p.argv else f"# {p.job.name} is {p.action}")
+            line = shlex.join(["python", "-m", "scripts.train", *_words(p, threads)])
+            print(line if p.argv else f"# {p.job.name} is {p.action}")
         return 0
     console = Screen()
     over = Counter(p.action for p in plans if not p.argv)
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         soft_wrap=True,
     )
     if trials := sum(p.job.config.trial for p in plans):
-        console.print(f"STEPS={cli.step_limit()} is set: {trials} trials, no results. The same command replaces them.")
+        console.print(f"STEPS={step_limit()} is set: {trials} trials, no results. The same command replaces them.")
     return run(plans, LocalLauncher(threads), at_once, threads, console)
 
 
@@ -100,7 +101,7 @@ def parse(argv: Sequence[str]) -> SweepConfig:
         defaults = SweepConfig(presets=(presets,), **keys, trusted=False)
         return tyro.cli(SweepConfig, prog=PROGRAM, args=words, default=defaults)
     if not argv:
-        raise cli.UsageError(f"expected presets or a .toml file, found nothing. Try: {PROGRAM} toy")
+        raise UsageError(f"expected presets or a .toml file, found nothing. Try: {PROGRAM} toy")
     groups = "; ".join(f"{name}: {', '.join(arms)}" for name, arms in GROUPS.items())
     listing = f"Arms: {', '.join(ARMS)}, torchjd:NAME, path/to/file.py:NAME. Groups of arms: {groups}."
     return tyro.cli(SweepConfig, prog=PROGRAM, args=argv, description=f"{__doc__}\n\n{listing}")
@@ -121,10 +122,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8-sig") as file:  # editors on Windows begin a file with a mark
             keys = tomllib.loads(file.read(_LONGEST))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise cli.UsageError(f"expected a sweep in TOML at {path}; found: {error}.") from error
+        raise UsageError(f"expected a sweep in TOML at {path}; found: {error}.") from error
     known = {f.name for f in fields(SweepConfig)} - {"dry_run", "run_code", "trusted"}
     for key in keys:
-        cli.choose(f"key in {path}", key, known)
+        choose(f"key in {path}", key, known)
     kinds: dict[str, tuple[type, type | None]] = {
         **dict.fromkeys(("presets", "arms"), (list, str)),
         **{"seeds": (list, int), "define": (dict, str), "out": (str, None), "flags": (str, None)},
@@ -134,16 +135,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         items = value.values() if isinstance(value, dict) else value
         if not isinstance(value, kind) or (item and not all(type(one) is item for one in items)):
             expected = f"a {kind.__name__} of {item.__name__}" if item else "a string"
-            raise cli.UsageError(f"{path}: {key}: expected {expected}; found {value!r}.")
+            raise UsageError(f"{path}: {key}: expected {expected}; found {value!r}.")
     for key in ("jobs", "threads"):
         if key in keys and keys[key] != "auto" and type(keys[key]) is not int:
-            raise cli.UsageError(f"{path}: {key}: expected auto or a number; found {keys[key]!r}.")
+            raise UsageError(f"{path}: {key}: expected auto or a number; found {keys[key]!r}.")
     if not keys.get("presets"):
-        raise cli.UsageError(f'{path}: expected the presets to train, e.g. presets = ["mt10-quick"]; found none.')
+        raise UsageError(f'{path}: expected the presets to train, e.g. presets = ["mt10-quick"]; found none.')
     return {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()} | (
         {"out": Path(keys["out"])} if "out" in keys else {}
     )
 
 
 if __name__ == "__main__":
-    cli.run(main, files=True)
+    command.run(main, files=True)

@@ -23,13 +23,14 @@ from agents.evaluation import evaluate
 from agents.saving.checkpoint import checkpoints, load_checkpoint, prune, save_checkpoint
 from agents.saving.state_file import read_state
 from envs.vec_env import TaskVecEnv
-from scripts.common import command as cli
+from scripts.common import command
 from scripts.common.screen import Screen, strong
 from scripts.common.signals import follow_sweep
 from scripts.common.text import plain
+from scripts.common.usage import UsageError, usage_errors
 from scripts.runs import independent
 from scripts.runs.claim import claimed
-from scripts.runs.folder import RunFolder, require_new
+from scripts.runs.folder import Run, require_new
 from scripts.runs.forecast import forecast
 from scripts.runs.postmortem import cause, next_steps, resume_command, way_back, whereabouts, write_postmortem
 from scripts.runs.progress import ProgressBar, StopRequested, StopSwitch
@@ -63,7 +64,7 @@ LONG = 100_000  # environment steps of all tasks: before a shorter run it is not
 class Session:
     """A run in memory: its files, its agent, and two sets of environments: evaluation does not disturb training."""
 
-    run: RunFolder
+    run: Run
     agent: MTSAC
     env: TaskVecEnv
     evaluation_env: TaskVecEnv
@@ -125,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
     request = parse.parse_train(argv)
     if request is None:
         return 0
-    config = request if isinstance(request, TrainConfig) else RunFolder.open(Path(request.resume)).config
+    config = request if isinstance(request, TrainConfig) else Run.open(Path(request.resume)).config
     if config.independent:
         return independent.train(request, argv)
     with contextlib.ExitStack() as stack:
@@ -149,7 +150,7 @@ def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
     evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, env.goals)))
     config = replace(config, workers=env.num_workers, run_dir=str(path))
     agent = make_agent(config, env)
-    run = RunFolder(path, config, describe(config, env.task_names, env.goals), env.goals)
+    run = Run(path, config, describe(config, env.task_names, env.goals), env.goals)
     room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
     room.check()
     return Session(run.save(), agent, env, evaluation_env, Screen(), room)
@@ -157,7 +158,7 @@ def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
 
 def resume(request: parse.Resume, stack: contextlib.ExitStack) -> Session:
     """A run as it was at its newest checkpoint; what was logged after that is forgotten."""
-    run = RunFolder.open(Path(request.resume))
+    run = Run.open(Path(request.resume))
     stack.enter_context(claimed(run.path))
     require_trust(run, request.run_code)
     checkpoint = None if run.never_saved() else run.newest_checkpoint()
@@ -173,7 +174,7 @@ def resume(request: parse.Resume, stack: contextlib.ExitStack) -> Session:
     if checkpoint is None:  # stopped before the first one: the same seed gives the same beginning
         agent = make_agent(config, env)
     else:
-        with cli.usage_errors():
+        with usage_errors():
             agent = load_checkpoint(checkpoint, env, device=config.device, run_code=request.run_code, **changes)
             require_settings(run.config, read_state(checkpoint / "agent.zip", "agent")["settings"], checkpoint)
     room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
@@ -185,7 +186,7 @@ def resume(request: parse.Resume, stack: contextlib.ExitStack) -> Session:
     run = replace(run, config=config, protocol=describe(config, env.task_names, env.goals))
     session = Session(run, agent, env, evaluation_env, console, room, latest_evaluation(run))
     if session.steps_left <= 0 and not session.owed and run.concluded(agent.steps_per_task):
-        raise cli.UsageError(
+        raise UsageError(
             f"expected a run with steps left; {run.path} has done {agent.steps_per_task:,} of "
             f"{config.steps_per_task:,} per task. Extend it with --steps-per-task."
         )
@@ -200,10 +201,10 @@ def resume(request: parse.Resume, stack: contextlib.ExitStack) -> Session:
     return session
 
 
-def require_trust(run: RunFolder, run_code: bool) -> None:
+def require_trust(run: Run, run_code: bool) -> None:
     """Raises UsageError if going on would run a Python file, and nobody said that it may."""
     if files := [name for name in run.config.aggregators() if ".py:" in name and not run_code]:
-        raise cli.UsageError(
+        raise UsageError(
             f"expected --run-code, as going on with this run runs the file of its aggregator {files[0]}. "
             "Add it if you trust that file."
         )
@@ -324,4 +325,4 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, files=True)
+    command.run(main, files=True)

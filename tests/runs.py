@@ -16,8 +16,8 @@ import torch
 from agents.saving.checkpoint import STEP, checkpoints
 from agents.saving.state_file import read_state
 from scripts import train
-from scripts.common import command as cli
-from scripts.runs.folder import RunFolder
+from scripts.common import command
+from scripts.runs.folder import Run
 
 # A child of this server has everything imported already: a training begins after a few milliseconds.
 _SERVER = multiprocessing.get_context("forkserver")
@@ -109,7 +109,7 @@ def _train(argv, printed, cpu_seconds, group):
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
     begin = time.process_time()
     try:
-        cli.run(train.main)
+        command.run(train.main)
     finally:
         print(f"CPU seconds: {time.process_time() - begin}", flush=True)
 
@@ -143,7 +143,7 @@ def _logged(path):
     """The newest step per task in metrics.csv."""
     if not (path / "config.json").exists():
         return 0
-    run = RunFolder.open(path)
+    run = Run.open(path)
     return max((run.step_of(row) for row in run.metrics.read()), default=0)
 
 

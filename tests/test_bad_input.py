@@ -21,8 +21,9 @@ import envs.toy
 import mtrl
 from agents import MTSAC, StateFileError, evaluate, latest_checkpoint, load_checkpoint
 from scripts import train
-from scripts.common import command as cli
-from scripts.runs.folder import RunFolder
+from scripts.common import command
+from scripts.common.usage import UsageError
+from scripts.runs.folder import Run
 from scripts.setup.config import TrainConfig, check
 from scripts.setup.presets import PRESETS
 from tests.helpers import toy_agent
@@ -194,7 +195,7 @@ def test_a_wrong_command_gets_a_message_and_writes_nothing(line, message, run, m
     before = contents(run.parent)
     monkeypatch.setattr(sys, "argv", [command, *flags])
     with pytest.raises(SystemExit) as end:
-        cli.run(module.main)
+        command.run(module.main)
     printed = capsys.readouterr()
     assert end.value.code == 2, printed
     assert message in " ".join(printed.err.replace("│", " ").split())
@@ -238,8 +239,8 @@ def test_a_run_with_any_damage_is_opened_or_told(data, name, finished):
     place, worse = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.binary(max_size=6))
     path.write_bytes(whole[:place] + worse + whole[place + data.draw(st.integers(0, 6)) :])
     try:
-        with contextlib.suppress(cli.UsageError):
-            run = RunFolder.open(finished)
+        with contextlib.suppress(UsageError):
+            run = Run.open(finished)
             run.success_curves()
             run.newest_checkpoint()
     finally:
@@ -253,6 +254,6 @@ def test_a_damaged_checkpoint_is_an_error_of_the_user_too(run, monkeypatch, caps
         latest_checkpoint(run / "checkpoints")
     monkeypatch.setattr(sys, "argv", ["train", "--resume", str(run), "--steps-per-task", "60"])
     with pytest.raises(SystemExit) as end:
-        cli.run(train.main)
+        command.run(train.main)
     assert end.value.code == 2
     assert "is damaged: agent.zip" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 
 import envs.toy
 from scripts import evaluate, train
-from scripts.common.command import UsageError
+from scripts.common.usage import UsageError
 from scripts.setup.build import make_agent, resolve, resolve_capture
 from scripts.setup.config import TrainConfig
 from scripts.setup.parse import Resume, parse_train

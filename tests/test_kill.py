@@ -10,8 +10,8 @@ import pytest
 
 from agents import latest_checkpoint
 from agents.saving.checkpoint import checkpoints
-from scripts.common import command as cli
-from scripts.runs.folder import RunFolder
+from scripts.common import command
+from scripts.runs.folder import Run
 from tests.runs import assert_same_training, children, kill_at_random, start, start_or_resume
 
 EVERY = 20
@@ -43,7 +43,7 @@ def check_kills(whole, argv, kills, seed, tmp_path):
     path, lost = kill_at_random(tmp_path / "run", argv, kills, whole[1], seed, tmp_path / "printed")
     assert lost <= EVERY
     assert_same_training(whole[0], path)
-    assert RunFolder.open(path).concluded(100)
+    assert Run.open(path).concluded(100)
 
 
 @pytest.mark.parametrize(("kills", "seed"), [(2, 0), (3, 1)])
@@ -73,7 +73,7 @@ def test_a_scheduler_that_stops_a_run_gets_a_checkpoint_and_a_code_to_requeue_on
     os.kill(process.pid, signal.SIGTERM)  # some send it twice, to the job and to its step
     process.join()
     assert process.exitcode == 128 + number, (tmp_path / "printed").read_text()
-    assert RunFolder.open(path).newest_checkpoint().is_dir()
+    assert Run.open(path).newest_checkpoint().is_dir()
     assert not children(process.pid)
     start_or_resume(path, TOY).join()
     assert_same_training(toy[0], path)
@@ -98,7 +98,7 @@ def test_a_full_disk_stops_a_run_cleanly_and_it_goes_on_when_there_is_room(small
         while file.write(bytes(4096)):
             pass
     process.join()
-    assert process.exitcode == cli.EXIT_DISK, printed.read_text()
+    assert process.exitcode == command.EXIT_DISK, printed.read_text()
     assert "error: the disk took no more" in printed.read_text()
     assert "Traceback" not in printed.read_text()
     assert latest_checkpoint(path / "checkpoints") == checkpoints(path / "checkpoints")[-1]
@@ -115,6 +115,6 @@ def test_a_run_that_cannot_fit_says_so_first(small_disk, tmp_path_factory):
     printed = tmp_path_factory.mktemp("out") / "printed"
     process = start([*TOY, "--run-dir", small_disk / "run", "--critic-width", "300"], printed)
     process.join()
-    assert process.exitcode == cli.EXIT_USAGE
+    assert process.exitcode == command.EXIT_USAGE
     assert "expected room on the disk for 3 checkpoints" in printed.read_text()
     assert not list(small_disk.iterdir())

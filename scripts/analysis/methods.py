@@ -17,8 +17,8 @@ from jaxtyping import Float
 
 from agents import NonFiniteError
 from scripts.analysis.style import METHOD_COLORS, STYLES, color_of
-from scripts.common.command import UsageError
-from scripts.runs.folder import RunFolder, intact, read_json
+from scripts.common.usage import UsageError
+from scripts.runs.folder import Run, intact, read_json
 from scripts.setup.config import TrainConfig
 
 # What the protocol holds, what a machine or a seed decides, and how often a run looks at itself: no part of a method.
@@ -42,7 +42,7 @@ class Method:
     label: str
     aggregator: str  # or `independent`
     style: str  # of its lines: methods of one aggregator share its colour
-    runs: tuple[RunFolder, ...]  # by seed
+    runs: tuple[Run, ...]  # by seed
 
     @property
     def color(self) -> str:
@@ -79,7 +79,7 @@ class Method:
         return np.array(steps), np.stack([np.stack([c.get(s, nothing) for s in steps], axis=1) for c in found])
 
 
-def find_runs(patterns: Sequence[str | Path]) -> list[RunFolder]:
+def find_runs(patterns: Sequence[str | Path]) -> list[Run]:
     """The runs that the words of a command name: run folders, folders of run folders, and patterns like `runs/*seed0`.
 
     Trials are left out, with a warning, unless there is nothing else.
@@ -90,7 +90,7 @@ def find_runs(patterns: Sequence[str | Path]) -> list[RunFolder]:
         raise UsageError("expected at least one run folder, found none. Name runs, or a folder of runs.")
     paths = dict.fromkeys(path.resolve() for word in patterns for path in _folders(str(word)))
     here = Path.cwd()
-    runs = [RunFolder.open(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
+    runs = [Run.open(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
     if trials := [run for run in runs if run.config.trial]:
         names = ", ".join(str(run.path) for run in trials)
         runs = [run for run in runs if not run.config.trial] or runs
@@ -105,7 +105,7 @@ def _folders(word: str) -> Iterable[Path]:
     return runs or matches or [Path(word)]  # what is no run says so when it is opened
 
 
-def require_one_protocol(runs: Sequence[RunFolder], advice: str, equal_steps: bool = False) -> None:
+def require_one_protocol(runs: Sequence[Run], advice: str, equal_steps: bool = False) -> None:
     """Raises UsageError, with the fields that differ, unless all runs may share an axis."""
     for run in runs[1:]:
         fields = runs[0].protocol.conflicts(run.protocol)
@@ -118,12 +118,12 @@ def require_one_protocol(runs: Sequence[RunFolder], advice: str, equal_steps: bo
             )
 
 
-def _value(run: RunFolder, name: str) -> str:
+def _value(run: Run, name: str) -> str:
     value = getattr(run.protocol, name)
     return f"{len(value)} tasks" if name == "tasks" else str(value)
 
 
-def status(run: RunFolder) -> Status:
+def status(run: Run) -> Status:
     """How far a run is: `failed` if a loss became non-finite and nobody took it further.
 
     Whatever else ended it (a worker, the disk, a permission) says nothing about the method: it can go on.
@@ -141,7 +141,7 @@ def status(run: RunFolder) -> Status:
         return "failed" if read_json(path).get("error", _NON_FINITE) == _NON_FINITE else "unfinished"
 
 
-def hours_at(run: RunFolder, steps: np.ndarray, evaluations: bool = False) -> np.ndarray:
+def hours_at(run: Run, steps: np.ndarray, evaluations: bool = False) -> np.ndarray:
     """Hours of training after each of the steps (N,), from the times in metrics.csv, straight in between.
 
     :param evaluations: count the time for them, too.
@@ -160,9 +160,9 @@ def hours_at(run: RunFolder, steps: np.ndarray, evaluations: bool = False) -> np
     return np.interp(steps, [0, *known], [0, *seconds]) / 3600
 
 
-def group(runs: Sequence[RunFolder]) -> list[Method]:
+def group(runs: Sequence[Run]) -> list[Method]:
     """The methods among the runs, the mean first. Raises UsageError if a method has a seed twice."""
-    groups: dict[str, list[RunFolder]] = {}
+    groups: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.config.seed):
         groups.setdefault(json.dumps(settings(run.config), sort_keys=True), []).append(run)
     labels = [_label(members[0].config, [run.config for run in runs]) for members in groups.values()]
@@ -180,7 +180,7 @@ def group(runs: Sequence[RunFolder]) -> list[Method]:
     return methods
 
 
-def _require_each_seed_once(label: str, members: Sequence[RunFolder]) -> None:
+def _require_each_seed_once(label: str, members: Sequence[Run]) -> None:
     for one, other in pairwise(members):
         if one.config.seed == other.config.seed:
             raise UsageError(
@@ -223,7 +223,7 @@ def _spelled(value: Any) -> str:
     return "/".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _evaluations(run: RunFolder) -> dict[int, np.ndarray]:
+def _evaluations(run: Run) -> dict[int, np.ndarray]:
     """Success per task (T,) at each evaluated step; none for a run that broke down before its first evaluation."""
     if status(run) == "failed" and not run.evaluations.columns:
         return {}

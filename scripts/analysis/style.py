@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from scripts.common import command as cli
 from scripts.common.text import plain
+from scripts.common.usage import UsageError, check_output
 
 # By name, so that a new method moves no other's colour. Okabe and Ito's palette, told apart by all, then Tol's.
 METHOD_COLORS = {
@@ -55,9 +55,9 @@ def picture_path(out: Path) -> Path:
     """Where the picture goes: `out`, as .png if it has no ending. Raises UsageError if it cannot go there."""
     if out.is_dir() or out.suffix not in ("", *ENDINGS):
         found = "a folder" if out.is_dir() else f"the ending {out.suffix!r}"
-        raise cli.UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {found}: {out}.")
+        raise UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {found}: {out}.")
     out = out if out.suffix else out.with_suffix(".png")
-    cli.check_output("--out", out)
+    check_output("--out", out)
     return out
 
 

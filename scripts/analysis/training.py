@@ -18,8 +18,8 @@ from mtrl import diagnostics
 from scripts.analysis.methods import Method
 from scripts.analysis.style import STEPS_LABEL, literal, over_steps, set_style
 from scripts.analysis.success import COLUMNS, band, legend, rims
-from scripts.common.command import UsageError
-from scripts.runs.folder import RunFolder, intact
+from scripts.common.usage import UsageError
+from scripts.runs.folder import Run, intact
 from scripts.runs.tables import CsvTable
 
 NETWORKS = ("critic", "actor")
@@ -163,7 +163,7 @@ def _line(axes: Axes, methods: Sequence[Method], columns: list[str], value: Call
         band(axes, method, np.array(steps), values[:, None], legend(method), thin=True, rim=rim)
 
 
-def _series(run: RunFolder, columns: list[str]) -> dict[int, list[float]]:
+def _series(run: Run, columns: list[str]) -> dict[int, list[float]]:
     """Step per task -> values of the columns, where all of them are filled."""
     rows = _rows(run, run.metrics, "metrics.csv")
     with intact(run.metrics.path):
@@ -184,7 +184,7 @@ def _similarity(norms: Float[np.ndarray, "rows tasks"]) -> Float[np.ndarray, " r
     return np.array([diagnostics.magnitude_similarity(row.diag()).numpy()[above].mean() for row in squares])
 
 
-def _rows(run: RunFolder, table: CsvTable, name: str) -> list[Row]:
+def _rows(run: Run, table: CsvTable, name: str) -> list[Row]:
     with intact(table.path):
         rows = table.read()
         for row in rows:

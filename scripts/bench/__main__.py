@@ -30,10 +30,10 @@ from agents.networks.policies import Precision
 from envs.meta_world.suites import task_names
 from scripts.bench import environments, trace, training, updates
 from scripts.bench.figures import Figure
-from scripts.common import command as cli
-from scripts.common import methods
+from scripts.common import command, methods
 from scripts.common.flags import Capture, Counts, Names
 from scripts.common.screen import Screen
+from scripts.common.usage import UsageError, check_output, choose
 from scripts.runs.folder import write_json
 from scripts.setup.build import require_device, require_precision, resolve_capture
 from scripts.setup.presets import PRESETS
@@ -144,22 +144,22 @@ def check(config: BenchConfig) -> None:
     """Raises UsageError for what cannot be measured."""
     for name in NUMBERS:
         if getattr(config, name) != "auto" and getattr(config, name) < 1:
-            raise cli.UsageError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}.")
+            raise UsageError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}.")
     most = len(task_names(config.suite))
     if "train" in config.parts:
         most *= PRESETS[config.preset][1].envs_per_task
     if bad := [str(k) for k in config.workers if not 0 <= k <= most]:
-        raise cli.UsageError(f"--workers: expected 0 to {most}, one per environment; found {', '.join(bad)}.")
+        raise UsageError(f"--workers: expected 0 to {most}, one per environment; found {', '.join(bad)}.")
     if bad := [str(lag) for lag in config.collect_ahead if lag < 1]:
-        raise cli.UsageError(f"--collect-ahead: expected vector steps, each at least 1; found {', '.join(bad)}.")
+        raise UsageError(f"--collect-ahead: expected vector steps, each at least 1; found {', '.join(bad)}.")
     for kind, names, known in (
         ("part", config.parts, PARTS),
         ("precision", config.precisions, Precision.__args__),  # type: ignore[attr-defined]
     ):
         if not names:
-            raise cli.UsageError(f"--{kind}s: expected at least one of {', '.join(known)}; found none.")
+            raise UsageError(f"--{kind}s: expected at least one of {', '.join(known)}; found none.")
         for name in names:
-            cli.choose(kind, name, known)
+            choose(kind, name, known)
     methods.check_aggregators(config.aggregators)
     require_device(config.device)
     resolve_capture(config.capture, config.device)
@@ -167,7 +167,7 @@ def check(config: BenchConfig) -> None:
         require_precision(name, config.device)
     for flag, path in (("--json", config.json), ("--trace", config.trace)):
         if path:
-            cli.check_output(flag, path)
+            check_output(flag, path)
 
 
 def table(figures: Sequence[Figure]) -> Table:
@@ -195,4 +195,4 @@ def describe_machine(config: BenchConfig) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -24,7 +24,7 @@ from torch.func import functional_call, grad, vmap
 import mtrl
 from agents import keep_freed_memory
 from agents.networks.layers import torso
-from scripts.common import command as cli
+from scripts.common import command
 from scripts.common.screen import Screen
 
 Gradients = list[Tensor]  # one (T, *shape) per parameter
@@ -185,4 +185,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -6,17 +6,28 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mtrl import AGGREGATORS, Aggregator
+from mtrl import AGGREGATORS, ALIASES, Aggregator, aggregator_class
 from mtrl.aggregators import required_options
-from scripts.common import command as cli
+from scripts.common.usage import UsageError, choose, usage_errors
+
+
+def aggregator_kind(name: str) -> type[Aggregator]:
+    """The class of an aggregator: a name of ours, `torchjd:NAME` or `path/to/file.py:NAME`.
+
+    Raises UsageError if there is none, or if TorchJD is not installed.
+    """
+    if ":" not in name:
+        choose("aggregator", name, (*AGGREGATORS, *ALIASES))
+    with usage_errors():
+        return aggregator_class(name)
 
 
 def check_aggregators(names: Sequence[str]) -> None:
     """Raises UsageError unless every name is an aggregator's, and no name comes twice."""
     check_list("--aggregators", names, AGGREGATORS)
     for name in names:
-        if needed := required_options(cli.aggregator_kind(name)):
-            raise cli.UsageError(
+        if needed := required_options(aggregator_kind(name)):
+            raise UsageError(
                 f"--aggregators: expected methods that work without options; {name} needs {', '.join(needed)}. "
                 "Use it in scripts.train, which takes options."
             )
@@ -25,13 +36,13 @@ def check_aggregators(names: Sequence[str]) -> None:
 def check_list(flag: str, names: Sequence[str], known: Iterable[str]) -> None:
     """Raises UsageError for an empty list and for a name that comes twice."""
     if not names:
-        raise cli.UsageError(f"{flag}: expected at least one of {', '.join(known)}; found none.")
+        raise UsageError(f"{flag}: expected at least one of {', '.join(known)}; found none.")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise cli.UsageError(f"{flag}: expected every name once; found {', '.join(twice)} more than once.")
+        raise UsageError(f"{flag}: expected every name once; found {', '.join(twice)} more than once.")
 
 
 def build(name: str, **options: Any) -> Aggregator:
     """A new aggregator with those of the options that its constructor knows: not every method draws a `seed`."""
-    kind = cli.aggregator_kind(name)
+    kind = aggregator_kind(name)
     known = inspect.signature(kind).parameters
     return kind(**{option: value for option, value in options.items() if option in known})

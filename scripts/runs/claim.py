@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agents.saving.atomic import not_through_links
-from scripts.common.command import UsageError
+from scripts.common.usage import UsageError
 
 try:
     import fcntl

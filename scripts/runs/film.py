@@ -17,9 +17,9 @@ from rich.progress import track
 
 from agents import MTSAC
 from envs.meta_world.task import MetaWorldTask
-from scripts.common import command as cli
+from scripts.common import command
 from scripts.common.screen import Screen
-from scripts.runs.folder import RunFolder
+from scripts.runs.folder import Run
 
 CAMERA = "corner2"
 FRAMES_PER_SECOND = 40  # a step of metaworld simulates 1/80 s
@@ -29,7 +29,7 @@ SUCCESS, BORDER = (60, 200, 80), 4
 class Scene:
     """One task, played by the agent and seen by a camera."""
 
-    def __init__(self, run: RunFolder, agent: MTSAC, name: str, goal: int, size: int) -> None:
+    def __init__(self, run: Run, agent: MTSAC, name: str, goal: int, size: int) -> None:
         config, self.name, self.agent = run.config, name, agent
         self.one_hot = np.eye(len(run.protocol.tasks), dtype=np.float32)[run.protocol.tasks.index(name)]
         goals = run.goals[name][goal : goal + 1]
@@ -86,7 +86,7 @@ def video(path: Path) -> Iterator[Any]:
 
 def main(order: dict[str, Any]) -> None:
     """Films what `scripts.record` has checked."""
-    run = RunFolder.open(Path(order["run"]))
+    run = Run.open(Path(order["run"]))
     agent = MTSAC.load(order["agent"], device="cpu", aggregator="mean", critic_aggregator="mean")
     out, groups = Path(order["out"]), [order["tasks"]]
     if order["each"]:
@@ -107,4 +107,4 @@ def main(order: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(lambda argv: main(json.loads(argv[0])), files=True)
+    command.run(lambda argv: main(json.loads(argv[0])), files=True)

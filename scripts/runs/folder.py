@@ -40,7 +40,7 @@ from agents.evaluation import Evaluation
 from agents.saving.atomic import sync, whole_file
 from agents.saving.checkpoint import checkpoints, latest_checkpoint
 from mtrl import make_aggregator
-from scripts.common.command import UsageError
+from scripts.common.usage import UsageError
 from scripts.runs.claim import LOCK
 from scripts.runs.protocol import Protocol, describe
 from scripts.runs.tables import STEP, CosinesOutputFormat, CsvOutputFormat, CsvTable
@@ -73,7 +73,7 @@ class _PerTask(Logger):
 
 
 @dataclass
-class RunFolder:
+class Run:
     """The files of one run."""
 
     path: Path
@@ -89,7 +89,7 @@ class RunFolder:
         self.best = self.checkpoints / "best.zip"  # the agent at its best evaluation, to act with
         self._tensorboard: TensorBoardOutputFormat | None = None  # opened by a training run only
 
-    def save(self) -> RunFolder:
+    def save(self) -> Run:
         """Writes config, protocol, versions and goals; config.json comes last and makes the folder a run.
 
         A run that is resumed keeps its goals and first versions, and is no longer one that broke down.
@@ -106,7 +106,7 @@ class RunFolder:
         return self
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path) -> Run:
         """Reads a run. Raises UsageError if `path` is not a run or is damaged."""
         if not (path / "config.json").is_file():
             found = "a folder without config.json" if path.is_dir() else "a file" if path.exists() else "nothing"

@@ -35,10 +35,10 @@ from agents import NonFiniteError, evaluate
 from agents.saving.atomic import whole_file
 from envs.toy import PointReach
 from envs.vec_env import TaskVecEnv
-from scripts.common import command as cli
 from scripts.common.screen import Screen
+from scripts.common.usage import UsageError
 from scripts.runs.claim import claimed
-from scripts.runs.folder import RunFolder, evaluation_rows, intact, require_new, write_json
+from scripts.runs.folder import Run, evaluation_rows, intact, require_new, write_json
 from scripts.runs.plain_sac import RewardScale, Team, make_actor, make_sac
 from scripts.runs.postmortem import next_steps, resume_command, whereabouts
 from scripts.runs.progress import StopRequested, StopSwitch
@@ -57,7 +57,7 @@ LOSSES = ("critic_loss", "actor_loss", "ent_coef_loss", "ent_coef")
 class Work:
     """A run in memory: its files, and who is told of progress."""
 
-    run: RunFolder
+    run: Run
     console: Screen
     switch: StopSwitch
     bar: Progress
@@ -97,21 +97,21 @@ def train(request: TrainConfig | parse.Resume, argv: Sequence[str]) -> int:
         return _give_up(work, argv)
 
 
-def missing_tasks(run: RunFolder) -> list[str]:
+def missing_tasks(run: Run) -> list[str]:
     """The tasks that are not done; a task's actor is written last."""
     return [task for task in run.protocol.tasks if not _actor_file(run, task).exists()]
 
 
-def steps_done(run: RunFolder) -> int:
+def steps_done(run: Run) -> int:
     """Environment steps per task so far, mean over the tasks, as far as the evaluations on the way tell."""
     tables = (CsvTable(run.path / "tasks" / f"{task}.csv").read() for task in run.protocol.tasks)
     return sum(int(rows[-1][STEP]) for rows in tables if rows) // len(run.protocol.tasks)
 
 
-def load_team(run: RunFolder, env: TaskVecEnv, device: str = "cpu") -> Team:
+def load_team(run: Run, env: TaskVecEnv, device: str = "cpu") -> Team:
     """The trained actors. Raises UsageError if a task is not done or its file is damaged."""
     if missing := missing_tasks(run):
-        raise cli.UsageError(
+        raise UsageError(
             f"expected a run with all tasks trained; {run.path} lacks {', '.join(missing)}. Go on with it: "
             f"python -m scripts.train --resume {shlex.quote(str(run.path))}"
         )
@@ -125,7 +125,7 @@ def load_team(run: RunFolder, env: TaskVecEnv, device: str = "cpu") -> Team:
     return Team(run.protocol.tasks, actors, run.config.steps_per_task)
 
 
-def _start(config: TrainConfig, stack: contextlib.ExitStack) -> RunFolder:
+def _start(config: TrainConfig, stack: contextlib.ExitStack) -> Run:
     path = run_path(config)
     stack.enter_context(claimed(path))
     require_new(path)
@@ -133,23 +133,23 @@ def _start(config: TrainConfig, stack: contextlib.ExitStack) -> RunFolder:
     with contextlib.closing(make_env(config, config.goals)) as env:
         check_memory(config, env)
         _factors(config, env.num_envs)
-        return RunFolder(path, config, describe(config, env.task_names, env.goals), env.goals).save()
+        return Run(path, config, describe(config, env.task_names, env.goals), env.goals).save()
 
 
-def _resume(request: parse.Resume, stack: contextlib.ExitStack) -> RunFolder:
-    run = RunFolder.open(Path(request.resume))
+def _resume(request: parse.Resume, stack: contextlib.ExitStack) -> Run:
+    run = Run.open(Path(request.resume))
     stack.enter_context(claimed(run.path))
     config, before = request.apply(run.config), run.config.to_json()
     changed = {name for name, value in config.to_json().items() if value != before[name]} - {"device", "progress"}
     if changed:
-        raise cli.UsageError(
+        raise UsageError(
             f"expected to go on with {run.path} as it is; found another {', '.join(sorted(changed))}. Tasks that are "
             "done do not change: train anew, in another --run-dir."
         )
     with contextlib.closing(make_env(config, run.goals)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
     if run.concluded(config.steps_per_task) and not missing_tasks(run):
-        raise cli.UsageError(f"expected a run with tasks left; {run.path} has done all of them.")
+        raise UsageError(f"expected a run with tasks left; {run.path} has done all of them.")
     return replace(run, config=resolve(config)).save()
 
 
@@ -176,7 +176,7 @@ def _train_task(work: Work, task: str) -> None:
             file.write(save({name: tensor.contiguous() for name, tensor in sac.actor.state_dict().items()}))
 
 
-def _require_finite(run: RunFolder, task: str, sac: SAC) -> None:
+def _require_finite(run: Run, task: str, sac: SAC) -> None:
     """Raises NonFiniteError, after writing postmortem.json, unless losses and parameters are finite."""
     logged = {name: float(sac.logger.name_to_value.get(f"train/{name}", 0.0)) for name in LOSSES}
     broken = [name for name, value in logged.items() if not math.isfinite(value)]
@@ -254,11 +254,11 @@ def _give_up(work: Work, argv: Sequence[str]) -> int:
 def _factors(config: TrainConfig, num_tasks: int) -> tuple[float, ...]:
     scales = config.reward_scale * num_tasks if len(config.reward_scale) == 1 else config.reward_scale
     if len(scales) != num_tasks:
-        raise cli.UsageError(f"--reward-scale: expected one number or one per task ({num_tasks}); found {len(scales)}.")
+        raise UsageError(f"--reward-scale: expected one number or one per task ({num_tasks}); found {len(scales)}.")
     return scales
 
 
-def _one_task(run: RunFolder, task: str, sequential: bool) -> TaskVecEnv:
+def _one_task(run: Run, task: str, sequential: bool) -> TaskVecEnv:
     config, index = run.config, run.protocol.tasks.index(task)
     seed = _seed_of(config, index)
     if config.suite.lower() == "toy":  # where a task's place depends on how many there are
@@ -273,11 +273,11 @@ def _seed_of(config: TrainConfig, index: int) -> int:
     return int(np.random.SeedSequence([config.seed, index]).generate_state(1)[0])
 
 
-def _actor_file(run: RunFolder, task: str) -> Path:
+def _actor_file(run: Run, task: str) -> Path:
     return run.path / "tasks" / f"{task}.safetensors"
 
 
-def _bar(console: Screen, run: RunFolder) -> Progress:
+def _bar(console: Screen, run: Run) -> Progress:
     tasks, steps = len(run.protocol.tasks), run.config.steps_per_task
     bar = Progress(
         BarColumn(bar_width=None),

@@ -7,8 +7,8 @@ import shlex
 
 from agents import MTSAC, NonFiniteError
 from agents.saving.checkpoint import checkpoints
-from scripts.common import command as cli
-from scripts.runs.folder import RunFolder, write_json
+from scripts.common.usage import step_limit
+from scripts.runs.folder import Run, write_json
 
 
 def cause(agent: MTSAC, error: Exception) -> Exception:
@@ -22,7 +22,7 @@ def cause(agent: MTSAC, error: Exception) -> Exception:
     return error
 
 
-def write_postmortem(run: RunFolder, agent: MTSAC, error: Exception) -> None:
+def write_postmortem(run: Run, agent: MTSAC, error: Exception) -> None:
     """What is known about a run that went wrong, beside its last good checkpoint."""
     write_json(
         run.path / "postmortem.json",
@@ -36,21 +36,21 @@ def write_postmortem(run: RunFolder, agent: MTSAC, error: Exception) -> None:
     )
 
 
-def resume_command(run: RunFolder) -> str:
+def resume_command(run: Run) -> str:
     """The command that goes on with a run."""
     trust = " --run-code" if any(".py:" in name for name in run.config.aggregators()) else ""
-    limit = f"STEPS={cli.step_limit() or run.config.steps_per_task} " if run.config.trial else ""
+    limit = f"STEPS={step_limit() or run.config.steps_per_task} " if run.config.trial else ""
     return f"{limit}python -m scripts.train --resume {shlex.quote(str(run.path))}{trust}"
 
 
-def whereabouts(run: RunFolder) -> str:
+def whereabouts(run: Run) -> str:
     """Where a run that begins keeps its files; of a trial, that it is one."""
     trial = "\nSTEPS={} is set: a trial, no result. The next run in this folder replaces it."
-    told = trial.format(cli.step_limit()) if run.config.trial else ""
+    told = trial.format(step_limit()) if run.config.trial else ""
     return f"run folder: {shlex.quote(str(run.path))}{told}\n"
 
 
-def next_steps(run: RunFolder, evaluable: bool, go_on: str = "") -> list[str]:
+def next_steps(run: Run, evaluable: bool, go_on: str = "") -> list[str]:
     """What to say at the end of a run, in lines: the files that there are, and the commands that work with them.
 
     :param evaluable: whether there are weights to evaluate.
@@ -67,7 +67,7 @@ def next_steps(run: RunFolder, evaluable: bool, go_on: str = "") -> list[str]:
     return [f"Everything is in {path}: {there}", "Next:", *(f"  {command}" for command in commands if command)]
 
 
-def way_back(run: RunFolder, lower_rate: bool) -> str:
+def way_back(run: Run, lower_rate: bool) -> str:
     """What to do after training broke down."""
     saved = checkpoints(run.checkpoints)
     if not saved and not lower_rate:

@@ -11,7 +11,7 @@ import numpy as np
 from agents.evaluation import Evaluation
 from envs.vec_env import TaskVecEnv
 from scripts.common.screen import FittedTable
-from scripts.runs.folder import RunFolder, intact, write_json
+from scripts.runs.folder import Run, intact, write_json
 
 
 def wilson(successes: float, episodes: int) -> tuple[float, float]:
@@ -56,7 +56,7 @@ def _summary(rates: Iterable[float], episodes: int) -> dict[str, Any]:
     }
 
 
-def latest_evaluation(run: RunFolder) -> dict[str, Any] | None:
+def latest_evaluation(run: Run) -> dict[str, Any] | None:
     """The newest evaluation of a run as `summarize` gave it, with its `env_steps_per_task`; None before the first."""
     with intact(run.evaluations.path):
         rows = run.evaluations.read()
@@ -71,7 +71,7 @@ def latest_evaluation(run: RunFolder) -> dict[str, Any] | None:
     return {"env_steps_per_task": step, **_with_mean(tasks)} if tasks else None
 
 
-def best_evaluation(run: RunFolder) -> dict[str, Any] | None:
+def best_evaluation(run: Run) -> dict[str, Any] | None:
     """The highest mean success of all evaluations so far: an optimistic number, to be labelled "best"."""
     if not run.evaluations.read():
         return None
@@ -81,7 +81,7 @@ def best_evaluation(run: RunFolder) -> dict[str, Any] | None:
 
 
 def write_result(
-    run: RunFolder,
+    run: Run,
     status: str,
     argv: Sequence[str],
     env_steps_per_task: int,

@@ -20,7 +20,7 @@ from agents.networks.policies import Precision
 from envs import machine
 from envs.vec_env import TaskVecEnv
 from mtrl import ALIASES
-from scripts.common.command import UsageError, folder, usage_errors
+from scripts.common.usage import UsageError, check_folder, usage_errors
 from scripts.setup.config import TrainConfig
 
 
@@ -75,7 +75,7 @@ def run_path(config: TrainConfig) -> Path:
     Raises UsageError for a name that could not be shown or written as it is.
     """
     if config.run_dir:
-        return folder("--run-dir", config.run_dir)
+        return check_folder("--run-dir", config.run_dir)
     some = config.tasks if len(config.tasks) <= 3 else (f"{len(config.tasks)}-tasks",)
     name = "independent" if config.independent else config.aggregator
     method = re.sub(r"[^\w-]+", "-", name.rpartition("/")[2])  # torchjd:NAME, path/to/file.py:NAME

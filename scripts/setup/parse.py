@@ -19,9 +19,10 @@ from rich import box
 from rich.table import Table
 
 from mtrl import AGGREGATORS, ALIASES
-from scripts.common.command import UsageError, aggregator_kind, choose, given, step_limit, usage_errors
 from scripts.common.flags import Capture
+from scripts.common.methods import aggregator_kind
 from scripts.common.screen import Screen, strong
+from scripts.common.usage import UsageError, choose, given, step_limit, usage_errors
 from scripts.setup.config import TrainConfig, check, plain_sac, shorten
 from scripts.setup.presets import PRESETS
 

@@ -14,7 +14,7 @@ from rich import filesize
 from agents import MTSAC
 from agents.saving.checkpoint import checkpoint_bytes
 from envs import machine
-from scripts.common.command import UsageError
+from scripts.common.usage import UsageError
 from scripts.setup.config import TrainConfig
 
 

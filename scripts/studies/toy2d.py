@@ -39,9 +39,9 @@ from rich.table import Table
 
 from mtrl import AGGREGATORS
 from scripts.analysis.style import ENDINGS, STYLES, color_of
-from scripts.common import command as cli
 from scripts.common import methods
 from scripts.common.screen import Screen
+from scripts.common.usage import UsageError, check_output, step_limit
 from scripts.setup.config import Names
 
 START = (0.5, -3.0)
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
     config = tyro.cli(ToyConfig, prog="python -m scripts.toy2d", args=argv, description=__doc__)
     check(config)
     torch.set_num_threads(1)
-    limit = cli.step_limit()
+    limit = step_limit()
     steps, console = min(config.steps, limit or config.steps), Screen()
     if steps < config.steps:
         console.print(f"STEPS={limit} is set: a trial of {steps} steps in place of {config.steps:,}.")
@@ -104,13 +104,13 @@ def main(argv: Sequence[str]) -> int:
 def check(config: ToyConfig) -> None:
     """Raises UsageError for what cannot be walked or drawn."""
     if config.steps < 1:
-        raise cli.UsageError(f"--steps: expected at least 1, found {config.steps}.")
+        raise UsageError(f"--steps: expected at least 1, found {config.steps}.")
     if not 0 < config.learning_rate < math.inf:
-        raise cli.UsageError(f"--learning-rate: expected a finite number above 0, found {config.learning_rate}.")
+        raise UsageError(f"--learning-rate: expected a finite number above 0, found {config.learning_rate}.")
     methods.check_aggregators(config.aggregators)
-    cli.check_output("--out", config.out)
+    check_output("--out", config.out)
     if config.out.suffix not in ENDINGS:
-        raise cli.UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {config.out}.")
+        raise UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {config.out}.")
 
 
 # -------------------------------------------------------------------------------------------------------- the objective

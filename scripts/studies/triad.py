@@ -30,9 +30,9 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from mtrl import diagnostics
 from scripts.analysis.style import COLORS, picture_path
-from scripts.common import command as cli
 from scripts.common import methods
 from scripts.common.screen import Screen
+from scripts.common.usage import UsageError, choose
 from scripts.setup.build import make_agent, make_env, resolve
 from scripts.setup.config import Names, TrainConfig
 from scripts.setup.presets import PRESETS
@@ -111,13 +111,13 @@ def main(argv: Sequence[str]) -> int:
 def check(request: TriadConfig) -> TrainConfig:
     """The run's config. Raises UsageError for what cannot be measured."""
     if request.tasks and len(request.tasks) != 2:
-        raise cli.UsageError(f"--tasks: expected two task names, found {len(request.tasks)}.")
+        raise UsageError(f"--tasks: expected two task names, found {len(request.tasks)}.")
     for name, least in (("updates", 1), ("warmup_steps", 1), ("seed", 0)):
         if getattr(request, name) < least:
             flag = name.replace("_", "-")
-            raise cli.UsageError(f"--{flag}: expected at least {least}, found {getattr(request, name)}.")
+            raise UsageError(f"--{flag}: expected at least {least}, found {getattr(request, name)}.")
     methods.check_aggregators([request.aggregator])
-    preset = PRESETS[cli.choose("preset", request.preset, PRESETS)][1]
+    preset = PRESETS[choose("preset", request.preset, PRESETS)][1]
     suite, tasks = ("toy", TOY) if preset.suite == "toy" else ("custom", PAPER)
     config = replace(
         preset, suite=suite, tasks=request.tasks or tasks, aggregator=request.aggregator, seed=request.seed

@@ -11,12 +11,12 @@ from types import TracebackType
 from rich.live import Live
 
 from scripts.analysis.methods import status
-from scripts.common.command import UsageError
 from scripts.common.screen import FittedTable, Screen
 from scripts.common.signals import STOP_SIGNALS
 from scripts.common.text import plain
+from scripts.common.usage import UsageError
 from scripts.runs import independent
-from scripts.runs.folder import RunFolder
+from scripts.runs.folder import Run
 from scripts.sweeps.launchers import Started
 from scripts.sweeps.plan import Plan
 
@@ -152,7 +152,7 @@ def plainly(line: Line) -> str:
 def progress(path: Path) -> tuple[int, str]:
     """Steps per task that a run has logged, and its newest success; (0, "-") while there is nothing to read."""
     try:
-        run = RunFolder.open(path)
+        run = Run.open(path)
         steps = independent.steps_done(run) if run.config.independent else _last_step(run)
         if status(run) == "finished":
             steps = run.config.steps_per_task
@@ -162,12 +162,12 @@ def progress(path: Path) -> tuple[int, str]:
     return steps, success
 
 
-def _newest(run: RunFolder) -> float:
+def _newest(run: Run) -> float:
     curves = run.success_curves()[1]
     return float(sum(curve[-1] for curve in curves.values()) / len(curves))
 
 
-def _last_step(run: RunFolder) -> int:
+def _last_step(run: Run) -> int:
     """The first cell of the last line of metrics.csv."""
     path = run.metrics.path
     if not run.metrics.columns:

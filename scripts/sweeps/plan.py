@@ -14,10 +14,10 @@ from agents.saving.checkpoint import checkpoints
 from envs import machine
 from mtrl import AGGREGATORS
 from scripts.analysis.methods import status
-from scripts.common import command as cli
 from scripts.common.flags import Counts, Names
+from scripts.common.usage import UsageError, choose, given
 from scripts.runs.claim import claimed
-from scripts.runs.folder import RunFolder
+from scripts.runs.folder import Run
 from scripts.setup import parse
 from scripts.setup.config import TrainConfig
 from scripts.setup.presets import PRESETS
@@ -98,16 +98,16 @@ def make_jobs(request: SweepConfig) -> list[Job]:
     arms = expand_arms(request)
     for name, values in (("presets", request.presets), ("arms", list(arms)), ("seeds", request.seeds)):
         if not values:
-            raise cli.UsageError(f"--{name}: expected at least one; found none.")
+            raise UsageError(f"--{name}: expected at least one; found none.")
         if len(set(values)) < len(values):
-            raise cli.UsageError(f"--{name}: expected each once; found {', '.join(map(str, values))}.")
+            raise UsageError(f"--{name}: expected each once; found {', '.join(map(str, values))}.")
     for preset in request.presets:
-        cli.choose("preset", preset, PRESETS)
+        choose("preset", preset, PRESETS)
     extra = _words("--flags", request.flags)
     words = {arm: [*_words(f"define.{arm}", flags), *extra] for arm, flags in arms.items()}
     for arm, flags in words.items():
         if not request.trusted and not request.run_code and any(".py:" in word for word in flags):
-            raise cli.UsageError(
+            raise UsageError(
                 f"expected --run-code, as the arm {arm!r} of this .toml file runs a Python file. Add it if you trust "
                 "that file."
             )
@@ -119,9 +119,7 @@ def make_jobs(request: SweepConfig) -> list[Job]:
     ]
     names = [job.name for job in jobs]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise cli.UsageError(
-            f"expected a folder of its own for every run; {', '.join(sorted(twice))} is that of several."
-        )
+        raise UsageError(f"expected a folder of its own for every run; {', '.join(sorted(twice))} is that of several.")
     return jobs
 
 
@@ -130,10 +128,10 @@ def _words(where: str, flags: str) -> list[str]:
     try:
         words = shlex.split(flags)
     except ValueError as error:
-        raise cli.UsageError(f"{where}: expected flags of scripts.train; found {flags!r}: {error}.") from error
+        raise UsageError(f"{where}: expected flags of scripts.train; found {flags!r}: {error}.") from error
     for word in words:
         if (flag := word.split("=")[0].replace("_", "-")) in _INSTEAD:
-            raise cli.UsageError(
+            raise UsageError(
                 f"{where}: expected flags that the sweep leaves free; found {word}. Instead: {_INSTEAD[flag]}."
             )
     return words
@@ -145,16 +143,16 @@ def expand_arms(request: SweepConfig) -> dict[str, str]:
     names = [name for word in request.arms for name in GROUPS.get(word, [word])]
     for name in names:
         if ":" not in name:  # torchjd:NAME and path/to/file.py:NAME are aggregators, too
-            cli.choose("arm", name, [*known, *GROUPS])
+            choose("arm", name, [*known, *GROUPS])
     if twice := {name for name in names if names.count(name) > 1}:
-        raise cli.UsageError(f"--arms: expected every arm once; found {', '.join(sorted(twice))} more than once.")
+        raise UsageError(f"--arms: expected every arm once; found {', '.join(sorted(twice))} more than once.")
     return {name: known.get(name, f"--aggregator {shlex.quote(name)}") for name in names}
 
 
 def make_job(out: Path, preset: str, arm: str, flags: Sequence[str], seed: int) -> Job:
     """One run; its flags are read as scripts.train will read them, so a wrong one is noticed before anything runs."""
     words = [preset, *flags, "--seed", str(seed), "--no-progress"]
-    if PRESETS[preset][1].workers == "auto" and not cli.given("--workers", flags) and "--independent" not in flags:
+    if PRESETS[preset][1].workers == "auto" and not given("--workers", flags) and "--independent" not in flags:
         words += ["--workers", "1"]  # a second worker would be one more process per core
     config = parse.parse_train(words)
     assert isinstance(config, TrainConfig)
@@ -167,13 +165,13 @@ def plan(job: Job) -> Plan:
     """What is to be done for a run. Raises UsageError if its folder holds another run, or a process works there."""
     for path in (job.path, logs(job), logs(job).parent, job.path.parent / ABANDONED):
         if path.is_symlink():
-            raise cli.UsageError(
+            raise UsageError(
                 f"expected a folder of plain files for the sweep; found the link {path}, and a sweep must not write "
                 "elsewhere. Put what it points at in its place."
             )
     if not (job.path / "config.json").exists():
         return Plan(job, "begin", job.argv)
-    run = RunFolder.open(job.path)
+    run = Run.open(job.path)
     if run.config.trial:  # training anew replaces it
         return Plan(job, "begin", job.argv)
     _require_same(job, run)
@@ -184,9 +182,7 @@ def plan(job: Job) -> Plan:
         pass  # nobody else trains there
     if not run.config.independent and not checkpoints(run.checkpoints):
         if (job.path / "result.json").exists():
-            raise cli.UsageError(
-                f"{job.path} has no checkpoint to go on from to {steps:,} steps. Choose another --out."
-            )
+            raise UsageError(f"{job.path} has no checkpoint to go on from to {steps:,} steps. Choose another --out.")
         return Plan(job, "restart", job.argv)
     longer = () if steps == run.config.steps_per_task else ("--steps-per-task", str(steps))
     # the very file that this sweep names: `_require_same` saw to it
@@ -203,7 +199,7 @@ def logs(job: Job) -> Path:
 _FREE = {"run_dir", "workers", "threads", "device", "progress", "steps_per_task"}
 
 
-def _require_same(job: Job, run: RunFolder) -> None:
+def _require_same(job: Job, run: Run) -> None:
     asked, found = job.config.to_json(), run.config.to_json()
     different = [
         f"{n} ({asked[n]} asked, {found[n]} there)"
@@ -213,7 +209,7 @@ def _require_same(job: Job, run: RunFolder) -> None:
     if job.config.steps_per_task < run.config.steps_per_task:
         different.append(f"steps_per_task ({job.config.steps_per_task} asked, {run.config.steps_per_task} there)")
     if different:
-        raise cli.UsageError(
+        raise UsageError(
             f"expected at {job.path} the run of this sweep; found one with other settings: {', '.join(different)}. "
             "Choose another --out."
         )
@@ -230,6 +226,6 @@ def share_cores(request: SweepConfig, runs: int) -> tuple[int, int]:
     """Runs at once and threads of each."""
     for name in ("jobs", "threads"):
         if (number := getattr(request, name)) != "auto" and number < 1:
-            raise cli.UsageError(f"--{name}: expected auto or at least 1; found {number}.")
+            raise UsageError(f"--{name}: expected auto or at least 1; found {number}.")
     at_once = min(machine.cores(), max(runs, 1)) if request.jobs == "auto" else request.jobs
     return at_once, max(1, machine.cores() // at_once) if request.threads == "auto" else request.threads

@@ -18,8 +18,8 @@ from agents import MTSAC, StateFileError, latest_checkpoint, load_checkpoint, sa
 from agents.saving.state_file import JSON, TENSORS, read_state
 from scripts import compare, evaluate, plot, train
 from scripts.analysis.methods import status
-from scripts.common import command as cli
-from scripts.runs.folder import RunFolder
+from scripts.common.usage import UsageError
+from scripts.runs.folder import Run
 from scripts.runs.protocol import Protocol
 from scripts.setup.config import PLAIN_SAC
 from tests.agents.test_state_file import Bomb
@@ -105,8 +105,8 @@ def test_no_code_in_goals_is_run(run, tmp_path):
     (tmp_path / "plain.npy").write_bytes(pickle.dumps(Bomb(mark)))
     for path in (run / "goals.npz", tmp_path / "plain.npy"):
         (run / "goals.npz").write_bytes(path.read_bytes())
-        with pytest.raises(cli.UsageError, match="damaged"):
-            RunFolder.open(run)
+        with pytest.raises(UsageError, match="damaged"):
+            Run.open(run)
     assert not mark.exists()
 
 
@@ -118,7 +118,7 @@ def test_no_code_that_a_run_names_is_run_unasked(run, tmp_path):
     (run / "config.json").write_text(json.dumps(config | evil))
     assert evaluate.main([str(run), "--episodes", "1"]) == 0
     assert plot.main([str(run), "--out", str(tmp_path / "x.png")]) == 0
-    with pytest.raises(cli.UsageError, match=r"expected --run-code.*evil\.py"):
+    with pytest.raises(UsageError, match=r"expected --run-code.*evil\.py"):
         train.main(["--resume", str(run), "--steps-per-task", "40"])
     assert not mark.exists()
     for name in sorted((run / "checkpoints").iterdir())[1:]:  # in the checkpoint, too, and not in the config
@@ -126,11 +126,11 @@ def test_no_code_that_a_run_names_is_run_unasked(run, tmp_path):
         rewrite(name / "agent.zip", lambda body, saved=saved: body["state"]["settings"].update(saved))
         (name / "SHA256SUMS").unlink()
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(cli.UsageError, match=r"runs that file"):
+    with pytest.raises(UsageError, match=r"runs that file"):
         train.main(["--resume", str(run), "--steps-per-task", "40"])
     assert not mark.exists()
     (run / "config.json").write_text(json.dumps(config | evil))
-    with contextlib.suppress(cli.UsageError):
+    with contextlib.suppress(UsageError):
         train.main(["--resume", str(run), "--steps-per-task", "40", "--run-code", "--no-progress"])
     assert mark.exists()  # the bomb works
 
@@ -165,8 +165,8 @@ def test_a_small_file_does_not_unpack_to_a_huge_one(run, tmp_path):
     with pytest.raises(StateFileError, match="compressed"):
         MTSAC.load(tmp_path / "bomb.zip")
     np.savez_compressed(run / "goals.npz", **{"point-0": np.zeros(10**7)})
-    with pytest.raises(cli.UsageError, match="it unpacks to more than"):
-        RunFolder.open(run)
+    with pytest.raises(UsageError, match="it unpacks to more than"):
+        Run.open(run)
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "config.json.partial", "checkpoints/step_000000030/agent.zip"])
@@ -175,7 +175,7 @@ def test_a_link_in_a_run_is_refused(name, run, tmp_path):
     (run / name).unlink(missing_ok=True)
     (run / name).symlink_to(tmp_path / "thesis.txt")
     for command in (lambda: train.main(["--resume", str(run)]), lambda: evaluate.main([str(run)])):
-        with pytest.raises(cli.UsageError, match="found the link"):
+        with pytest.raises(UsageError, match="found the link"):
             command()
     assert (tmp_path / "thesis.txt").read_text() == "do not touch"
 
@@ -183,8 +183,8 @@ def test_a_link_in_a_run_is_refused(name, run, tmp_path):
 def test_what_is_neither_file_nor_folder_is_refused_before_it_is_read(run):
     (run / "goals.npz").unlink()
     os.mkfifo(run / "goals.npz")  # reading it would wait for ever
-    with pytest.raises(cli.UsageError, match="found the device"):
-        RunFolder.open(run)
+    with pytest.raises(UsageError, match="found the device"):
+        Run.open(run)
 
 
 BUILDS_A_PATH = ["/tmp/thesis", "../../other", "..", ".hidden", "a/b", "a\\b", "", "a\0b"]
@@ -200,7 +200,7 @@ def test_a_task_has_a_plain_name_or_nothing_is_read_or_written(name, tmp_path):
     (run.path / "protocol.json").write_text(json.dumps({"id": id_, **values}))
     (run.path / "result.json").unlink()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(cli.UsageError, match=r"protocol\.json is damaged"):
+    with pytest.raises(UsageError, match=r"protocol\.json is damaged"):
         train.main(["--resume", str(run.path)])
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -208,7 +208,7 @@ def test_a_task_has_a_plain_name_or_nothing_is_read_or_written(name, tmp_path):
 def test_tasks_of_another_suite_are_refused_before_a_file_is_written(tmp_path):
     run = make_run(tmp_path / "run", independent=True, **PLAIN_SAC)
     (run.path / "result.json").unlink()
-    with pytest.raises(cli.UsageError, match=r"expected goals|expected the tasks"):
+    with pytest.raises(UsageError, match=r"expected goals|expected the tasks"):
         train.main(["--resume", str(run.path)])
     assert not (run.path / "tasks").exists()
 
@@ -221,8 +221,8 @@ def test_a_file_that_claims_gigabytes_and_takes_none_is_refused_by_its_size(name
     assert (run / name).exists()
     os.truncate(run / name, 3 * 2**30)
     tracemalloc.start()
-    with pytest.raises(cli.UsageError, match="damaged") if "SUMS" not in name else pytest.warns(match="damaged"):
-        opened = RunFolder.open(run)
+    with pytest.raises(UsageError, match="damaged") if "SUMS" not in name else pytest.warns(match="damaged"):
+        opened = Run.open(run)
         opened.other_software()
         status(opened)
         opened.newest_checkpoint()
@@ -232,8 +232,8 @@ def test_a_file_that_claims_gigabytes_and_takes_none_is_refused_by_its_size(name
 
 def test_a_table_of_holes_is_refused_whatever_its_size(run):
     os.truncate(run / "metrics.csv", 2**27)
-    with pytest.raises(cli.UsageError, match="a line of more than"):
-        RunFolder.open(run).rewind(10)
+    with pytest.raises(UsageError, match="a line of more than"):
+        Run.open(run).rewind(10)
 
 
 def test_text_of_a_file_moves_no_cursor_and_begins_no_line(run, capsys):

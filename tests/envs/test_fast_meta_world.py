@@ -21,8 +21,6 @@ from functools import cache, lru_cache
 import mujoco
 import numpy as np
 import pytest
-from envs.meta_world.fast import math as fast_math
-from envs.meta_world.fast import path as fast_path
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 from metaworld.types import Task
@@ -30,6 +28,8 @@ from metaworld.utils import reward_utils
 from scipy.spatial.transform import Rotation
 
 from envs.meta_world import suites
+from envs.meta_world.fast import math as fast_math
+from envs.meta_world.fast import path as fast_path
 from envs.meta_world.fast.math import FAST_NUMPY, FastRotation
 from envs.meta_world.fast.step import fast_class
 from envs.meta_world.task import MetaWorldTask

@@ -11,7 +11,7 @@ import pytest
 from envs import machine
 from envs.workers import pool
 from envs.workers.pool import count_workers
-from scripts.common import command as cli
+from scripts.common import command
 
 ROOT = Path(__file__).parents[2]
 V1, V2 = "4:memory:/a/b\n1:cpu,cpuacct:/a/b\n0::/\n", "0::/a/b\n"
@@ -99,8 +99,8 @@ def test_no_room_for_shared_memory_is_a_full_disk_in_one_line(monkeypatch, capsy
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with (tmp_path / "board").open("wb") as file, pytest.raises(SystemExit) as end:
-        cli.run(lambda _: pool._reserve(file, 100))
-    assert end.value.code == cli.EXIT_DISK
+        command.run(lambda _: pool._reserve(file, 100))
+    assert end.value.code == command.EXIT_DISK
     assert "TMPDIR" in capsys.readouterr().err.splitlines()[0]
 
 

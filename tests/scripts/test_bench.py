@@ -12,7 +12,7 @@ from scripts.bench.__main__ import BenchConfig, main, sections, size_of
 from scripts.bench.environments import steps, worker_counts
 from scripts.bench.figures import Figure, compare, take_turns
 from scripts.bench.routes import WAYS, RoutesConfig, measure
-from scripts.common.command import UsageError
+from scripts.common.usage import UsageError
 from tests.helpers import cuda
 
 

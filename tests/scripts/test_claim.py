@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.common.command import UsageError
+from scripts.common.usage import UsageError
 from scripts.runs import claim
 from scripts.runs.claim import claimed
 from scripts.runs.folder import require_new

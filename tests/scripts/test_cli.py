@@ -12,8 +12,8 @@ from agents import NonFiniteError
 from envs import WorkerError
 from mtrl import AGGREGATORS
 from scripts import evaluate, plot, train
-from scripts.common import command as cli
-from scripts.common.command import UsageError
+from scripts.common import command
+from scripts.common.usage import UsageError
 from scripts.setup import parse
 from scripts.setup.build import make_agent, make_env, run_path
 from scripts.setup.config import TrainConfig, check
@@ -26,7 +26,7 @@ COMMANDS = {"train": train.main, "evaluate": evaluate.main, "plot": plot.main}
 def exit_code(monkeypatch, main, argv):
     monkeypatch.setattr(sys, "argv", ["command", *argv])
     with pytest.raises(SystemExit) as end:
-        cli.run(main)
+        command.run(main)
     return end.value.code
 
 
@@ -140,7 +140,7 @@ def test_ctrl_c_while_environments_are_built_ends_in_one_line_and_leaves_nothing
     [("x.foo", r"\.png, \.pdf, \.svg; found the ending '\.foo'"), ("", "found a folder"), ("no/x.png", "no folder")],
 )
 def test_pictures_have_known_endings(out, message, tmp_path):
-    with pytest.raises(cli.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         plot.picture_path(tmp_path / out)
 
 
@@ -174,7 +174,7 @@ def test_foreign_folder(command, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (cli.UsageError("expected a, found b"), 2),
+        (UsageError("expected a, found b"), 2),
         (NonFiniteError("reach-v3", "critic loss", 7), 3),
         (WorkerError("worker 1 (reach-v3) died"), 4),
     ],
@@ -194,7 +194,7 @@ def test_bugs_keep_their_traceback(monkeypatch):
 
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(KeyError):
-        cli.run(main)
+        command.run(main)
 
 
 # --------------------------------------------------------------------------------------------------- good input

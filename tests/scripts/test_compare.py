@@ -11,8 +11,8 @@ import pytest
 from scripts import compare
 from scripts.analysis.methods import find_runs, group, status
 from scripts.analysis.published import published
-from scripts.common import command as cli
-from scripts.common.command import UsageError
+from scripts.common import command
+from scripts.common.usage import UsageError
 from scripts.runs.folder import write_json
 from scripts.runs.protocol import describe
 from scripts.setup.presets import PRESETS
@@ -211,7 +211,7 @@ BAD = {
 def test_bad_input_gets_one_clear_line_and_exit_code_2(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["compare", *map(str, words(tmp_path))])
     with pytest.raises(SystemExit) as end:
-        cli.run(compare.main)
+        command.run(compare.main)
     assert end.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     with pytest.raises(UsageError, match=message):

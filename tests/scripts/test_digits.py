@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import mtrl
 from mtrl import AGGREGATORS
-from scripts.common.command import UsageError
+from scripts.common.usage import UsageError
 from scripts.studies.digits import command
 from scripts.studies.digits.command import DigitsConfig, as_run, main, train_all
 from scripts.studies.digits.data import PIXELS, Pairs, load_images, make_pairs, overlay

@@ -3,7 +3,7 @@
 import pytest
 
 from scripts import doctor
-from scripts.common import command as cli
+from scripts.common.usage import UsageError
 
 BACK_END = "egl"
 
@@ -36,7 +36,7 @@ def test_nothing_is_wrong_here(tmp_path, capsys):
 
 def test_other_software_and_no_back_end_are_told(tmp_path, capsys, monkeypatch):
     def no_back_end():
-        raise cli.UsageError("expected a way to render. Install libegl1.")
+        raise UsageError("expected a way to render. Install libegl1.")
 
     monkeypatch.setattr(doctor, "back_end", no_back_end)
     monkeypatch.setattr(doctor, "version", lambda name: "0.1")

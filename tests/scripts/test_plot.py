@@ -10,7 +10,7 @@ from scripts.analysis import style as looks
 from scripts.analysis import success as plot_success
 from scripts.analysis import training as plot_training
 from scripts.analysis.methods import find_runs, group
-from scripts.common.command import UsageError
+from scripts.common.usage import UsageError
 from tests import run_folders
 from tests.run_folders import TASKS, make_run
 

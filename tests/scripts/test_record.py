@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scripts import record, train
-from scripts.common import command as cli
+from scripts.common.usage import UsageError
 
 imageio = pytest.importorskip("imageio.v2")
 pytest.importorskip("imageio_ffmpeg")
@@ -25,7 +25,7 @@ def run(tmp_path_factory):
 def gl():
     try:
         return record.back_end()
-    except cli.UsageError as error:
+    except UsageError as error:
         pytest.skip(str(error))
 
 
@@ -48,14 +48,14 @@ def test_a_film_has_every_second_step_and_a_second_of_the_end(run, gl, tmp_path)
     ],
 )
 def test_what_cannot_be_filmed_is_said(flags, message, run):
-    with pytest.raises(cli.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         record.main([str(run), *flags.split()])
 
 
 def test_without_a_back_end_the_packages_are_named(monkeypatch):
     monkeypatch.setattr(record, "PROBE", "raise SystemExit(1)")
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    with pytest.raises(cli.UsageError, match=r"egl and osmesa did not work\. Install .*libosmesa6"):
+    with pytest.raises(UsageError, match=r"egl and osmesa did not work\. Install .*libosmesa6"):
         record.back_end()
     monkeypatch.setattr(record, "PROBE", "import os; raise SystemExit(os.environ['MUJOCO_GL'] == 'egl')")
     assert record.back_end() == "osmesa"
@@ -64,9 +64,9 @@ def test_without_a_back_end_the_packages_are_named(monkeypatch):
 def test_rendering_that_hangs_is_ended_and_leaves_nothing(run, tmp_path):
     before = set(os.listdir(tmp_path))
     order = {"run": str(run), "agent": "nowhere", "out": str(tmp_path / "x.mp4"), "tasks": ["reach-v3"], "each": False}
-    with pytest.raises(cli.UsageError, match=r"took longer than --timeout 0\.01 s"):
+    with pytest.raises(UsageError, match=r"took longer than --timeout 0\.01 s"):
         record.film(order, "egl", 0.01)
-    with pytest.raises(cli.UsageError, match="rendering with egl failed"):
+    with pytest.raises(UsageError, match="rendering with egl failed"):
         record.film(order, "egl", 60)
     assert set(os.listdir(tmp_path)) == before
 

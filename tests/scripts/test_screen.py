@@ -15,9 +15,9 @@ from rich.table import Table
 from agents.saving.checkpoint import checkpoints
 from envs.meta_world.suites import task_names
 from scripts import train
-from scripts.common import command as cli
-from scripts.common.command import UsageError
+from scripts.common import command
 from scripts.common.screen import FittedTable, Guarded, Screen
+from scripts.common.usage import UsageError, check_folder
 from scripts.runs.report import success_table, training_table
 from tests.runs import start
 
@@ -89,7 +89,7 @@ def test_a_command_comes_to_its_end_whatever_its_output_says(error, files, expec
     monkeypatch.setattr(sys, "stdout", Failing())
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(SystemExit) as end:
-        cli.run(printing, files=files)
+        command.run(printing, files=files)
     assert end.value.code == expected
     told = capsys.readouterr().err
     assert told.startswith("third\n")
@@ -101,7 +101,7 @@ def test_a_stream_that_is_not_there_is_no_error(stream, monkeypatch):
     monkeypatch.setattr(sys, stream, None)
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(SystemExit) as end:
-        cli.run(printing)
+        command.run(printing)
     assert end.value.code == 0
 
 
@@ -202,26 +202,26 @@ def test_a_folder_that_cannot_be_printed_is_refused(name, tmp_path):
 def exit_code(monkeypatch, *argv):
     monkeypatch.setattr(sys, "argv", ["train", *argv])
     with pytest.raises(SystemExit) as end:
-        cli.run(train.main)
+        command.run(train.main)
     return end.value.code
 
 
 @pytest.mark.parametrize("words", [["toy", "--run-dir"], ["--resume"]])
 def test_a_name_that_is_too_long_is_told(words, monkeypatch, tmp_path, capsys):
-    assert exit_code(monkeypatch, *words, str(tmp_path / ("x" * 300))) == cli.EXIT_USAGE
+    assert exit_code(monkeypatch, *words, str(tmp_path / ("x" * 300))) == command.EXIT_USAGE
     assert "File name too long" in capsys.readouterr().err
 
 
 def test_a_tilde_is_the_home_folder_also_after_an_equals_sign(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cli.home(["--out=~/x", "~/y", "--tasks=a~b", "--no-progress"]) == [
+    assert command.home(["--out=~/x", "~/y", "--tasks=a~b", "--no-progress"]) == [
         f"--out={tmp_path}/x", "~/y", "--tasks=a~b", "--no-progress",
     ]  # fmt: skip
-    assert cli.folder("--run-dir", "~/x") == tmp_path / "x"
+    assert check_folder("--run-dir", "~/x") == tmp_path / "x"
 
 
 def test_letters_that_the_file_system_writes_otherwise_are_refused(monkeypatch):
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
     with pytest.raises(UsageError, match="expected ASCII letters"):
-        cli.folder("--run-dir", "größe")
-    assert str(cli.folder("--run-dir", "size")) == "size"
+        check_folder("--run-dir", "größe")
+    assert str(check_folder("--run-dir", "size")) == "size"

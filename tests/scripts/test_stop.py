@@ -16,9 +16,9 @@ import torch
 from agents import NonFiniteError
 from scripts import train
 from scripts.analysis.methods import status
-from scripts.common import command as cli
-from scripts.common.command import UsageError
-from scripts.runs.folder import RunFolder
+from scripts.common import command
+from scripts.common.usage import UsageError
+from scripts.runs.folder import Run
 from scripts.runs.protocol import describe
 from scripts.runs.tables import CsvTable
 from tests.runs import assert_same_training, rows
@@ -86,14 +86,14 @@ def test_an_evaluation_given_up_is_made_up_and_the_advice_works(step, finished, 
 
 
 def test_a_signal_while_an_evaluation_is_written_waits_until_it_is(finished, tmp_path, monkeypatch):
-    path, whole = tmp_path / "run", RunFolder.add_evaluation
+    path, whole = tmp_path / "run", Run.add_evaluation
 
     def stopped(run, step, evaluation):
         os.kill(os.getpid(), signal.SIGTERM)
         whole(run, step, evaluation)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "add_evaluation", stopped)
+        patch.setattr(Run, "add_evaluation", stopped)
         assert start(path) == 143
     assert len(rows(path / "evaluations.csv")) == 4
     assert resume(path) == 0
@@ -109,7 +109,7 @@ def test_ctrl_c_while_it_is_made_up_leaves_it_owed(tmp_path, monkeypatch):
     assert result(path)["env_steps_per_task"] == 20
     assert not (path / "evaluations.csv").exists()
     assert resume(path) == 0
-    assert RunFolder.open(path).success_curves()[0].tolist() == [20, 40, 60]
+    assert Run.open(path).success_curves()[0].tolist() == [20, 40, 60]
 
 
 def test_killed_at_the_last_step_the_last_update_is_still_made(finished, tmp_path, monkeypatch):
@@ -219,11 +219,11 @@ def test_the_last_lines_name_files_that_are_there_and_commands_that_work(step, c
 def test_a_run_ends_at_its_last_step_also_in_the_middle_of_a_round(tmp_path):
     assert start(tmp_path / "run", "--train-freq", "7", "--gradient-steps", "2") == 0
     assert result(tmp_path / "run")["env_steps_per_task"] == 60
-    assert RunFolder.open(tmp_path / "run").success_curves()[0].tolist() == [20, 40, 60]
+    assert Run.open(tmp_path / "run").success_curves()[0].tolist() == [20, 40, 60]
 
 
 def test_stopped_right_after_resume_the_last_evaluation_is_kept(finished, copy, monkeypatch):
-    run = RunFolder.open(copy)
+    run = Run.open(copy)
     monkeypatch.setattr(train.MTSAC, "learn", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     assert resume(copy, "--steps-per-task", "70") == 130
     assert result(run.path)["evaluation"] == result(finished)["evaluation"]
@@ -232,12 +232,12 @@ def test_stopped_right_after_resume_the_last_evaluation_is_kept(finished, copy, 
 def test_evaluations_that_vanished_are_not_made_up_but_the_newest(copy):
     (copy / "evaluations.csv").unlink()
     assert resume(copy, "--steps-per-task", "70") == 0
-    assert RunFolder.open(copy).success_curves()[0].tolist() == [60, 70]
+    assert Run.open(copy).success_curves()[0].tolist() == [60, 70]
 
 
 @pytest.mark.parametrize(("field", "value"), [("reward_version", "v1"), ("horizon", 9), ("suite", "MT10")])
 def test_a_run_does_not_go_on_with_another_protocol(field, value, copy):
-    config = RunFolder.open(copy).config
+    config = Run.open(copy).config
     (copy / "config.json").write_text(json.dumps(replace(config, **{field: value}).to_json()))
     before = (copy / "protocol.json").read_text()
     with pytest.raises(UsageError, match="benchmark" if field == "suite" else field):
@@ -276,15 +276,15 @@ def test_a_broken_policy_is_not_evaluated_and_the_way_back_is_told(step, found, 
     assert found in printed
     assert json.loads((path / "postmortem.json").read_text())["env_steps_per_task"] == step
     if step > 20:
-        assert RunFolder.open(path).success_curves()[0].tolist() == [20]
+        assert Run.open(path).success_curves()[0].tolist() == [20]
         assert train.main([*advice(printed), "--no-progress"]) == 0
-        assert RunFolder.open(path).config.learning_rate == 5e-4
+        assert Run.open(path).config.learning_rate == 5e-4
 
 
 def test_a_checkpoint_of_other_tasks_is_not_evaluated(copy):
     from scripts import evaluate
 
-    run = RunFolder.open(copy)
+    run = Run.open(copy)
     names = run.protocol.tasks[::-1]
     replace(run, protocol=describe(run.config, names, run.goals)).save()
     with pytest.raises(UsageError, match="expected the tasks"):
@@ -297,7 +297,7 @@ def test_evaluate_looks_where_to_write_before_it_evaluates(target, copy, tmp_pat
 
     (tmp_path / "folder").mkdir()
     monkeypatch.setattr(evaluate, "evaluate", lambda *_: pytest.fail("evaluated"))
-    with pytest.raises(cli.UsageError, match="--json: expected a file"):
+    with pytest.raises(UsageError, match="--json: expected a file"):
         evaluate.main([str(copy), "--json", str(tmp_path / target)])
 
 
@@ -336,7 +336,7 @@ def test_a_disk_that_is_full_at_the_end_costs_nothing_once_there_is_room(moment,
             full.setattr(CsvTable, "append", some)
         with pytest.raises(OSError, match="No space left"):
             start(path)
-    assert status(RunFolder.open(path)) == "unfinished"
+    assert status(Run.open(path)) == "unfinished"
     assert resume(path) == 0
     assert result(path)["status"] == "finished"
     assert not (path / "postmortem.json").exists()
@@ -356,8 +356,8 @@ def test_a_folder_that_is_renamed_while_it_trains_goes_on_at_its_new_place(finis
         patch.setattr(train.Checkpoints, "act", rename)
         patch.setattr("sys.argv", ["train", "toy", *SHORT, "--run-dir", str(path)])
         with pytest.raises(SystemExit) as end:
-            cli.run(train.main)
-    assert end.value.code == cli.EXIT_DISK
+            command.run(train.main)
+    assert end.value.code == command.EXIT_DISK
     assert "moved or deleted" in capsys.readouterr().err
     assert not path.exists()
     assert resume(moved) == 0
@@ -371,7 +371,7 @@ def test_an_accident_with_files_is_one_line_and_not_the_end(number, capsys, monk
 
     monkeypatch.setattr("sys.argv", ["train"])
     with pytest.raises(SystemExit) as end:
-        cli.run(accident)
-    assert end.value.code == cli.EXIT_DISK
+        command.run(accident)
+    assert end.value.code == command.EXIT_DISK
     (line,) = capsys.readouterr().err.splitlines()
     assert "then go on with --resume" in line

@@ -16,11 +16,11 @@ from envs.signals import STOP_SIGNALS
 from mtrl import AGGREGATORS
 from scripts import sweep, train
 from scripts.analysis.methods import status
-from scripts.common import command as cli
-from scripts.common.command import UsageError
+from scripts.common import command
 from scripts.common.screen import Screen
+from scripts.common.usage import UsageError
 from scripts.runs.claim import claimed
-from scripts.runs.folder import RunFolder, write_json
+from scripts.runs.folder import Run, write_json
 from scripts.sweeps import launchers as launcher
 from scripts.sweeps import plan as sweep_plan
 from scripts.sweeps.board import Board
@@ -206,7 +206,7 @@ def folder(job):
 
     names = tuple(f"point-{i}" for i in range(4))
     goals = {name: [[0.0, 0.0]] for name in names}
-    return RunFolder(job.path, job.config, describe(job.config, names, goals), goals).save()
+    return Run(job.path, job.config, describe(job.config, names, goals), goals).save()
 
 
 def test_a_run_without_a_checkpoint_is_set_aside_not_deleted(tmp_path):
@@ -370,7 +370,7 @@ def test_bad_flags_get_one_clear_line_before_anything_runs(words, message, tmp_p
     monkeypatch.setattr(launcher.LocalLauncher, "start", lambda *_: pytest.fail("started"))
     monkeypatch.setattr(sys, "argv", ["sweep", *words.split()])
     with pytest.raises(SystemExit) as end:
-        cli.run(sweep.main)
+        command.run(sweep.main)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -398,7 +398,7 @@ class Here:
                 code = train.main(list(argv))
             except NonFiniteError as error:
                 file.write(f"error: {error}\n")
-                code = cli.EXIT_NON_FINITE
+                code = command.EXIT_NON_FINITE
         return FakeRun(Fake({"": code}, looks=0), "")
 
 
@@ -413,7 +413,7 @@ def test_a_failed_run_is_named_and_the_rest_is_finished_and_skipped_next_time(tm
     assert "2 runs: 1 finished, 1 failed" in printed
     assert "toy-bad-seed0 failed (exit code 3): error: " in printed
     assert "point-2" in printed
-    assert status(RunFolder.open(tmp_path / "r" / "toy-mean-seed0")) == "finished"
+    assert status(Run.open(tmp_path / "r" / "toy-mean-seed0")) == "finished"
     assert sweep.main(words) == sweep.EXIT_INCOMPLETE  # nothing is run again
     assert "1 already finished, 1 failed before" in capsys.readouterr().out
 
@@ -429,7 +429,7 @@ def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(tmp_path, capsys):
 
     Thread(target=press, daemon=True).start()
     assert sweep.main(words) == 130
-    run = RunFolder.open(tmp_path / "toy-mean-seed0")
+    run = Run.open(tmp_path / "toy-mean-seed0")
     assert status(run) == "unfinished"
     assert run.newest_checkpoint().is_dir()
     assert not (tmp_path / "toy-mean-seed1").exists()

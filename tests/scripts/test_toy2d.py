@@ -8,7 +8,7 @@ import torch
 
 import mtrl
 from mtrl import AGGREGATORS
-from scripts.common.command import UsageError
+from scripts.common.usage import UsageError
 from scripts.studies import toy2d
 from scripts.studies.toy2d import (
     FLOOR,

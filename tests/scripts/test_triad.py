@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from scripts.common.command import UsageError
+from scripts.common.usage import UsageError
 from scripts.studies.triad import main
 
 TOY = "--preset toy --tasks point-0,point-1 --warmup-steps 40 --updates 12".split()

@@ -6,8 +6,8 @@ import pytest
 
 from scripts import train
 from scripts.analysis.methods import find_runs
-from scripts.common.command import UsageError
-from scripts.runs.folder import RunFolder
+from scripts.common.usage import UsageError
+from scripts.runs.folder import Run
 from scripts.setup import parse
 from tests.run_folders import make_run
 from tests.scripts.test_screen import TOY
@@ -41,7 +41,7 @@ def test_trial_and_run_never_meet(here, monkeypatch, capsys):
         run(monkeypatch, "30", "--steps-per-task", "40")
     monkeypatch.setenv("STEPS", "10")
     assert train.main(["--resume", "runs/toy-pcgrad-seed0", "--steps-per-task", "60", "--no-progress"]) == 0
-    assert RunFolder.open(train.Path("runs/toy-pcgrad-seed0")).concluded(60)
+    assert Run.open(train.Path("runs/toy-pcgrad-seed0")).concluded(60)
 
 
 def test_a_trial_goes_on_only_as_a_trial(here, monkeypatch, capsys):
@@ -84,7 +84,7 @@ def test_a_folder_from_before_there_were_trials_is_a_run(tmp_path):
     values = made.config.to_json()
     del values["trial"]
     (made.path / "config.json").write_text(json.dumps(values))
-    assert not RunFolder.open(made.path).config.trial
+    assert not Run.open(made.path).config.trial
 
 
 def test_a_variable_of_that_name_that_is_somebody_elses_is_told_only_where_it_counts(here, monkeypatch):

@@ -27,9 +27,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mtrl import AGGREGATORS
 from mtrl.diagnostics import conflict_intensity
-from scripts.common import command as cli
 from scripts.common import methods
 from scripts.common.screen import Screen
+from scripts.common.usage import UsageError, check_output, choose, step_limit
 from scripts.setup.config import Names
 from scripts.studies.digits import results
 from scripts.studies.digits.data import TASKS, Pairs, load_images, make_pairs
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     images, labels = load_images()
     torch.set_num_threads(1)
     console, start = Screen(), time.perf_counter()
-    if limit := cli.step_limit():
+    if limit := step_limit():
         console.print(f"STEPS={limit} is set: a trial of at most {limit} updates each.")
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(
@@ -132,7 +132,7 @@ def as_run(architecture: str, name: str, seed: int, outcome: Outcome, alone: Out
 
 def limited(pairs: Pairs) -> Pairs:
     """At most as many updates as the environment variable STEPS says."""
-    limit = cli.step_limit()
+    limit = step_limit()
     return pairs._replace(batches=pairs.batches[:limit], labels=pairs.labels[:limit])
 
 
@@ -165,16 +165,16 @@ def check(config: DigitsConfig) -> None:
     """Raises UsageError for what cannot be trained or written."""
     for name in ("seeds", "epochs", "batch_size"):
         if getattr(config, name) < 1:
-            raise cli.UsageError(f"{cli_flag(name)}: expected at least 1, found {getattr(config, name)}.")
+            raise UsageError(f"{cli_flag(name)}: expected at least 1, found {getattr(config, name)}.")
     if not 0 < config.learning_rate < math.inf:
-        raise cli.UsageError(f"--learning-rate: expected a finite number above 0, found {config.learning_rate}.")
+        raise UsageError(f"--learning-rate: expected a finite number above 0, found {config.learning_rate}.")
     methods.check_list("--architectures", config.architectures, ARCHITECTURES)
     for name in config.architectures:
-        cli.choose("architecture", name, ARCHITECTURES)
+        choose("architecture", name, ARCHITECTURES)
     methods.check_aggregators(config.aggregators)
     if config.out:
         try:
             config.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cli.UsageError(f"--out: expected a folder, or a place for one; found {error}.") from error
-        cli.check_output("--out", config.out / "runs.csv")
+            raise UsageError(f"--out: expected a folder, or a place for one; found {error}.") from error
+        check_output("--out", config.out / "runs.csv")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scripts.common.command import UsageError
+from scripts.common.usage import UsageError
 
 TASKS = ("left", "right")
 HEIGHT, WIDTH = 10, 12  # the left digit sits in the upper left corner, the right one in the lower right

@@ -1,0 +1,70 @@
+"""Errors that teach, and small questions about the words of a command."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UsageError(Exception):
+    """Something the user can put right: says what was expected, what was found and what to do."""
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Inside, a ValueError or a missing file or package is about what the user asked for, not about our code."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        raise UsageError(str(error)) from error
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """Returns `name` if it is known. Raises UsageError with the nearest names otherwise."""
+    names = sorted(known)
+    if name in names:
+        return name
+    close = difflib.get_close_matches(name, names, n=2)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(names)}."
+    raise UsageError(f"unknown {kind} {name!r}: {hint}")
+
+
+def check_folder(flag: str, text: str) -> Path:
+    """The folder that a flag names. Raises UsageError for a name that could not be printed, or written, as it is."""
+    if not text.isprintable():  # line ends, escape sequences, bytes that are no text
+        raise UsageError(f"{flag}: expected a name of printable characters; found {text!r}. Choose another.")
+    if not text.isascii() and (encoding := sys.getfilesystemencoding()) != "utf-8":  # as TensorBoard writes names
+        raise UsageError(
+            f"{flag}: expected ASCII letters, as file names are in {encoding} here; found {text!r}. Choose another, or "
+            "set PYTHONUTF8=1."
+        )
+    return Path(os.path.expanduser(text))
+
+
+def check_output(flag: str, path: Path) -> None:
+    """Raises UsageError unless a file can be written at `path`: better now than after an hour of work."""
+    if path.is_dir():
+        raise UsageError(f"{flag}: expected a file; {path} is a folder. Add a file name.")
+    if not path.parent.is_dir():
+        raise UsageError(f"{flag}: expected a file in an existing folder; there is no folder {path.parent}.")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{flag}: expected a folder that can be written to; {path.parent} cannot. Choose another.")
+
+
+def given(flag: str, words: Iterable[str]) -> bool:
+    """Whether a flag is among the words, with its value or before it; dashes may be written as underscores."""
+    return any(word.partition("=")[0].replace("_", "-") == flag for word in words)
+
+
+def step_limit() -> int | None:
+    """The environment variable STEPS: how many steps per task a training may take that is not told --steps-per-task."""
+    text = os.environ.get("STEPS")
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"the environment variable STEPS: expected a number of at least 1; found {text!r}. Unset it.")
+    return int(text)
