@@ -12,24 +12,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
 import mtrl
+from agents.checks import check_settings, named_schedule
 from agents.collecting.acting import DeviceActing
 from agents.collecting.replay import TaskReplayBuffer, truncations
 from agents.device.captured import CapturedUpdates
+from agents.environment import check_columns, check_env, check_kind, check_one_hot, task_names
+from agents.learning.aggregation import build_aggregator
 from agents.learning.guard import FiniteGuard
 from agents.learning.metrics import TaskMetrics
 from agents.learning.returns import RETURN_SCALES
 from agents.learning.rounds import UpdateRounds
 from agents.networks.policies import MultiTaskPolicy
-from agents.settings import (
-    build_aggregator,
-    check_columns,
-    check_env,
-    check_kind,
-    check_one_hot,
-    check_settings,
-    named_schedule,
-    task_names,
-)
 
 
 class MTSAC(UpdateRounds):

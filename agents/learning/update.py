@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 import mtrl
 from agents.collecting.replay import TaskReplayBuffer
+from agents.learning.aggregation import looks_back
 from agents.learning.metrics import StepPath
 from agents.learning.returns import ReturnScale
 from agents.networks.policies import MultiTaskActor, MultiTaskCritic
 from agents.saving.agent_file import SafeSaves
-from agents.settings import looks_back
 
 
 class Turn(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from gymnasium import spaces
@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from agents.networks.layers import EnsembleLinear, TaskColumns, TaskEmbedding, TaskHeads, torso
 from agents.networks.values import ScalarValue, make_value
+from agents.settings import Conditioning, Precision, Torso
 
-Precision = Literal["float32", "tf32", "bfloat16"]
-Torso = Literal["mlp", "bronet"]
-Conditioning = Literal["one-hot", "own-columns", "embedding"]
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 

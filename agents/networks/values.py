@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-
-Reduction = Literal["min", "mean"]  # over the critics
-CriticHead = Literal["scalar", "c51", "hl-gauss"]
 
 # value (*rows, K) at the next state -> value (*rows, K) here: reward, discount and entropy are in it
 Backup = Callable[[Tensor], Tensor]

@@ -15,11 +15,12 @@ from stable_baselines3.common.utils import get_device, get_system_info
 
 import mtrl
 from agents.collecting.rollout import OverlappedSAC
+from agents.environment import envs_per_task
+from agents.learning.aggregation import describe_aggregator
 from agents.learning.guard import FiniteGuard, NonFiniteError
 from agents.learning.metrics import TaskMetrics
 from agents.saving.onnx_export import export_onnx
 from agents.saving.state_file import StateFileError, damage_told, is_path, read_state, write_state
-from agents.settings import describe_aggregator, envs_per_task
 
 # Constructor arguments that are attributes of the same name and plain JSON.
 SETTINGS = (

@@ -16,7 +16,7 @@ from rich import filesize
 import envs
 from agents import MTSAC, keep_freed_memory
 from agents.collecting.replay import TaskReplayBuffer
-from agents.networks.policies import Precision
+from agents.settings import Precision
 from envs import machine
 from envs.vec_env import TaskVecEnv
 from mtrl import ALIASES

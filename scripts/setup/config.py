@@ -15,8 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from tyro.conf import Suppress
 
 from agents.collecting.replay import MAX_CANDIDATES
-from agents.networks.policies import Conditioning, Precision, Torso
-from agents.networks.values import CriticHead, Reduction
+from agents.settings import Conditioning, CriticHead, Precision, Reduction, Torso
 from scripts.common.flags import Capture, Counts, Names, Numbers
 
 # Settings that run folders of earlier versions lack: there they were off.

@@ -1,0 +1,171 @@
+"""What a field of settings says beside name, type and default: its bounds and its role. One validator reads them.
+
+    policy_delay: Annotated[Count, Role(plain_sac=1)] = 1
+
+Whoever needs "all settings that ..." asks here; no list of names is kept by hand.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from numbers import Integral, Real
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+Kind = Literal["method", "protocol", "machine", "monitoring"]
+KEEP: Any = object()  # plain SAC takes the setting as it is
+
+
+class SettingError(ValueError):
+    """A setting with a value that it cannot have: its name, what was expected and what was found."""
+
+    def __init__(self, name: str, expected: str, found: Any) -> None:
+        super().__init__(f"{name}: expected {expected}; found {found!r}")
+        self.name, self.expected, self.found = name, expected, found
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a value of the right type must fulfil.
+
+    :param expected: in words that follow "expected".
+    """
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a setting is for.
+
+    :param kind: "method": runs that differ in it are different methods; "protocol": it says what is trained on, for
+        how long, or how success is measured; "machine": where and with what means; "monitoring": how often a run looks
+        at itself. None: as its class says.
+    :param resume: help of its flag beside `--resume`; empty: a run cannot go on with another value.
+    :param plain_sac: the only value that plain SAC can have, such as what switches the setting off.
+    """
+
+    kind: Kind | None = None
+    resume: str = ""
+    plain_sac: Any = KEEP
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field, read."""
+
+    name: str
+    type: Any
+    default: Any
+    bounds: tuple[Bound, ...]
+    role: Role
+
+
+Count = Annotated[int, Bound("at least 1", lambda value: value >= 1)]
+Whole = Annotated[int, Bound("0 or more", lambda value: value >= 0)]
+_FINITE = Bound("a finite number", math.isfinite)
+Positive = Annotated[float, Bound("more than 0", lambda value: value > 0), _FINITE]
+NotNegative = Annotated[float, Bound("0 or more", lambda value: value >= 0), _FINITE]
+Share = Annotated[float, Bound("between 0 and 1", lambda value: 0 <= value <= 1)]
+
+
+@functools.cache
+def settings_of(kind: type) -> dict[str, Setting]:
+    """The fields of a dataclass of settings, by name."""
+    found = {}
+    for base in reversed(kind.__mro__):  # a field has the role of the class that declares it
+        hints = get_type_hints(base, include_extras=True) if base is not object else {}
+        for name in inspect.get_annotations(base).keys() & hints.keys():
+            extras = getattr(hints[name], "__metadata__", ())
+            role = next((extra for extra in extras if isinstance(extra, Role)), Role())
+            role = replace(role, kind=role.kind or getattr(base, "role", "method"))
+            found[name] = hints[name], tuple(extra for extra in extras if isinstance(extra, Bound)), role
+    plain = get_type_hints(kind)
+    return {
+        f.name: Setting(
+            f.name,
+            plain[f.name],
+            f.default_factory() if f.default_factory is not MISSING else f.default,
+            *found[f.name][1:],
+        )
+        for f in fields(kind)
+    }
+
+
+def names_of(kind: type, *roles: Kind) -> set[str]:
+    """The names of all fields with one of the roles."""
+    return {setting.name for setting in settings_of(kind).values() if setting.role.kind in roles}
+
+
+def check_fields(kind: type, values: Mapping[str, Any]) -> None:
+    """Check type and bounds of those settings of `kind` that are among `values`.
+
+    :raises SettingError: for the first that does not fit.
+    """
+    for name, setting in settings_of(kind).items():
+        if name not in values:
+            continue
+        if not fits(values[name], setting.type):
+            # "at least 1" says more than "int"; a type alone has no other words
+            raise SettingError(name, _words(setting), values[name])
+        for bound in setting.bounds:
+            if not bound.holds(values[name]):
+                raise SettingError(name, bound.expected, values[name])
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value may stand in a field of this type; a list is a tuple, and every number a float."""
+    kind, arguments = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return any(type(value) is type(option) and value == option for option in arguments)
+    if kind in (Union, UnionType):
+        return any(fits(value, option) for option in arguments)
+    if kind is tuple:
+        return isinstance(value, list | tuple) and all(fits(item, arguments[0]) for item in value)
+    if isinstance(value, bool):  # Python takes True for the number 1
+        return hint is bool
+    if hint in (int, float):
+        return isinstance(value, Integral if hint is int else Real)
+    return hint is Any or isinstance(value, kind or hint)
+
+
+def _words(setting: Setting) -> str:
+    """What is expected where the type is wrong: the type, and the first bound."""
+    return ", ".join([spell(setting.type), *(bound.expected for bound in setting.bounds[:1])])
+
+
+def spell(hint: Any) -> str:
+    """A type in words."""
+    kind, arguments = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return "one of " * (len(arguments) > 1) + ", ".join(map(str, arguments))
+    if kind in (Union, UnionType):
+        return " or ".join(map(spell, arguments))
+    if kind is tuple:
+        return f"a list of {_PLURALS.get(arguments[0], spell(arguments[0]))}"
+    return _TYPES.get(hint, getattr(kind or hint, "__name__", str(hint)))
+
+
+_TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}
+_PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
+
+
+def build(kind: type, values: Mapping[str, Any]) -> Any:
+    """An instance of `kind` with these values, checked, lists made tuples.
+
+    :raises SettingError: for a value that does not fit.
+    :raises TypeError: for a name that is no field.
+    """
+    check_fields(kind, values)
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def taken_by(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that are parameters of `function`: what is called alike need not be passed by hand."""
+    known = inspect.signature(function).parameters
+    return {name: value for name, value in values.items() if name in known}

@@ -1,0 +1,45 @@
+"""Aggregators by name: built with their options, and named again for a file."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import mtrl
+
+
+def build_aggregator(given: str | mtrl.Aggregator, options: Mapping[str, Any] | None, seed: int) -> mtrl.Aggregator:
+    """The aggregator of that name with its options, or a copy of the instance given: two networks share no state.
+
+    :param seed: for a method that draws random numbers, unless its options name a seed.
+    :raises ValueError: for an unknown name or options that do not go with it.
+    """
+    if isinstance(given, mtrl.Aggregator) and not options:
+        return copy.deepcopy(given)
+    if not isinstance(given, str):
+        raise ValueError(
+            f"aggregator takes a name ({', '.join(mtrl.AGGREGATORS)}), with options apart, or an instance of "
+            f"mtrl.Aggregator, which has its options already; found {given!r} with options {options}."
+        )
+    options = dict(options or {})
+    known = inspect.signature(mtrl.aggregator_class(given)).parameters
+    if unknown := set(options) - set(known):
+        raise ValueError(f"aggregator {given!r} has no option {', '.join(unknown)}; its options: {', '.join(known)}.")
+    if "seed" in known:
+        options.setdefault("seed", seed)
+    return mtrl.make_aggregator(given, **options)
+
+
+def describe_aggregator(aggregator: mtrl.Aggregator) -> tuple[str, dict[str, Any]]:
+    """Name and options from which `build_aggregator` makes the same method.
+
+    :raises ValueError: if no name leads to the method, so that a file could not name it.
+    """
+    return mtrl.name_of(aggregator), aggregator.hyperparameters()
+
+
+def looks_back(aggregator: mtrl.Aggregator) -> bool:
+    """Whether the method wants to see the losses after the step, which costs another forward pass."""
+    return type(aggregator).after_step is not mtrl.Aggregator.after_step
