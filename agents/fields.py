@@ -111,7 +111,6 @@ def check_fields(kind: type, values: Mapping[str, Any]) -> None:
         if name not in values:
             continue
         if not fits(values[name], setting.type):
-            # "at least 1" says more than "int"; a type alone has no other words
             raise SettingError(name, _words(setting), values[name])
         for bound in setting.bounds:
             if not bound.holds(values[name]):
@@ -135,8 +134,10 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _words(setting: Setting) -> str:
-    """What is expected where the type is wrong: the type, and the first bound."""
-    return ", ".join([spell(setting.type), *(bound.expected for bound in setting.bounds[:1])])
+    """What is expected where the type is wrong: the bound, which speaks of the type, too, unless that is `int`."""
+    if not setting.bounds:
+        return spell(setting.type)
+    return f"a whole number, {setting.bounds[0].expected}" if setting.type is int else setting.bounds[0].expected
 
 
 def spell(hint: Any) -> str:
@@ -151,7 +152,14 @@ def spell(hint: Any) -> str:
     return _TYPES.get(hint, getattr(kind or hint, "__name__", str(hint)))
 
 
-_TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}
+_TYPES = {
+    type(None): "None",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    dict: "a table",
+}
 _PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
