@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from agents.collecting.replay import check_high_reward
 from agents.learning.returns import RETURN_SCALES
-from agents.settings import Reduction
+from agents.settings import ARS_REMOVED, Reduction
 
 
 def named_schedule(learning_rate: float | str) -> float | Schedule:
@@ -111,6 +111,8 @@ def check_values(settings: Mapping[str, Any]) -> None:
     """
     kind, policy = settings["return_scale"], settings["policy_kwargs"] or {}
     histogram = policy.get("critic_head", "scalar") != "scalar"
+    if kind == "ars":
+        raise ValueError(ARS_REMOVED)
     if kind not in RETURN_SCALES:
         raise ValueError(f"return_scale is one of {', '.join(RETURN_SCALES)}; found {kind!r}.")
     if settings["critic_reduction"] not in get_args(Reduction):

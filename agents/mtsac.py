@@ -60,10 +60,10 @@ class MTSAC(UpdateRounds):
     :param critic_reduction: "min" or "mean" over the critics, in the target and for the actor.
     :param max_grad_norm: clip the global norm of actor's and critic's update at this, after surgery; None: no clipping.
     :param reward_scale: one number, or one per task, that rewards are multiplied by in the update (raw in the buffer).
-    :param return_scale: what brings the tasks' returns to one size: "none", "brc", "reward-std", "ars" or "popart" (see
+    :param return_scale: what brings the tasks' returns to one size: "none", "brc", "reward-std" or "popart" (see
         `agents.learning.returns`). Temperatures and Q values are in its units.
     :param reset_at: steps per task at which networks, optimizers, temperatures and aggregators begin anew. Buffer and
-        return scale stay ("ars" is measured again), as do the numbers of updates and steps.
+        return scale stay, as do the numbers of updates and steps.
     :param loss_weighting: "temperature" weights task i's losses with T softmax(-log alpha)_i, "none" equally.
     :param capture: on a CUDA device, replay an update as one captured graph (see `agents.device.captured`); a
         number: so many updates together, where `gradient_steps` has as many. Like `device` it is not saved: say it

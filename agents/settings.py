@@ -26,8 +26,12 @@ Torso = Literal["mlp", "bronet"]
 Conditioning = Literal["one-hot", "own-columns", "embedding"]
 CriticHead = Literal["scalar", "c51", "hl-gauss"]
 Reduction = Literal["min", "mean"]
-ReturnScaleName = Literal["none", "brc", "reward-std", "ars", "popart"]
+ReturnScaleName = Literal["none", "brc", "reward-std", "popart"]
 
+ARS_REMOVED = (
+    "return_scale='ars' is gone since version 0.2, as no publication describes it. Train again with 'reward-std' or "
+    "'brc'; what was trained with it opens with version 0.1."
+)
 MAX_CANDIDATES = 1024  # beyond it the best row of all comes again and again, and the draws cost more than the update
 
 
@@ -114,7 +118,7 @@ class SACSettings:
     """How the tasks' returns are normalised to one size; temperatures and Q values are in its units."""
     reset_at: Annotated[tuple[int, ...], GROWING, Role(plain_sac=())] = ()
     """Steps per task at which networks, optimizers, temperatures and aggregators are reset; the buffer and the return
-    scale stay (ars is measured again)."""
+    scale stay."""
     loss_weighting: Annotated[Literal["none", "temperature"], Role(plain_sac="none")] = "none"
     """Weights of the tasks' losses; temperature: T softmax(-log alpha)_i for task i."""
     overlap: Annotated[bool, Role("protocol", plain_sac=False)] = True
@@ -151,10 +155,12 @@ class AgentSettings(SACSettings):
     def of(cls, values: Mapping[str, Any]) -> AgentSettings:
         """The settings with these values, checked: `max_grad_norm=None` is 0, a sequence or single number a tuple.
 
-        :raises SettingError: for a value that does not fit.
+        :raises ValueError: for a value that does not fit (SettingError), or is gone.
         :raises TypeError: for a name that is no setting.
         """
         values = dict(values)
+        if values.get("return_scale") == "ars":
+            raise ValueError(ARS_REMOVED)
         if values.get("max_grad_norm", 0.0) is None:
             values["max_grad_norm"] = 0.0
         for name in ("reward_scale", "reset_at"):

@@ -136,22 +136,6 @@ class StdScale(ReturnScale):
         self.scale.copy_(torch.where(std > TINY, std, self.scale))
 
 
-class ARSScale(ReturnScale):
-    """What brings each task's mean reward to the largest one, c = max_k |rbar_k| / |rbar_i|, at most `CAP`.
-
-    Measured when learning begins and at resets of the networks only (adaptive reward scaling, as second-hand sources
-    tell it; the cap is ours: a task whose random actions earn nothing would be multiplied by thousands).
-    """
-
-    measured = True
-    CAP = 10.0
-
-    def refresh(self, rewards: Float[Tensor, "times tasks"]) -> None:
-        """Measure."""
-        mean = rewards.double().mean(0).abs()
-        self.scale.copy_((mean / mean.max().clamp(min=TINY)).clamp(min=1 / self.CAP))
-
-
 class PopArtScale(ReturnScale):
     """Targets of mean 0 and deviation 1 for each task, and heads that are changed so that no value changes.
 
@@ -205,7 +189,6 @@ RETURN_SCALES: dict[str, type[ReturnScale]] = {
     "none": ReturnScale,
     "brc": BRCScale,
     "reward-std": StdScale,
-    "ars": ARSScale,
     "popart": PopArtScale,
 }
 

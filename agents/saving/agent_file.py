@@ -21,6 +21,7 @@ from agents.learning.guard import FiniteGuard, NonFiniteError
 from agents.learning.metrics import TaskMetrics
 from agents.saving.onnx_export import export_onnx
 from agents.saving.state_file import StateFileError, damage_told, is_path, read_state, write_state
+from agents.settings import ARS_REMOVED
 
 # Constructor arguments that are attributes of the same name and plain JSON.
 SETTINGS = (
@@ -171,6 +172,8 @@ class SafeSaves(OverlappedSAC):
                 f"{path} was saved with the policy {name} of {module or '?'}, and files hold no code: import that "
                 f"class and give it, load(..., policy={name.rpartition('.')[2]}). It gets the weights of the file."
             )
+        if settings["return_scale"] == "ars":
+            raise StateFileError(f"{path}: {ARS_REMOVED}")
         scale, new = settings["return_scale"], changes.get("return_scale", settings["return_scale"])
         if new != scale:
             raise ValueError(

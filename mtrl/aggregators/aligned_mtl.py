@@ -1,6 +1,6 @@
 """Aligned-MTL: make the system of task gradients as well conditioned as a matrix can be."""
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,8 @@ class AlignedMTL(GramianAggregator):
     :param reduction: "sum" is T times as long.
     :param scale: which eigenvalue sigma^2 is: the smallest (the paper's), the median, or their mean ("rmse").
     """
+
+    capturable: ClassVar[bool] = True
 
     def __init__(self, reduction: Reduction = "mean", scale: Scale = "min") -> None:
         super().__init__(reduction)

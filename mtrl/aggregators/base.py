@@ -29,6 +29,13 @@ class Aggregator(nn.Module, ABC):
     """
 
     reweights: ClassVar[bool] = True  # False: the update is the plain mean (or sum), one backward pass serves all
+    # True: may be part of a captured CUDA graph: all state is in tensors that change in place, and the host is not asked
+    # (no `.item()`, no `if` on a tensor, no counter in Python). Each class says so for itself: it is not inherited.
+    capturable: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.capturable = vars(cls).get("capturable", False)
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
@@ -47,6 +54,11 @@ class Aggregator(nn.Module, ABC):
 
     def after_step(self, losses: Float[Tensor, " tasks"]) -> None:
         """Look at the losses of the same batch after the optimizer step."""
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether ``after_step`` does something, which costs the caller another forward pass."""
+        return type(self).after_step is not Aggregator.after_step
 
     def __call__(self, jacobian: Tensor, losses: Tensor) -> Tensor:
         """Check the shapes once for all methods, then aggregate; a process that is set to TF32 changes nothing.

@@ -1,5 +1,7 @@
 """CAGrad: near the mean gradient, look for the step that helps the worst-off task most."""
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,6 +23,8 @@ class CAGrad(SolverAggregator):
     :param c: radius of the ball, at least 0, where this is the mean; the paper's theorems want c < 1.
     :param rescale: False gives the paper's step, not divided by 1 + c.
     """
+
+    capturable: ClassVar[bool] = True
 
     def __init__(self, reduction: Reduction = "mean", c: float = 0.4, rescale: bool = True) -> None:
         super().__init__(reduction)

@@ -1,5 +1,7 @@
 """FAMO: bring all losses down at the same relative speed, without looking at a gradient."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,6 +31,7 @@ class FAMO(LossAggregator):
     :param decay: pull of the logits towards equal weights, at least 0; the paper's gamma, 0.001.
     """
 
+    capturable: ClassVar[bool] = True
     logits: Tensor  # (T,), float64
     before: Tensor  # (T,), float64: losses that the last weights were made for
     lowest: Tensor  # (T,), float64: the lowest loss so far, at most 0

@@ -1,5 +1,7 @@
 """GradNorm: learn weights that keep the tasks' gradients equally long, longer for those that lag behind."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,6 +29,7 @@ class GradNorm(GramianAggregator):
     :param rate: step of the logarithms of the weights, above 0; the paper's 0.025.
     """
 
+    capturable: ClassVar[bool] = True
     log_weights: Tensor  # (T,), float64
     first_losses: Tensor  # (T,), float64, NaN until the task's first finite loss
     fallbacks: Tensor

@@ -1,5 +1,7 @@
 """GradVac: turn each task's gradient until it is as similar to the others as it usually is."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,6 +28,7 @@ class GradVac(Ordered, GramianAggregator):
     :param seed: seed of the visiting orders, one fresh order per task and call.
     """
 
+    capturable: ClassVar[bool] = True
     targets: Tensor  # (T, T), float64
 
     def __init__(self, reduction: Reduction = "mean", beta: float = 0.01, target: float = 0.0, seed: int = 0) -> None:

@@ -1,5 +1,7 @@
 """IMTL-G: make the same progress, in units of each gradient's length, on every task."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -24,6 +26,8 @@ class IMTLG(SolverAggregator):
 
     :param reduction: "sum" is T times as long.
     """
+
+    capturable: ClassVar[bool] = True
 
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]

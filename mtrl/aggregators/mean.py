@@ -15,6 +15,7 @@ class Mean(LossAggregator):
     :param reduction: "sum" follows the sum instead, T times as long.
     """
 
+    capturable: ClassVar[bool] = True
     reweights: ClassVar[bool] = False
 
     def weights(self, losses: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:

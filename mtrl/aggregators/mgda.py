@@ -1,5 +1,7 @@
 """MGDA: the shortest convex combination of the task gradients."""
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,6 +20,8 @@ class MGDA(SolverAggregator):
 
     :param reduction: "sum" is T times as long.
     """
+
+    capturable: ClassVar[bool] = True
 
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]

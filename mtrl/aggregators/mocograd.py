@@ -1,5 +1,7 @@
 """MoCoGrad: where two tasks conflict, steer by where the other task has been going."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -31,6 +33,7 @@ class MoCoGrad(Ordered):
     :param seed: seed of the visiting orders, one fresh order per task and call.
     """
 
+    capturable: ClassVar[bool] = True
     momenta: Tensor  # (T, P), float32
 
     def __init__(

@@ -31,7 +31,7 @@ class NashMTL(SolverAggregator):
         super().__init__(reduction)
         self.every = int(in_range("every", every, 1))
         self.rescale = rescale
-        self.calls = 0
+        self.calls = 0  # on the host, which decides when to solve: not capturable
         self.register_buffer("solution", torch.empty(0, dtype=torch.float64))
 
     def reset(self, num_tasks: int, num_params: int) -> None:

@@ -1,5 +1,7 @@
 """PCGrad: remove from each task's gradient what works against another task."""
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,6 +19,8 @@ class PCGrad(Ordered, GramianAggregator):
     :param reduction: "sum" gives the paper's scale.
     :param seed: seed of the visiting orders, one fresh order per task and call.
     """
+
+    capturable: ClassVar[bool] = True
 
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]

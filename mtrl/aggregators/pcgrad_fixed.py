@@ -1,5 +1,7 @@
 """PCGrad without chance: the tasks are visited in their own order."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,6 +18,8 @@ class PCGradFixed(GramianAggregator):
 
     :param reduction: "sum" gives the paper's scale.
     """
+
+    capturable: ClassVar[bool] = True
 
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]

@@ -1,5 +1,7 @@
 """PCGrad's length alone: is it where the step goes, or how far, that helps?"""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +18,8 @@ class PCGradMagnitude(PCGrad):
     :param reduction: "sum" gives the paper's scale.
     :param seed: seed of the visiting orders, one fresh order per task and call.
     """
+
+    capturable: ClassVar[bool] = True
 
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]

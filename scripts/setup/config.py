@@ -133,7 +133,7 @@ class TrainConfig:
     """Target of the learned temperatures; auto: minus the number of action dimensions."""
     reward_scale: Numbers = (1.0,)
     """Factor on the rewards: one for all tasks or one per task."""
-    return_scale: Literal["none", "brc", "reward-std", "ars", "popart"] = "none"
+    return_scale: Literal["none", "brc", "reward-std", "popart"] = "none"
     """What brings the tasks' returns to one size; temperatures and Q values are in its units."""
     reset_at: Counts = ()
     """Steps per task at which networks, optimizers, temperatures and aggregators begin anew; the buffer stays."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import envs.toy
-from agents.learning.returns import RETURN_SCALES, ARSScale, largest_return
+from agents.learning.returns import RETURN_SCALES, largest_return
 from tests.helpers import SMALL, tensors, toy_agent
 
 GAMMA, V_MAX, TARGET_ENTROPY = 0.9, 10.0, -2.0
@@ -82,12 +82,6 @@ def test_reward_std_is_that_of_the_stored_rewards():
     np.testing.assert_allclose(scale.divisor(ALPHA), rewards.std(0), rtol=1e-6)
     scale.refresh(torch.ones(5, 2))  # nothing to measure: no division by zero
     np.testing.assert_allclose(scale.divisor(ALPHA), rewards.std(0), rtol=1e-6)
-
-
-def test_ars_brings_mean_rewards_to_the_largest_within_its_cap():
-    scale = scale_of("ars", 3, 3)
-    scale.refresh(torch.tensor([[2.0, -0.5, 1e-6], [4.0, -0.5, 0.0]]))
-    torch.testing.assert_close(1 / scale.divisor(torch.zeros(3)), torch.tensor([1.0, 6.0, ARSScale.CAP]))
 
 
 def test_popart_normalises_its_targets_and_changes_no_value():

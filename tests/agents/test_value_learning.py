@@ -140,7 +140,7 @@ def test_a_reset_renews_what_learns_and_keeps_what_is_known():
         ({"critic_head": "c51", "bins": 51}, {"return_scale": "brc"}),
         ({"critic_head": "hl-gauss", "bins": 51}, {"return_scale": "brc", "n_steps": 2}),
         ({"critic_head": "hl-gauss", "bins": 51, "conditioning": "embedding"}, {"return_scale": "reward-std"}),
-        ({"conditioning": "own-columns"}, {"return_scale": "ars", "policy_delay": 2}),
+        ({"conditioning": "own-columns"}, {"return_scale": "reward-std", "policy_delay": 2}),
         ({"multi_head": True}, {"return_scale": "popart"}),
     ],
     ids=str,
@@ -166,7 +166,8 @@ def test_every_kind_of_critic_learns_the_known_values(form, settings):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"return_scale": "max"}, "return_scale is one of none, brc, reward-std, ars, popart; found 'max'"),
+        ({"return_scale": "max"}, "return_scale is one of none, brc, reward-std, popart; found 'max'"),
+        ({"return_scale": "ars"}, "'ars' is gone since version 0.2"),
         ({"return_scale": "brc", "reward_scale": 0.1}, "undoes any reward_scale"),
         ({"return_scale": "brc", "gamma": 1.0}, "gamma must be below 1"),
         ({"return_scale": "popart"}, "it needs multi_head"),

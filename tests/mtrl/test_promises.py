@@ -38,6 +38,18 @@ def test_no_method_is_left_out() -> None:
     assert PROMISES.keys() == AGGREGATORS.keys()
 
 
+def test_who_may_be_captured_and_who_looks_back() -> None:
+    """What a class declares holds for that class alone: a subclass may ask the host, or count in Python."""
+    assert [name for name, kind in AGGREGATORS.items() if not kind.capturable] == ["nash_mtl"]
+    assert [name for name in AGGREGATORS if make_aggregator(name).looks_back] == ["famo"]
+    assert all(PROMISES[name].never_waits for name, kind in AGGREGATORS.items() if kind.capturable)
+
+    class OfMyOwn(AGGREGATORS["pcgrad"]):
+        pass
+
+    assert not OfMyOwn.capturable
+
+
 @pytest.mark.parametrize("name", ["imtl_g", "aligned_mtl"])
 def test_the_path_of_devices_waits_for_nothing(name, monkeypatch) -> None:
     """On the CPU these two call LAPACK; elsewhere Jacobi's method, with the same answers."""

@@ -45,7 +45,6 @@ def train_jointly(network: SharedNetwork, aggregator: mtrl.Aggregator, pairs: Pa
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     shared, own = network.shared_parameters(), network.task_parameters()
     aggregator.reset(len(TASKS), sum(parameter.numel() for parameter in shared))
-    looks_back = type(aggregator).after_step is not mtrl.Aggregator.after_step
     degrees = []
     start = time.perf_counter()
     for update, (rows, labels) in enumerate(zip(pairs.batches, pairs.labels, strict=True)):
@@ -54,7 +53,7 @@ def train_jointly(network: SharedNetwork, aggregator: mtrl.Aggregator, pairs: Pa
             losses, aggregator, parameters=shared, task_parameters=own, diagnostics=update % MEASURED == 0
         )
         optimizer.step()
-        if looks_back:  # one more forward pass, on the same batch
+        if aggregator.looks_back:  # one more forward pass, on the same batch
             with torch.no_grad():
                 aggregator.after_step(task_losses(network(rows), labels))
         if report:
