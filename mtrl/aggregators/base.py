@@ -29,8 +29,8 @@ class Aggregator(nn.Module, ABC):
     """
 
     reweights: ClassVar[bool] = True  # False: the update is the plain mean (or sum), one backward pass serves all
-    # True: may be part of a captured CUDA graph: all state is in tensors that change in place, and the host is not asked
-    # (no `.item()`, no `if` on a tensor, no counter in Python). Each class says so for itself: it is not inherited.
+    # True: may be part of a captured CUDA graph: its state is in tensors that change in place, and no host is asked (no
+    # `.item()`, no `if` on a tensor, no counter in Python). Each class says so for itself: it is not inherited.
     capturable: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
