@@ -1,7 +1,8 @@
-"""Layers and torsos of the task-conditioned networks.
+"""Layers of the task-conditioned networks.
 
 Rows of a training batch lie in T blocks of B rows, block t from task t, so the layers that treat tasks or critics
-apart are plain batched products. Heads per task are task-specific parameters: they take no part in surgery.
+apart are plain batched products. A layer whose parameters belong to one task each names them in `task_parameters()`:
+they take no part in surgery.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
+def uniform(*shape: int, fan_in: int) -> nn.Parameter:
     """A parameter drawn as `torch.nn.Linear` draws its own: uniform within 1 / sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)
     return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
@@ -25,8 +26,9 @@ class EnsembleLinear(nn.Module):
 
     def __init__(self, num_members: int, in_features: int, out_features: int):
         super().__init__()
-        self.weight = _uniform(num_members, in_features, out_features, fan_in=in_features)
-        self.bias = _uniform(num_members, 1, out_features, fan_in=in_features)
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = uniform(num_members, in_features, out_features, fan_in=in_features)
+        self.bias = uniform(num_members, 1, out_features, fan_in=in_features)
 
     def forward(self, x: Float[Tensor, "members rows in"]) -> Float[Tensor, "members rows out"]:
         """Each member's affine map of its own rows."""
@@ -64,6 +66,18 @@ class EnsembleLayerNorm(nn.Module):
         return {"weight": per_task(grad_output * normal), "bias": per_task(grad_output)}
 
 
+def make_linear(num_members: int | None, in_features: int, out_features: int) -> nn.Linear | EnsembleLinear:
+    """One linear layer, or N side by side."""
+    if num_members is None:
+        return nn.Linear(in_features, out_features)
+    return EnsembleLinear(num_members, in_features, out_features)
+
+
+def make_layer_norm(num_members: int | None, features: int) -> nn.LayerNorm | EnsembleLayerNorm:
+    """One LayerNorm, or N side by side."""
+    return nn.LayerNorm(features) if num_members is None else EnsembleLayerNorm(num_members, features)
+
+
 class TaskHeads(nn.Module):
     """One linear output layer per task (and per member of an ensemble): the multi-head form.
 
@@ -73,19 +87,23 @@ class TaskHeads(nn.Module):
     def __init__(self, num_tasks: int, in_features: int, out_features: int, batch_shape: tuple[int, ...] = ()):
         super().__init__()
         self.num_tasks = num_tasks
-        self.weight = _uniform(*batch_shape, num_tasks, in_features, out_features, fan_in=in_features)
-        self.bias = _uniform(*batch_shape, num_tasks, 1, out_features, fan_in=in_features)
+        self.weight = uniform(*batch_shape, num_tasks, in_features, out_features, fan_in=in_features)
+        self.bias = uniform(*batch_shape, num_tasks, 1, out_features, fan_in=in_features)
 
-    def forward(self, x: Float[Tensor, "*batch rows in"], one_hot: Float[Tensor, "rows tasks"] | None) -> Tensor:
+    def forward(self, x: Float[Tensor, "*batch rows in"], task: Float[Tensor, "rows tasks"] | None) -> Tensor:
         """The output (*batch, rows, out) of each row's own head.
 
-        :param one_hot: None if the rows lie in T equal task blocks (training), else which head each row takes.
+        :param task: which head each row takes, as a one-hot; None if the rows lie in T equal task blocks (training).
         """
-        if one_hot is None:
+        if task is None:
             blocks = x.unflatten(-2, (self.num_tasks, -1))
             return (blocks @ self.weight + self.bias).flatten(-3, -2)
         every_head = x.unsqueeze(-3) @ self.weight + self.bias  # (*batch, T, rows, out)
-        return (every_head * one_hot.T.unsqueeze(-1)).sum(-3)
+        return (every_head * task.T.unsqueeze(-1)).sum(-3)
+
+    def task_parameters(self) -> list[nn.Parameter]:
+        """All of them."""
+        return [self.weight, self.bias]
 
 
 class TaskColumns(nn.Module):
@@ -97,28 +115,42 @@ class TaskColumns(nn.Module):
     :param layer: what maps the inputs without the one-hot: the shared part.
     """
 
-    def __init__(self, layer: nn.Linear | EnsembleLinear, num_tasks: int, in_features: int, out_features: int):
+    def __init__(self, layer: nn.Linear | EnsembleLinear, num_tasks: int):
         super().__init__()
         self.layer = layer
         self.num_tasks = num_tasks
         members = (len(layer.weight),) if isinstance(layer, EnsembleLinear) else ()
-        self.columns = _uniform(*members, num_tasks, out_features, fan_in=in_features + num_tasks)
+        self.columns = uniform(*members, num_tasks, layer.out_features, fan_in=layer.in_features + num_tasks)
 
     def forward(self, x: Float[Tensor, "*members rows in"]) -> Float[Tensor, "*members rows out"]:
         """The affine map of all inputs."""
         return self.layer(x[..., : -self.num_tasks]) + x[..., -self.num_tasks :] @ self.columns
 
+    def task_parameters(self) -> list[nn.Parameter]:
+        """The one-hot's columns."""
+        return [self.columns]
 
-class TaskEmbedding(nn.Module):
-    """A learned vector of unit length per task (and member of an ensemble), in the place of its one-hot."""
+
+class TaskVectors(nn.Module):
+    """A learned vector per task (and member of an ensemble): what a linear layer makes of the task's one-hot."""
 
     def __init__(self, num_tasks: int, size: int, batch_shape: tuple[int, ...] = ()):
         super().__init__()
-        self.table = nn.Parameter(torch.randn(*batch_shape, num_tasks, size))
+        self.num_tasks = num_tasks
+        self.table = uniform(*batch_shape, num_tasks, size, fan_in=num_tasks)
 
-    def forward(self, one_hot: Float[Tensor, "rows tasks"]) -> Float[Tensor, "*batch rows size"]:
-        """Each row's own vector."""
-        return one_hot @ F.normalize(self.table, dim=-1)
+    def forward(self, task: Float[Tensor, "rows tasks"] | None, rows: int) -> Float[Tensor, "*batch rows size"]:
+        """Each row's own vector.
+
+        :param task: which vector each row takes, as a one-hot; None if the rows lie in T equal task blocks (training).
+        """
+        if task is None:
+            return self.table.repeat_interleave(rows // self.num_tasks, -2)
+        return task @ self.table
+
+    def task_parameters(self) -> list[nn.Parameter]:
+        """The vectors."""
+        return [self.table]
 
 
 class ResidualBlock(nn.Module):
@@ -131,44 +163,3 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The rows, changed by what the layers add."""
         return x + self.inner(x)
-
-
-def torso(
-    in_features: int,
-    width: int,
-    depth: int,
-    layer_norm: bool = False,
-    num_members: int | None = None,
-    form: str = "mlp",
-    num_tasks: int | None = None,
-) -> nn.Sequential:
-    """The hidden layers; N of them side by side if `num_members` is given.
-
-    :param form: "mlp": `depth` layers of `width` ReLU units, each with LayerNorm before the ReLU if asked. "bronet":
-        one such layer and `depth` residual blocks, all with LayerNorm, from orthogonal matrices.
-    :param num_tasks: T, if the inputs end in a one-hot whose columns are to be parameters of their own.
-    """
-
-    def linear(fan_in: int) -> nn.Linear | EnsembleLinear:
-        layer = nn.Linear(fan_in, width) if num_members is None else EnsembleLinear(num_members, fan_in, width)
-        if form == "bronet":
-            for weight in [layer.weight] if num_members is None else layer.weight:
-                nn.init.orthogonal_(weight, math.sqrt(2))
-            nn.init.zeros_(layer.bias)
-        return layer
-
-    def norm() -> nn.Module:
-        return nn.LayerNorm(width) if num_members is None else EnsembleLayerNorm(num_members, width)
-
-    def hidden(first: nn.Module) -> list[nn.Module]:
-        return [first, norm(), nn.ReLU()] if layer_norm or form == "bronet" else [first, nn.ReLU()]
-
-    first = (
-        linear(in_features) if num_tasks is None else TaskColumns(linear(in_features), num_tasks, in_features, width)
-    )
-    layers = hidden(first)
-    if form == "bronet":
-        layers += [ResidualBlock(*hidden(linear(width)), linear(width), norm()) for _ in range(depth)]
-    else:
-        layers += [layer for _ in range(depth - 1) for layer in hidden(linear(width))]
-    return nn.Sequential(*layers)

@@ -1,173 +1,20 @@
-"""The task-conditioned actor and critics: one network for all tasks, told by a one-hot which task a row belongs to."""
+"""Actor, critics and target critics as a policy of Stable-Baselines3."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
 from gymnasium import spaces
-from jaxtyping import Float
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import Tensor, nn
+from torch import Tensor
 
-from agents.networks.layers import EnsembleLinear, TaskColumns, TaskEmbedding, TaskHeads, torso
-from agents.networks.values import ScalarValue, make_value
-from agents.settings import Conditioning, Precision, Torso
-
-LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
-LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
-
-
-@dataclass(frozen=True)
-class NetworkSize:
-    """Size and form of one network; see `MultiTaskPolicy`."""
-
-    width: int
-    depth: int
-    layer_norm: bool
-    torso: str
-    num_tasks: int
-    multi_head: bool
-    conditioning: str
-    embedding_size: int
-
-
-class _MultiTaskNetwork(nn.Module):
-    """What actor and critic share: how the task enters, the heads, and which parameters take part in surgery.
-
-    The last T of the observation's columns are a one-hot of the task.
-
-    :param others: further input columns, beside the observation.
-    :param num_outputs: of the head.
-    :param num_members: N networks side by side; None: one, without a dimension for it.
-    """
-
-    optimizer: torch.optim.Optimizer
-    precision: str = "float32"  # MultiTaskPolicy sets it
-
-    def __init__(self, size: NetworkSize, obs_dim: int, others: int, num_outputs: int, num_members: int | None = None):
-        super().__init__()
-        self.num_tasks, self.num_members = size.num_tasks, num_members
-        self.multi_head, self.conditioning = size.multi_head, size.conditioning
-        members = () if num_members is None else (num_members,)
-        plain = obs_dim - size.num_tasks + others  # columns without the one-hot
-        if size.conditioning == "embedding":
-            self.embedding = TaskEmbedding(size.num_tasks, size.embedding_size, members)
-        columns = {"one-hot": plain + size.num_tasks, "embedding": plain + size.embedding_size}.get(
-            size.conditioning, plain
-        )
-        own = size.num_tasks if size.conditioning == "own-columns" else None
-        self.torso = torso(columns, size.width, size.depth, size.layer_norm, num_members, size.torso, own)
-        self.head: nn.Module
-        if size.multi_head:
-            self.head = TaskHeads(size.num_tasks, size.width, num_outputs, members)
-        elif num_members is None:
-            self.head = nn.Linear(size.width, num_outputs)
-        else:
-            self.head = EnsembleLinear(num_members, size.width, num_outputs)
-
-    def task_parameters(self) -> list[nn.Parameter]:
-        """Parameters that belong to one task each (its head, embedding or input column): never projected."""
-        conditioning = [m for m in self.modules() if isinstance(m, TaskEmbedding)]
-        own = [module.columns for module in self.modules() if isinstance(module, TaskColumns)]
-        heads = list(self.head.parameters()) if self.multi_head else []
-        return [*(p for module in conditioning for p in module.parameters()), *own, *heads]
-
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """Parameters that all tasks share: the ones that surgery sees."""
-        own = {id(p) for p in self.task_parameters()}
-        return [p for p in self.parameters() if id(p) not in own]
-
-    def _inputs(self, observations: Tensor, *others: Tensor) -> Tensor:
-        """What the first layer sees: (rows, columns), or the same with the members before."""
-        if self.conditioning == "one-hot":
-            parts = [observations, *others]
-        else:
-            plain, one_hot = observations[:, : -self.num_tasks], observations[:, -self.num_tasks :]
-            parts = [plain, *others, self.embedding(one_hot) if self.conditioning == "embedding" else one_hot]
-        if self.num_members is None:
-            return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-        if parts[-1].ndim == 2:  # the members see the same
-            return torch.cat(parts, dim=-1).expand(self.num_members, -1, -1)
-        return torch.cat([part.expand(self.num_members, -1, -1) for part in parts], dim=-1)
-
-    def _outputs(self, observations: Tensor, *others: Tensor, blocks: bool) -> Tensor:
-        """What the head makes of the hidden layers; only these multiply in less precision, and only in training.
-
-        The head is a thousandth of the work, and its outputs (values, log-probabilities) need every digit.
-        """
-        inputs = self._inputs(observations, *others)
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=blocks and self.precision == "bfloat16"):
-            hidden = self.torso(inputs)
-        hidden = hidden.to(inputs.dtype)
-        if not self.multi_head:
-            return self.head(hidden)
-        return self.head(hidden, None if blocks else observations[:, -self.num_tasks :])
-
-
-class MultiTaskActor(_MultiTaskNetwork):
-    """A tanh-squashed diagonal Gaussian policy; the last T of the D observation columns are a one-hot of the task."""
-
-    def __init__(self, size: NetworkSize, obs_dim: int, action_dim: int):
-        super().__init__(size, obs_dim, 0, 2 * action_dim)
-
-    def _distribution(self, observations: Tensor, blocks: bool) -> tuple[Tensor, Tensor]:
-        outputs = self._outputs(observations, blocks=blocks)
-        mean, log_std = outputs.chunk(2, dim=-1)
-        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-
-    def forward(
-        self, observations: Float[Tensor, "rows obs"], deterministic: bool = False, noise: Tensor | None = None
-    ) -> Tensor:
-        """Actions (rows, A) in (-1, 1), for rows in any order; `noise` as in `action_log_prob`."""
-        mean, log_std = self._distribution(observations, blocks=False)
-        if deterministic:
-            return torch.tanh(mean)
-        return torch.tanh(mean + log_std.exp() * (torch.randn_like(mean) if noise is None else noise))
-
-    def action_log_prob(
-        self, observations: Float[Tensor, "rows obs"], blocks: bool = False, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Reparametrised actions (rows, A) and their log-probabilities (rows,).
-
-        The constant 1e-6 in the squashing correction is Stable-Baselines3's.
-
-        :param blocks: the rows lie in T equal task blocks.
-        :param noise: standard normal numbers (rows, A) to use instead of fresh ones.
-        """
-        mean, log_std = self._distribution(observations, blocks)
-        noise = torch.randn_like(mean) if noise is None else noise
-        actions = torch.tanh(mean + log_std.exp() * noise)
-        log_prob = -0.5 * noise.square() - log_std - LOG_SQRT_2PI - torch.log(1 - actions.square() + 1e-6)
-        return actions, log_prob.sum(-1)
-
-
-class MultiTaskCritic(_MultiTaskNetwork):
-    """N state-action values side by side: (rows, D) and (rows, A) -> (N, rows). All N form one parameter vector.
-
-    :param values: what the outputs mean.
-    """
-
-    def __init__(self, size: NetworkSize, obs_dim: int, action_dim: int, n_critics: int, values: ScalarValue):
-        super().__init__(size, obs_dim, action_dim, values.num_outputs, n_critics)
-        self.n_critics = n_critics
-        self.values = values
-        with torch.no_grad():
-            self.head.bias.add_(values.initial_outputs())  # type: ignore[operator]
-
-    def outputs(
-        self, observations: Tensor, actions: Tensor, blocks: bool = False
-    ) -> Float[Tensor, "critics rows outputs"]:
-        """What `values` turns into Q values; `blocks` says that the rows lie in T equal task blocks (else the one-hot
-        picks the head)."""
-        return self._outputs(observations, actions, blocks=blocks)
-
-    def forward(self, observations: Tensor, actions: Tensor, blocks: bool = False) -> Float[Tensor, "critics rows"]:
-        """Q values."""
-        return self.values.value(self.outputs(observations, actions, blocks))
+from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
+from agents.networks.form import Form
+from agents.networks.values import make_value
+from agents.settings import Precision
 
 
 class MultiTaskPolicy(BasePolicy):
@@ -213,6 +60,10 @@ class MultiTaskPolicy(BasePolicy):
         critic_layer_norm: bool = False,
         actor_torso: str = "mlp",
         critic_torso: str = "mlp",
+        actor_modules: int = 2,
+        critic_modules: int = 2,
+        actor_module_width: int = 256,
+        critic_module_width: int = 256,
         conditioning: str = "one-hot",
         embedding_size: int = 32,
         multi_head: bool = False,
@@ -224,6 +75,7 @@ class MultiTaskPolicy(BasePolicy):
         weight_decay: float = 0.0,
         optimizer_kwargs: dict[str, Any] | None = None,
     ):
+        settings = {name: value for name, value in locals().items() if name not in ("self", "num_tasks")}
         super().__init__(observation_space, action_space, optimizer_kwargs=optimizer_kwargs or {}, squash_output=True)
         sizes = {"actor_width": actor_width, "actor_depth": actor_depth, "critic_width": critic_width}
         more = {"critic_depth": critic_depth, "n_critics": n_critics, "embedding_size": embedding_size}
@@ -232,18 +84,10 @@ class MultiTaskPolicy(BasePolicy):
                 raise ValueError(f"{name} must be at least 1, found {value}.")
         if not 0 <= weight_decay < math.inf:
             raise ValueError(f"weight_decay must be 0 or more, found {weight_decay}.")
-        for name, found, known in (
-            ("actor_torso", actor_torso, Torso),
-            ("critic_torso", critic_torso, Torso),
-            ("conditioning", conditioning, Conditioning),
-            ("precision", precision, Precision),
-        ):
-            if found not in get_args(known):
-                raise ValueError(f"{name} is one of {', '.join(get_args(known))}; found {found!r}.")
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision is one of {', '.join(get_args(Precision))}; found {precision!r}.")
         self.v_max = v_max
-        common = (num_tasks, multi_head, conditioning, embedding_size)
-        of_actor = NetworkSize(actor_width, actor_depth, actor_layer_norm, actor_torso, *common)
-        of_critic = NetworkSize(critic_width, critic_depth, critic_layer_norm, critic_torso, *common)
+        of_actor, of_critic = (Form.of(network, num_tasks, settings) for network in ("actor", "critic"))
         obs_dim, action_dim = observation_space.shape[0], action_space.shape[0]
         self.actor = MultiTaskActor(of_actor, obs_dim, action_dim)
         self.critic, self.critic_target = (

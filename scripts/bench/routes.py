@@ -23,7 +23,8 @@ from torch.func import functional_call, grad, vmap
 
 import mtrl
 from agents import keep_freed_memory
-from agents.networks.layers import torso
+from agents.networks.base import Inputs
+from agents.networks.torsos import Mlp
 from scripts.common import command
 from scripts.common.screen import Screen
 
@@ -151,7 +152,7 @@ WAYS: tuple[Callable[[nn.Sequential, Tensor, int], Gradients], ...] = (
 def measure(config: RoutesConfig, num_tasks: int) -> dict[str, np.ndarray]:
     """Milliseconds of every way, (rounds,); the ways take turns."""
     torch.manual_seed(0)
-    net = torso(53, config.width, 3, layer_norm=False).append(nn.Linear(config.width, 1))
+    net = Mlp(Inputs(53, num_tasks), config.width, 3, layer_norm=False).append(nn.Linear(config.width, 1))
     x = torch.randn(num_tasks * config.batch_size, 53)
     expected = loss_by_loss(net, x, num_tasks)
     for way in WAYS[1:]:

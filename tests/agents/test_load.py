@@ -9,6 +9,7 @@ import torch
 
 import envs.toy
 from agents import MTSAC, MultiTaskPolicy, StateFileError, load_checkpoint, save_checkpoint
+from agents.networks.base import Stack
 from agents.saving.state_file import read_state, write_state
 from tests.helpers import SMALL, toy_agent
 
@@ -21,7 +22,7 @@ class WithTanh(MultiTaskPolicy):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         layers = (torch.nn.Tanh() if isinstance(m, torch.nn.ReLU) else m for m in self.actor.torso)
-        self.actor.torso = torch.nn.Sequential(*layers)
+        self.actor.torso = Stack(*layers)
 
 
 class OtherTorso(MultiTaskPolicy):
@@ -32,7 +33,7 @@ class OtherTorso(MultiTaskPolicy):
     def __init__(self, observation_space, action_space, lr_schedule, **kwargs):
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         for part in self.parts:
-            getattr(self, part).torso = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh())
+            getattr(self, part).torso = Stack(torch.nn.Linear(4, 16), torch.nn.Tanh())
         if self.renew:
             self.make_optimizers(lr_schedule)
 

@@ -26,6 +26,12 @@ FORMS += [
     )
 ]
 FORMS.append({"conditioning": "own-columns", "n_critics": 3})
+SOFT = {"actor_torso": "soft-modularization", "critic_torso": "soft-modularization"}
+FORMS += [
+    {**SOFT, "n_critics": 1},
+    {**SOFT, "multi_head": True, "critic_head": "c51", "actor_modules": 3, "critic_modules": 1},
+    {"critic_torso": "soft-modularization", "conditioning": "embedding", "n_critics": 3},
+]
 
 
 def make_policy(**form):
@@ -116,11 +122,13 @@ def test_rows_in_any_order_give_what_blocks_give(form):
 
 def test_every_parameter_is_shared_or_a_tasks_own():
     for form in FORMS:
-        for network in (make_policy(**form).actor, make_policy(**form).critic):
+        for name in ("actor", "critic"):
+            network = getattr(make_policy(**form), name)
             shared, own = network.shared_parameters(), network.task_parameters()
             assert {*map(id, shared), *map(id, own)} == set(map(id, network.parameters()))
             heads = 2 if form.get("multi_head") else 0
-            assert len(own) == heads + (form.get("conditioning", "one-hot") != "one-hot")
+            routed = form.get(f"{name}_torso") == "soft-modularization"
+            assert len(own) == heads + (routed or form.get("conditioning", "one-hot") != "one-hot")
 
 
 def test_a_head_gets_no_gradient_from_other_tasks():
@@ -163,7 +171,7 @@ def test_own_columns_are_the_columns_of_a_one_hot():
 
 def test_embeddings_have_unit_length():
     policy = make_policy(conditioning="embedding", embedding_size=7)
-    vectors = policy.critic.embedding(torch.eye(T).double())
+    vectors = policy.critic.embedding.vectors(torch.eye(T).double())
     assert vectors.shape == (2, T, 7)
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(2, T).double())
 
@@ -182,7 +190,7 @@ def test_a_bronet_is_what_its_paper_writes():
             return torch.nn.functional.layer_norm(x, x.shape[-1:])
 
         x = norm(linear(torso[0], inputs)).relu()
-        for block in torso[3:]:
+        for block in list(torso)[3:]:
             x = x + norm(linear(block.inner[3], norm(linear(block.inner[0], x)).relu()))
         torch.testing.assert_close(torso(inputs.expand(2, -1, -1))[member], x)
         weight = torso[3].inner[0].weight[member]
@@ -193,7 +201,7 @@ def test_a_bronet_is_what_its_paper_writes():
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        ({"critic_torso": "resnet"}, "critic_torso is one of mlp, bronet; found 'resnet'"),
+        ({"critic_torso": "resnet"}, "critic_torso is one of mlp, bronet, soft-modularization; found 'resnet'"),
         ({"conditioning": "none"}, "conditioning is one of one-hot, own-columns, embedding"),
         ({"critic_head": "quantile"}, "critic_head is scalar, c51 or hl-gauss; found 'quantile'"),
         ({"critic_head": "c51", "bins": 1}, "at least 2 bins"),
