@@ -2,51 +2,22 @@
 
 from mtrl.aggregators import (
     AGGREGATORS,
-    ALIASES,
-    FAMO,
-    IMTLG,
-    MGDA,
     Aggregator,
-    AlignedMTL,
-    CAGrad,
-    GradNorm,
-    GradVac,
     GramianAggregator,
     LossAggregator,
-    Mean,
-    MoCoGrad,
-    NashMTL,
-    PCGrad,
-    PCGradDirection,
-    PCGradFixed,
-    PCGradMagnitude,
     aggregator_class,
     make_aggregator,
     name_of,
 )
+from mtrl.aggregators.registry import *  # noqa: F403  every method's class
 from mtrl.gradients import backward, per_task_gradients
 from mtrl.tape import Tape, record
 
 __all__ = [
     "AGGREGATORS",
-    "ALIASES",
-    "FAMO",
-    "IMTLG",
-    "MGDA",
     "Aggregator",
-    "AlignedMTL",
-    "CAGrad",
-    "GradNorm",
-    "GradVac",
     "GramianAggregator",
     "LossAggregator",
-    "Mean",
-    "MoCoGrad",
-    "NashMTL",
-    "PCGrad",
-    "PCGradDirection",
-    "PCGradFixed",
-    "PCGradMagnitude",
     "Tape",
     "aggregator_class",
     "backward",
@@ -54,4 +25,5 @@ __all__ = [
     "name_of",
     "per_task_gradients",
     "record",
+    *(kind.__name__ for kind in AGGREGATORS.values()),
 ]

@@ -1,4 +1,4 @@
-"""All aggregators by name: a new method is one file and one row here.
+"""All aggregators by name: a new method is one file and one row in ``registry``.
 
 NaN or infinity in a gradient raises nothing, for that would mean to wait for the device: the update is not finite then,
 whatever the method, and what a method has learned is left as it was. ``mtrl.testing`` has what else they all promise.
@@ -7,57 +7,31 @@ whatever the method, and what a method has learned is left as it was. ``mtrl.tes
 import inspect
 from typing import Any
 
-from mtrl.aggregators.aligned_mtl import AlignedMTL
 from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator
-from mtrl.aggregators.cagrad import CAGrad
-from mtrl.aggregators.famo import FAMO
-from mtrl.aggregators.gradnorm import GradNorm
-from mtrl.aggregators.gradvac import GradVac
-from mtrl.aggregators.imtl_g import IMTLG
-from mtrl.aggregators.mean import Mean
-from mtrl.aggregators.mgda import MGDA
-from mtrl.aggregators.mocograd import MoCoGrad
-from mtrl.aggregators.nash_mtl import NashMTL
 from mtrl.aggregators.outside import class_in_file, class_of_torchjd, foreign_name
-from mtrl.aggregators.pcgrad import PCGrad
-from mtrl.aggregators.pcgrad_direction import PCGradDirection
-from mtrl.aggregators.pcgrad_fixed import PCGradFixed
-from mtrl.aggregators.pcgrad_magnitude import PCGradMagnitude
+from mtrl.aggregators.registry import *  # noqa: F403  every method's class
+from mtrl.aggregators.registry import AGGREGATORS
 
-AGGREGATORS: dict[str, type[Aggregator]] = {
-    "mean": Mean,
-    "pcgrad": PCGrad,
-    "pcgrad-direction": PCGradDirection,
-    "pcgrad-magnitude": PCGradMagnitude,
-    "pcgrad-fixed": PCGradFixed,
-    "gradvac": GradVac,
-    "mocograd": MoCoGrad,
-    "cagrad": CAGrad,
-    "mgda": MGDA,
-    "imtl_g": IMTLG,
-    "nash_mtl": NashMTL,
-    "aligned_mtl": AlignedMTL,
-    "gradnorm": GradNorm,
-    "famo": FAMO,
-}
-
-# The same method by the name that says what it is for: a control for the length of PCGrad's steps.
-ALIASES = {"mean-rescaled": "pcgrad-magnitude"}
+FORMER = {"mean-rescaled": "pcgrad-magnitude"}  # names that were given up -> the method's name
 
 
 def aggregator_class(name: str) -> type[Aggregator]:
-    """The class called ``name`` in ``AGGREGATORS`` or ``ALIASES``, ``torchjd:NAME``, or ``path/file.py:NAME``.
+    """The class called ``name`` in ``AGGREGATORS``, ``torchjd:NAME``, or ``path/file.py:NAME``.
 
     :raises ValueError: if there is no such class; the message says what was expected.
     :raises ImportError: if TorchJD is not installed; the message says how to install it.
     """
-    name = ALIASES.get(name, name)
     if name in AGGREGATORS:
         return AGGREGATORS[name]
     if name.startswith("torchjd:"):
         return class_of_torchjd(name)
     if ".py:" in name:
         return class_in_file(name)
+    if name in FORMER:
+        raise ValueError(
+            f"unknown aggregator {name!r}: it was another name for {FORMER[name]!r}. Use that, also in the config.json "
+            "of an old run."
+        )
     raise ValueError(
         f"unknown aggregator {name!r}; expected one of {', '.join(AGGREGATORS)}, torchjd:NAME or path/to/file.py:NAME"
     )
@@ -105,25 +79,11 @@ def name_of(aggregator: Aggregator) -> str:
 
 __all__ = [
     "AGGREGATORS",
-    "ALIASES",
-    "FAMO",
-    "IMTLG",
-    "MGDA",
     "Aggregator",
-    "AlignedMTL",
-    "CAGrad",
-    "GradNorm",
-    "GradVac",
     "GramianAggregator",
     "LossAggregator",
-    "Mean",
-    "MoCoGrad",
-    "NashMTL",
-    "PCGrad",
-    "PCGradDirection",
-    "PCGradFixed",
-    "PCGradMagnitude",
     "aggregator_class",
     "make_aggregator",
     "name_of",
+    *(kind.__name__ for kind in AGGREGATORS.values()),
 ]

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,15 @@ from mtrl.aggregators.shared import check_tasks
 
 GIVEN = ("n_tasks",)  # what the adapter knows itself
 NARROW = (1e-15, 1e15)  # largest entries of a Jacobian that TorchJD may square and sum in float32
+KINDS: dict[Any, Any] = {  # an option's type in TorchJD -> its type here; options of other types keep their defaults
+    int: int,
+    int | None: int | None,
+    float: float,
+    float | Tensor: float,
+    Tensor: list[float],
+    Tensor | None: list[float] | None,
+    Literal["min", "median", "rmse"]: Literal["min", "median", "rmse"],
+}
 BASES = ("Aggregator", "GramianWeightedAggregator", "WeightedAggregator")
 
 
@@ -136,15 +145,15 @@ def available() -> list[str]:
 
 
 def adapt(name: str) -> type[TorchJDAggregator]:
-    """A class of ours for TorchJD's ``name``; its options are those of TorchJD that a command line can hold."""
+    """A class of ours for TorchJD's ``name``, with ``reduction``, ``seed`` and those of its options in ``KINDS``."""
     wrapped = getattr(torchjd.aggregation, name)
-    parameters = [
-        inspect.Parameter("reduction", inspect.Parameter.KEYWORD_ONLY, default="mean", annotation=Reduction),
-        inspect.Parameter("seed", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=int),
-        *(_option(p) for p in inspect.signature(wrapped).parameters.values() if _is_plain(p)),
+    known = inspect.signature(wrapped, eval_str=True).parameters.values()
+    options = [
+        p.replace(annotation=KINDS[p.annotation]) for p in known if p.annotation in KINDS and p.name not in GIVEN
     ]
-    parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
-    signature = inspect.Signature(parameters)
+    ours = inspect.signature(TorchJDAggregator.__init__, eval_str=True).parameters
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (ours["reduction"], ours["seed"], *options)]
+    signature = inspect.Signature(sorted(parameters, key=lambda p: p.default is not p.empty))
 
     def __init__(self: TorchJDAggregator, **options: Any) -> None:
         bound = signature.bind(**options)
@@ -162,23 +171,6 @@ def adapt(name: str) -> type[TorchJDAggregator]:
         "wrapped": wrapped,
     }
     return type(f"TorchJD{name}", (TorchJDAggregator,), body)
-
-
-def _is_plain(parameter: inspect.Parameter) -> bool:
-    kind = str(parameter.annotation)
-    return parameter.name not in GIVEN and "Callable" not in kind and "Projector" not in kind
-
-
-def _option(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Tensors are given as lists of numbers; a number or tensor is a number."""
-    kind = str(parameter.annotation)
-    if "Tensor" in kind and "float" not in kind:
-        annotation: Any = list[float] | None if parameter.default is None else list[float]
-    elif isinstance(parameter.annotation, type) or "Literal" in kind:
-        annotation = parameter.annotation
-    else:
-        annotation = float if "float" in kind else (int | None if "None" in kind else int)
-    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
 
 
 def _tensor(value: Any) -> Any:

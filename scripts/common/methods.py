@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mtrl import AGGREGATORS, ALIASES, Aggregator, aggregator_class
-from mtrl.aggregators import required_options
+from mtrl import AGGREGATORS, Aggregator, aggregator_class
+from mtrl.aggregators import FORMER, required_options
 from scripts.common.usage import UsageError, choose, usage_errors
 
 
@@ -17,7 +17,7 @@ def aggregator_kind(name: str) -> type[Aggregator]:
     Raises UsageError if there is none, or if TorchJD is not installed.
     """
     if ":" not in name:
-        choose("aggregator", name, (*AGGREGATORS, *ALIASES))
+        choose("aggregator", name, (*AGGREGATORS, *FORMER))
     with usage_errors():
         return aggregator_class(name)
 

@@ -19,7 +19,6 @@ from agents.collecting.replay import TaskReplayBuffer
 from agents.settings import Precision
 from envs import machine
 from envs.vec_env import TaskVecEnv
-from mtrl import ALIASES
 from scripts.common.usage import UsageError, check_folder, usage_errors
 from scripts.setup.config import TrainConfig
 
@@ -207,12 +206,12 @@ def require_settings(config: TrainConfig, saved: Mapping[str, Any], source: Path
 
 
 def _agrees(asked: Any, found: Any) -> bool:
-    """Whether a setting is what was found: `auto` and an alias were settled, a missing option had its default."""
+    """Whether a setting is what was found: `auto` was settled, a missing option had its default."""
     if isinstance(asked, dict):
         return all(name in found and _agrees(value, found[name]) for name, value in asked.items())
     if isinstance(asked, list | tuple):
         return list(asked) == list(found)
-    return bool(asked == "auto" or ALIASES.get(asked, asked) == found)
+    return bool(asked == "auto" or asked == found)
 
 
 def buffer_bytes(config: TrainConfig, env: TaskVecEnv) -> int:

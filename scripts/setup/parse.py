@@ -18,7 +18,7 @@ import tyro
 from rich import box
 from rich.table import Table
 
-from mtrl import AGGREGATORS, ALIASES
+from mtrl import AGGREGATORS
 from scripts.common.flags import Capture
 from scripts.common.methods import aggregator_kind
 from scripts.common.screen import Screen, strong
@@ -196,8 +196,7 @@ def print_overview() -> None:
     console.print(f"  {PROGRAM} --resume RUN [--steps-per-task N]\n")
     listings = {
         "Presets": {name: summary for name, (summary, _) in PRESETS.items()},
-        "Aggregators": {name: first_line(kind) for name, kind in AGGREGATORS.items()}
-        | {alias: f"{name} by another name" for alias, name in ALIASES.items()},
+        "Aggregators": {name: first_line(kind) for name, kind in AGGREGATORS.items()},
     }
     for title, rows in listings.items():
         table = Table.grid(padding=(0, 2), pad_edge=True)

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from mtrl import Mean, PCGrad
+from mtrl.aggregators.projection import project_conflicts
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
@@ -24,7 +25,8 @@ def main(argv: Sequence[str]) -> int:
     path = Path(argv[0] if argv else "docs/conflict.png")
     matplotlib.use("Agg")
     jacobian = torch.tensor([[3.0, 0.6], [-1.4, 0.9]])  # (2, 2): two tasks, two parameters
-    projected = [project(jacobian, task) for task in (0, 1)]
+    orders = torch.tensor([[1], [0]])  # each task visits the other one
+    projected = project_conflicts(jacobian @ jacobian.T, orders) @ jacobian
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True, sharey=True, layout="constrained")
     left.set_title("the mean works against task 2")
     right.set_title("PCGrad works for both")
@@ -43,13 +45,6 @@ def main(argv: Sequence[str]) -> int:
     figure.savefig(path, dpi=150, bbox_inches="tight")
     print(f"wrote {path}")
     return 0
-
-
-def project(jacobian: Tensor, task: int) -> Tensor:
-    """g_i' (2,): for two tasks the sum of both projections, less the other task's own."""
-    other = 1 - task
-    conflict = (jacobian[0] @ jacobian[1]).clamp(max=0)
-    return jacobian[task] - conflict / jacobian[other].square().sum() * jacobian[other]
 
 
 def arrow(axes: Axes, tip: Tensor, color: str, label: str, faint: bool = False) -> None:

@@ -1,16 +1,15 @@
 """Figure 1 of the PCGrad paper: two losses of two parameters, and where each aggregator leads Adam.
 
-    python -m scripts.toy2d                                            mean and pcgrad, 500,000 updates: seconds
+    python -m scripts.toy2d                                            mean and pcgrad, 300,000 updates: minutes
     python -m scripts.toy2d --aggregators mean,imtl_g,gradvac --out toy2d.pdf
-    python -m scripts.toy2d --aggregators mean,cagrad --steps 20000    a dear method, or a small machine
+    python -m scripts.toy2d --aggregators mean,cagrad --steps 20000    a slow method, or a small machine
 
 Both losses are deep, curved valleys: where they meet is the optimum, and along each of them the other one pulls across
 it. See Yu et al. 2020, Figure 1 and Appendix D. The plain mean bounces between the walls; PCGrad arrives, but only
-between 100,000 and 500,000 updates: do not judge earlier.
+after more than 100,000 updates: do not judge earlier.
 
-Gradients are closed forms in float64, and `mean` and `pcgrad` have closed forms of their own, the same numbers as their
-classes give to rounding. Every other aggregator is its real class on a 2 x 2 Jacobian: minutes for most, hours for
-those that solve a problem at each update (cagrad, mgda, nash_mtl); a bar shows how long.
+Gradients are closed forms in float64. Methods that solve a problem at each update (cagrad, mgda, nash_mtl) take hours;
+a bar shows how long.
 
 The sum of the losses jumps by tens from one update to the next, and rounding decides where it stands at the last one:
 over starts 1e-12 apart it was between -48 and -142 for the mean, between -219 and -401 for PCGrad. So the table also
@@ -36,8 +35,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import Tensor
 
-from mtrl import AGGREGATORS
+from mtrl import AGGREGATORS, GramianAggregator, LossAggregator
 from scripts.analysis.style import ENDINGS, STYLES, color_of
 from scripts.common import methods
 from scripts.common.screen import Screen
@@ -61,16 +61,14 @@ class ToyConfig:
 
     aggregators: Names = ("mean", "pcgrad")
     """Any of mtrl.AGGREGATORS, torchjd:NAME or path/to/file.py:NAME."""
-    steps: int = 500_000
-    """Updates; PCGrad needs more than 100,000."""
+    steps: int = 300_000
+    """Number of updates; PCGrad needs more than 100,000."""
     learning_rate: float = 1e-3
-    """Of Adam."""
+    """Learning rate of Adam."""
     reduction: Literal["mean", "sum"] = "mean"
     """Scale of the update; the paper sums. Adam forgets it, but for rounding."""
     seed: int = 0
-    """Of the aggregators that draw."""
-    shortcuts: bool = True
-    """Closed forms of mean and pcgrad; without them, these too run as their classes."""
+    """Random seed of the aggregators that draw."""
     out: Path = Path("toy2d.png")
     """The picture: a .png, .pdf or .svg."""
 
@@ -133,70 +131,55 @@ def gradients(t1: float, t2: float) -> tuple[Row, Row]:
 
 
 # ---------------------------------------------------------------------------------------------------------- the methods
-def plain(g: Row, h: Row, t1: float, t2: float) -> Row:
-    """The mean of the gradients."""
-    return 0.5 * (g[0] + h[0]), 0.5 * (g[1] + h[1])
+def method(name: str, reduction: str, seed: int) -> Method:
+    """Build the aggregator, for two gradients of two numbers; it sees the losses after a step when asked for the next.
 
-
-def projected(g: Row, h: Row, t1: float, t2: float) -> Row:
-    """PCGrad of two tasks, where no order is left to chance: the mean of both gradients, each off the other."""
-    product = min(0.0, g[0] * h[0] + g[1] * h[1])
-    if product == 0.0:  # also where one gradient is zero
-        return plain(g, h, t1, t2)
-    keep_g = 0.5 - 0.5 * product / (g[0] * g[0] + g[1] * g[1])
-    keep_h = 0.5 - 0.5 * product / (h[0] * h[0] + h[1] * h[1])
-    return keep_g * g[0] + keep_h * h[0], keep_g * g[1] + keep_h * h[1]
-
-
-SHORTCUTS: dict[str, Method] = {"mean": plain, "pcgrad": projected, "pcgrad-fixed": projected}
-
-
-def shortcut(name: str, reduction: str) -> Method:
-    """The closed form of `name` in plain numbers."""
-    method = SHORTCUTS[name]
-    if reduction == "mean":
-        return method
-
-    def twice(g: Row, h: Row, t1: float, t2: float) -> Row:
-        x, y = method(g, h, t1, t2)
-        return 2 * x, 2 * y
-
-    return twice
-
-
-def real_class(name: str, reduction: str, seed: int) -> Method:
-    """The aggregator itself on a 2 x 2 Jacobian; it sees the losses after a step when it is asked for the next."""
+    One that needs only losses or inner products is asked for its weights: its arithmetic without that of large models.
+    """
     aggregator = methods.build(name, reduction=reduction, seed=seed)
     aggregator.reset(2, 2)
-    begun = False
+    forward, begun = type(aggregator).forward, False
 
+    @torch.no_grad()
     def update(g: Row, h: Row, t1: float, t2: float) -> Row:
         nonlocal begun
         values = torch.from_numpy(losses(np.asarray(t1), np.asarray(t2)))
-        with torch.no_grad():
-            if begun:
-                aggregator.after_step(values)
-            begun = True
+        if begun:
+            aggregator.after_step(values)
+        begun = True
+        if isinstance(aggregator, GramianAggregator) and forward is GramianAggregator.forward:
+            a, b = aggregator.weights(gramian(g, h), values).tolist()
+        elif isinstance(aggregator, LossAggregator) and forward is LossAggregator.forward:
+            a, b = aggregator.weights(values).tolist()
+        else:
             x, y = aggregator(torch.tensor([g, h], dtype=torch.float64), values).tolist()
-        return x, y
+            return x, y
+        return a * g[0] + b * h[0], a * g[1] + b * h[1]
 
     return update
 
 
+def gramian(g: Row, h: Row) -> Float[Tensor, "2 2"]:
+    """Inner products of two gradients."""
+    product = g[0] * h[0] + g[1] * h[1]
+    rows = [[g[0] * g[0] + g[1] * g[1], product], [product, h[0] * h[0] + h[1] * h[1]]]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
 # ------------------------------------------------------------------------------------------------------------- the walk
 def walk(
-    method: Method, steps: int, learning_rate: float, advance: Callable[[int], None] = lambda step: None
+    aggregator: Method, steps: int, learning_rate: float, advance: Callable[[int], None] = lambda step: None
 ) -> Float[np.ndarray, "points 2"]:
     """Adam from the start, in float64; returns the start and every so many points, the last one among them.
 
-    :param advance: told of the number of updates done, about a thousand times.
+    :param advance: called with the number of updates done, about a thousand times.
     """
-    stride, told = -(-steps // KEPT), max(1, steps // 1000)
+    stride, report_every = -(-steps // KEPT), max(1, steps // 1000)
     (x, y), points = START, [START]
     m_x = m_y = v_x = v_y = 0.0
     decay_1 = decay_2 = 1.0
     for step in range(1, steps + 1):
-        d_x, d_y = method(*gradients(x, y), x, y)
+        d_x, d_y = aggregator(*gradients(x, y), x, y)
         m_x, m_y = 0.9 * m_x + 0.1 * d_x, 0.9 * m_y + 0.1 * d_y
         v_x, v_y = 0.999 * v_x + 0.001 * d_x * d_x, 0.999 * v_y + 0.001 * d_y * d_y
         decay_1, decay_2 = 0.9 * decay_1, 0.999 * decay_2
@@ -205,19 +188,16 @@ def walk(
         y -= rate * m_y / (math.sqrt(v_y) / unbias + 1e-8)
         if step % stride == 0 or step == steps:
             points.append((x, y))
-        if step % told == 0:
+        if step % report_every == 0:
             advance(step)
     return np.array(points)
 
 
 def _walk_with_bar(name: str, config: ToyConfig, steps: int, bar: Progress) -> Path2d:
     row = bar.add_task(name, total=steps)
-    if config.shortcuts and name in SHORTCUTS:
-        method = shortcut(name, config.reduction)
-    else:
-        method = real_class(name, config.reduction, config.seed)
     start = time.perf_counter()
-    points = walk(method, steps, config.learning_rate, lambda step: bar.update(row, completed=step))
+    aggregator = method(name, config.reduction, config.seed)
+    points = walk(aggregator, steps, config.learning_rate, lambda step: bar.update(row, completed=step))
     bar.update(row, completed=steps)
     return Path2d(points, time.perf_counter() - start)
 

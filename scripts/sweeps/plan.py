@@ -27,7 +27,6 @@ ARMS = {name: f"--aggregator {name}" for name in AGGREGATORS} | {
     "multi-head-pcgrad": "--aggregator pcgrad --multi-head",
     "pcgrad-critic-only": "--aggregator mean --critic-aggregator pcgrad",
     "pcgrad-actor-only": "--aggregator pcgrad --critic-aggregator mean",
-    "mean-rescaled": "--aggregator mean-rescaled",
     "independent": "--independent",
 }  # name -> flags of scripts.train
 GROUPS = {

@@ -65,6 +65,11 @@ def test_what_is_missing_is_told(own) -> None:
         make_aggregator(f"{own}:Inverse", force=2)
 
 
+def test_a_name_that_was_given_up_says_which_to_use() -> None:
+    with pytest.raises(ValueError, match="it was another name for 'pcgrad-magnitude'"):
+        make_aggregator("mean-rescaled")
+
+
 def test_a_class_without_a_name_is_told() -> None:
     class Nameless(mtrl.Mean):
         pass

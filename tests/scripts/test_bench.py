@@ -11,7 +11,6 @@ from scripts.bench import training
 from scripts.bench.__main__ import BenchConfig, main, sections, size_of
 from scripts.bench.environments import steps, worker_counts
 from scripts.bench.figures import Figure, compare, take_turns
-from scripts.bench.routes import WAYS, RoutesConfig, measure
 from scripts.common.usage import UsageError
 from tests.helpers import cuda
 
@@ -112,10 +111,6 @@ def test_steps_of_a_suite(monkeypatch):
     figures = steps("custom", rounds=27)  # more steps than an episode has
     assert [figure.what for figure in figures] == ["step, plain metaworld", "step, ours", "step, MuJoCo alone"]
     assert figures[0].ratio == 1.0
-
-
-def test_all_ways_to_task_gradients_agree():
-    assert set(measure(RoutesConfig(batch_size=3, width=8, rounds=1), num_tasks=4)) == {way.__name__ for way in WAYS}
 
 
 @pytest.mark.parametrize(

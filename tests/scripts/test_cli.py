@@ -349,7 +349,6 @@ def test_actor_and_critic_take_aggregators_of_their_own():
     assert type(agent.aggregator) is mtrl.Mean
     assert type(agent.critic_aggregator) is mtrl.CAGrad
     assert agent.critic_aggregator.c == 0.3
-    assert type(mtrl.make_aggregator("mean-rescaled")) is mtrl.PCGradMagnitude
 
 
 @pytest.mark.parametrize("flag", ["aggregator", "actor-aggregator", "critic-aggregator"])

@@ -1,0 +1,34 @@
+"""The methods by name. A new one is a file beside this one, an import, and a row."""
+
+from mtrl.aggregators.aligned_mtl import AlignedMTL
+from mtrl.aggregators.base import Aggregator
+from mtrl.aggregators.cagrad import CAGrad
+from mtrl.aggregators.famo import FAMO
+from mtrl.aggregators.gradnorm import GradNorm
+from mtrl.aggregators.gradvac import GradVac
+from mtrl.aggregators.imtl_g import IMTLG
+from mtrl.aggregators.mean import Mean
+from mtrl.aggregators.mgda import MGDA
+from mtrl.aggregators.mocograd import MoCoGrad
+from mtrl.aggregators.nash_mtl import NashMTL
+from mtrl.aggregators.pcgrad import PCGrad
+from mtrl.aggregators.pcgrad_direction import PCGradDirection
+from mtrl.aggregators.pcgrad_fixed import PCGradFixed
+from mtrl.aggregators.pcgrad_magnitude import PCGradMagnitude
+
+AGGREGATORS: dict[str, type[Aggregator]] = {
+    "mean": Mean,
+    "pcgrad": PCGrad,
+    "pcgrad-direction": PCGradDirection,
+    "pcgrad-magnitude": PCGradMagnitude,
+    "pcgrad-fixed": PCGradFixed,
+    "gradvac": GradVac,
+    "mocograd": MoCoGrad,
+    "cagrad": CAGrad,
+    "mgda": MGDA,
+    "imtl_g": IMTLG,
+    "nash_mtl": NashMTL,
+    "aligned_mtl": AlignedMTL,
+    "gradnorm": GradNorm,
+    "famo": FAMO,
+}
