@@ -22,12 +22,13 @@ import tyro
 
 from scripts.analysis import intervals
 from scripts.analysis.intervals import Interval, Scores
-from scripts.analysis.methods import Method, find_runs, group, hours_at, require_one_protocol, status
+from scripts.analysis.methods import Method, find_runs, group, hours_at, require_one_protocol
 from scripts.analysis.published import published
 from scripts.common import command
 from scripts.common.text import in_csv, in_markdown
 from scripts.common.usage import UsageError, check_output
-from scripts.runs.folder import Run, intact, read_json
+from scripts.runs import Run
+from scripts.runs.files import as_usage_error, read_json
 from scripts.runs.protocol import Protocol
 
 BASELINE = "mean"
@@ -83,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
 
 def require_finished(runs: Sequence[Run]) -> None:
     """Raises UsageError if a run is neither finished nor broken down."""
-    if waiting := [str(run.path) for run in runs if status(run) == "unfinished"]:
+    if waiting := [str(run.path) for run in runs if run.status == "unfinished"]:
         raise UsageError(
             f"expected finished runs; {len(waiting)} of {len(runs)} are not: {', '.join(waiting)}. "
             "Go on with them (python -m scripts.train --resume RUN), leave them out, or compare with --at STEPS."
@@ -110,8 +111,8 @@ def hours(method: Method, at: int | None) -> float | None:
         if at is not None:
             with contextlib.suppress(UsageError):  # metrics.csv was not kept
                 found.append(float(hours_at(run, np.array([at]), evaluations=True)[0]))
-        elif status(run) == "finished":
-            with intact(run.path / "result.json"):
+        elif run.status == "finished":
+            with as_usage_error(run.path / "result.json"):
                 found.append(sum(read_json(run.path / "result.json")["seconds"].values()) / 3600)
     return float(np.median(found)) if found else None
 
@@ -244,7 +245,7 @@ def numbers(rows: Sequence[Row]) -> str:
     writer.writerow(["method", "seed", "failed", "task", "success", "best_mean_success"])
     for row in rows:
         for run, scores, best in zip(row.method.runs, row.scores, row.best, strict=True):
-            seed, failed = run.config.seed, int(status(run) == "failed")
+            seed, failed = run.config.seed, int(run.status == "failed")
             for task, score in zip(run.protocol.tasks, scores, strict=True):
                 writer.writerow([in_csv(row.method.label), seed, failed, in_csv(task), f"{score:.6g}", f"{best:.6g}"])
     return file.getvalue()

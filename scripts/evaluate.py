@@ -16,11 +16,13 @@ import tyro
 from agents import MTSAC, evaluate
 from scripts.common import command
 from scripts.common.screen import Screen
-from scripts.common.usage import UsageError, check_output, usage_errors
-from scripts.runs.folder import Run, write_json
+from scripts.common.usage import UsageError, check_output
+from scripts.runs import Run
+from scripts.runs.files import write_json
 from scripts.runs.independent import load_team
+from scripts.runs.messages import success_table
 from scripts.runs.plain_sac import Team
-from scripts.runs.report import success_table, summarize
+from scripts.runs.results import summarize
 from scripts.setup.build import make_evaluation_env, resolve
 
 
@@ -45,22 +47,18 @@ class EvaluateConfig:
 def main(argv: Sequence[str]) -> int:
     """Evaluates as `argv` says; returns the exit code."""
     request = tyro.cli(EvaluateConfig, prog="python -m scripts.evaluate", args=argv)
-    run = Run.open(request.run)
+    run = Run(request.run).verified()
     if not 1 <= request.episodes <= run.config.goals:
         raise UsageError(
             f"--episodes: expected 1 to {run.config.goals}, the number of goals of this run; found {request.episodes}."
         )
     if request.json:
         check_output("--json", request.json)
-    if request.best and (run.config.independent or not run.best.is_file()):
-        raise UsageError(f"--best: expected {run.best}, which the first evaluation writes; found nothing.")
     config = resolve(replace(run.config, device=request.device, capture=False, workers=request.workers))
     agent: MTSAC | Team | None = None
     source = run.path / "tasks"
-    if request.best:
-        source, agent = run.best, load_agent(run, run.best, config.device)
-    elif not config.independent:
-        source, agent = load_newest(run, config.device)
+    if request.best or not config.independent:
+        source, agent = run.load_agent(request.best, config.device)
     with contextlib.closing(make_evaluation_env(config, run.goals)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
         agent = agent or load_team(run, env, config.device)
@@ -81,26 +79,6 @@ def main(argv: Sequence[str]) -> int:
             },
         )
     return 0
-
-
-def load_newest(run: Run, device: str) -> tuple[Path, MTSAC]:
-    """The agent of the newest checkpoint, and its file; of the next one where a training replaces it meanwhile."""
-    path = run.newest_checkpoint() / "agent.zip"
-    try:
-        return path, load_agent(run, path, device)
-    except UsageError:
-        if path.exists():
-            raise
-        return load_newest(run, device)
-
-
-def load_agent(run: Run, path: Path, device: str) -> MTSAC:
-    """The agent in a file of the run. Raises UsageError if it is damaged or of other tasks."""
-    with usage_errors():
-        # acting needs no aggregator: one from a file or a package of its own may be gone, and its code is not run
-        agent = MTSAC.load(path, device=device, aggregator="mean", critic_aggregator="mean")
-    run.require_tasks(agent.task_names, path)
-    return agent
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import tyro
 from scripts.common import command
 from scripts.common.flags import Names
 from scripts.common.usage import UsageError, check_output, choose, usage_errors
-from scripts.runs.folder import Run
+from scripts.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 BACK_ENDS = ("egl", "osmesa")
@@ -60,7 +60,7 @@ class RecordConfig:
 def main(argv: Sequence[str]) -> int:
     """Films as `argv` says; returns the exit code."""
     request = tyro.cli(RecordConfig, prog="python -m scripts.record", args=argv)
-    run = Run.open(request.run)
+    run = Run(request.run).verified()
     tasks = check(request, run)
     out = request.out or run.path / ("videos" if request.each else "video.mp4")
     check_output("--out", out / "x.mp4" if request.each and out.is_dir() else out)

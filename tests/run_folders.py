@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from agents import Evaluation
-from scripts.runs.folder import Run, write_json
+from scripts.runs import Run
+from scripts.runs.files import write_json
 from scripts.runs.protocol import describe
-from scripts.runs.report import latest_evaluation, write_result
+from scripts.runs.results import latest_evaluation, write_result
 from scripts.runs.tables import STEP
 from scripts.setup.config import TrainConfig
 
@@ -20,7 +21,7 @@ HALF = {100: (0.2, 0.4), 200: (0.5, 0.7)}  # step -> success of each task
 def make_run(path, success=None, status="finished", logs=False, **settings):
     """A run of two tasks; `success` maps steps to the rates of the tasks, in tenths."""
     config = replace(CONFIG, **settings)
-    run = Run(path, config, describe(config, TASKS, GOALS), GOALS).save()
+    run = Run.new(path, config, describe(config, TASKS, GOALS), GOALS).save()
     for step, rates in (HALF if success is None else success).items():
         outcomes = (np.arange(10) < np.round(np.array(rates)[:, None] * 10)).astype(float)
         run.add_evaluation(step, Evaluation(TASKS, outcomes, outcomes * 0, outcomes * 100, outcomes * 0 + 500))

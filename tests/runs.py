@@ -17,7 +17,7 @@ from agents.saving.checkpoint import STEP, checkpoints
 from agents.saving.state_file import read_state
 from scripts import train
 from scripts.common import command
-from scripts.runs.folder import Run
+from scripts.runs import Run
 
 # A child of this server has everything imported already: a training begins after a few milliseconds.
 _SERVER = multiprocessing.get_context("forkserver")
@@ -143,7 +143,7 @@ def _logged(path):
     """The newest step per task in metrics.csv."""
     if not (path / "config.json").exists():
         return 0
-    run = Run.open(path)
+    run = Run(path).verified()
     return max((run.step_of(row) for row in run.metrics.read()), default=0)
 
 

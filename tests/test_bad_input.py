@@ -23,7 +23,7 @@ from agents import MTSAC, StateFileError, evaluate, latest_checkpoint, load_chec
 from scripts import train
 from scripts.common import command
 from scripts.common.usage import UsageError
-from scripts.runs.folder import Run
+from scripts.runs import Run
 from scripts.setup.config import TrainConfig, check
 from scripts.setup.presets import PRESETS
 from tests.helpers import toy_agent
@@ -240,7 +240,7 @@ def test_a_run_with_any_damage_is_opened_or_told(data, name, finished):
     path.write_bytes(whole[:place] + worse + whole[place + data.draw(st.integers(0, 6)) :])
     try:
         with contextlib.suppress(UsageError):
-            run = Run.open(finished)
+            run = Run(finished).verified()
             run.success_curves()
             run.newest_checkpoint()
     finally:

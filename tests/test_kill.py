@@ -11,7 +11,8 @@ import pytest
 from agents import latest_checkpoint
 from agents.saving.checkpoint import checkpoints
 from scripts.common import command
-from scripts.runs.folder import Run
+from scripts.runs import Run
+from scripts.runs.resuming import concluded
 from tests.runs import assert_same_training, children, kill_at_random, start, start_or_resume
 
 EVERY = 20
@@ -43,7 +44,7 @@ def check_kills(whole, argv, kills, seed, tmp_path):
     path, lost = kill_at_random(tmp_path / "run", argv, kills, whole[1], seed, tmp_path / "printed")
     assert lost <= EVERY
     assert_same_training(whole[0], path)
-    assert Run.open(path).concluded(100)
+    assert concluded(Run(path), 100)
 
 
 @pytest.mark.parametrize(("kills", "seed"), [(2, 0), (3, 1)])
@@ -73,7 +74,7 @@ def test_a_scheduler_that_stops_a_run_gets_a_checkpoint_and_a_code_to_requeue_on
     os.kill(process.pid, signal.SIGTERM)  # some send it twice, to the job and to its step
     process.join()
     assert process.exitcode == 128 + number, (tmp_path / "printed").read_text()
-    assert Run.open(path).newest_checkpoint().is_dir()
+    assert Run(path).verified().newest_checkpoint().is_dir()
     assert not children(process.pid)
     start_or_resume(path, TOY).join()
     assert_same_training(toy[0], path)

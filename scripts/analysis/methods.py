@@ -10,29 +10,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from agents import NonFiniteError
-from scripts.analysis.style import METHOD_COLORS, STYLES, color_of
+from mtrl import AGGREGATORS
 from scripts.common.usage import UsageError
-from scripts.runs.folder import Run, intact, read_json
+from scripts.runs import Run
+from scripts.runs.files import as_usage_error
 from scripts.setup.config import TrainConfig
 
 # What the protocol holds, what a machine or a seed decides, and how often a run looks at itself: no part of a method.
 _NO_METHOD = set(
     "suite tasks reward_version horizon goals overlap seed steps_per_task device run_dir workers threads progress "
     "eval_every eval_goals final_goals checkpoint_every checkpoint_minutes keep_checkpoints log_every "
-    "log_conflicts trial".split()
+    "log_conflicts trial loggers".split()
 )
 # Named in every label, so not among the settings in which runs differ.
 _NAMED = {"preset", "aggregator", "actor_aggregator", "critic_aggregator", "multi_head", "independent"}
-
-_NON_FINITE = NonFiniteError.__name__  # the post-mortem of an independent run is of nothing else, and does not say so
-
-Status = Literal["finished", "failed", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -41,13 +37,7 @@ class Method:
 
     label: str
     aggregator: str  # or `independent`
-    style: str  # of its lines: methods of one aggregator share its colour
     runs: tuple[Run, ...]  # by seed
-
-    @property
-    def color(self) -> str:
-        """Its aggregator's colour."""
-        return color_of(self.aggregator)
 
     @property
     def seeds(self) -> list[int]:
@@ -57,7 +47,7 @@ class Method:
     @property
     def failed(self) -> list[int]:
         """Seeds whose training broke down."""
-        return [run.config.seed for run in self.runs if status(run) == "failed"]
+        return [run.config.seed for run in self.runs if run.status == "failed"]
 
     @cached_property
     def curves(self) -> tuple[np.ndarray, Float[np.ndarray, "seeds tasks steps"]]:
@@ -67,7 +57,7 @@ class Method:
         Raises UsageError if a run holds no evaluation, or the runs have no step in common.
         """
         found = [_evaluations(run) for run in self.runs]
-        whole = [set(curve) for run, curve in zip(self.runs, found, strict=True) if status(run) != "failed"]
+        whole = [set(curve) for run, curve in zip(self.runs, found, strict=True) if run.status != "failed"]
         end = self.runs[0].config.steps_per_task  # of a method that always broke down: nothing is left there
         steps = sorted(set.intersection(*whole) if whole else {end}.union(*found))
         if not steps:
@@ -90,7 +80,7 @@ def find_runs(patterns: Sequence[str | Path]) -> list[Run]:
         raise UsageError("expected at least one run folder, found none. Name runs, or a folder of runs.")
     paths = dict.fromkeys(path.resolve() for word in patterns for path in _folders(str(word)))
     here = Path.cwd()
-    runs = [Run.open(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
+    runs = [Run(path.relative_to(here) if path.is_relative_to(here) else path).verified() for path in paths]
     if trials := [run for run in runs if run.config.trial]:
         names = ", ".join(str(run.path) for run in trials)
         runs = [run for run in runs if not run.config.trial] or runs
@@ -123,31 +113,13 @@ def _value(run: Run, name: str) -> str:
     return f"{len(value)} tasks" if name == "tasks" else str(value)
 
 
-def status(run: Run) -> Status:
-    """How far a run is: `failed` if a loss became non-finite and nobody took it further.
-
-    Whatever else ended it (a worker, the disk, a permission) says nothing about the method: it can go on.
-    """
-    path = run.path / "result.json"
-    if path.exists():
-        with intact(path):
-            result = read_json(path)
-            if result["status"] == "finished" and result["env_steps_per_task"] >= run.config.steps_per_task:
-                return "finished"
-    path = run.path / "postmortem.json"
-    if not path.exists():
-        return "unfinished"
-    with intact(path):
-        return "failed" if read_json(path).get("error", _NON_FINITE) == _NON_FINITE else "unfinished"
-
-
 def hours_at(run: Run, steps: np.ndarray, evaluations: bool = False) -> np.ndarray:
     """Hours of training after each of the steps (N,), from the times in metrics.csv, straight in between.
 
     :param evaluations: count the time for them, too.
     Raises UsageError if there are no times.
     """
-    with intact(run.metrics.path):
+    with as_usage_error(run.metrics.path):
         parts = [name for name in run.metrics.columns if name.startswith("time/seconds_")]
         parts = [name for name in parts if evaluations or name != "time/seconds_evaluate"]
         rows = [row for row in run.metrics.read() if row.get("time/env_steps_per_task")]
@@ -166,18 +138,14 @@ def group(runs: Sequence[Run]) -> list[Method]:
     for run in sorted(runs, key=lambda run: run.config.seed):
         groups.setdefault(json.dumps(settings(run.config), sort_keys=True), []).append(run)
     labels = [_label(members[0].config, [run.config for run in runs]) for members in groups.values()]
-    order = list(METHOD_COLORS)
+    order = [*AGGREGATORS, "independent"]
     named = sorted(
         zip(labels, groups.values(), strict=True),
         key=lambda pair: (order.index(a) if (a := _kind(pair[1][0].config)) in order else len(order), pair[0]),
     )
-    methods: list[Method] = []
     for label, members in named:
         _require_each_seed_once(label, members)
-        kind = _kind(members[0].config)
-        style = STYLES[sum(method.color == color_of(kind) for method in methods) % len(STYLES)]
-        methods.append(Method(label, kind, style, tuple(members)))
-    return methods
+    return [Method(label, _kind(members[0].config), tuple(members)) for label, members in named]
 
 
 def _require_each_seed_once(label: str, members: Sequence[Run]) -> None:
@@ -225,7 +193,7 @@ def _spelled(value: Any) -> str:
 
 def _evaluations(run: Run) -> dict[int, np.ndarray]:
     """Success per task (T,) at each evaluated step; none for a run that broke down before its first evaluation."""
-    if status(run) == "failed" and not run.evaluations.columns:
+    if run.status == "failed" and not run.evaluations.columns:
         return {}
     steps, curves = run.success_curves()
     return dict(zip(steps.tolist(), np.stack(list(curves.values()), axis=1), strict=True))

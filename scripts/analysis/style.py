@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -31,6 +34,22 @@ STEPS_LABEL = "environment steps per task"
 def color_of(method: str) -> str:
     """The colour of an aggregator, or of `independent`, in every picture; grey for one that is not ours."""
     return METHOD_COLORS.get(method, FOREIGN)
+
+
+class Look(NamedTuple):
+    """How the line of a method is drawn."""
+
+    color: str
+    dashes: str
+    rim: float  # how much wider it is than the last: where several coincide, those below show on both sides
+
+
+def looks(aggregators: Sequence[str]) -> list[Look]:
+    """A look per method: those of one aggregator share its colour, and differ in their dashes."""
+    colors = [color_of(name) for name in aggregators]
+    dashes = [STYLES[colors[:i].count(color) % len(STYLES)] for i, color in enumerate(colors)]
+    rims = np.linspace(min(4.0, len(colors) - 1.0), 0, len(colors))
+    return list(map(Look, colors, dashes, rims.tolist()))
 
 
 def set_style() -> None:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from scripts.analysis import intervals
 from scripts.analysis.methods import Method, hours_at
-from scripts.analysis.style import STEPS_LABEL, literal, over_steps, set_style
+from scripts.analysis.style import STEPS_LABEL, Look, literal, looks, over_steps, set_style
 
 RESAMPLES = 1000  # of a shaded interval: its edge is thinner than what more would change
 COLUMNS = 5  # panels in a row
@@ -45,11 +45,11 @@ def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tu
     top, *below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     mean = top.subplots()
     panels = [panel for part in below for panel in _panels(part, tasks, label)]
-    for method, x, rim in zip(methods, xs, rims(len(methods)), strict=True):
+    for method, look, x in zip(methods, looks([m.aggregator for m in methods]), xs, strict=True):
         curves = method.curves[1]
-        band(mean, method, x, curves, legend(method), rim=rim)
+        band(mean, look, x, curves, legend(method))
         for i, panel in enumerate(panels):
-            band(panel, method, x, curves[:, i : i + 1], thin=True, rim=rim)
+            band(panel, look, x, curves[:, i : i + 1], thin=True)
     shading = "; shaded: 95 % bootstrap over seeds" if any(len(method.runs) > 1 for method in methods) else ""
     what = f"success, mean over {len(tasks)} tasks" if tasks else f"success on {protocol.tasks[0]}"
     top.suptitle(f"{literal(protocol.benchmark)}: {what}{shading}", fontsize=11)
@@ -83,24 +83,18 @@ def legend(method: Method) -> str:
     return f"{words}, {len(method.failed)} broke down" if method.failed else words
 
 
-def rims(lines: int) -> np.ndarray:
-    """How much wider each line is than the last: where several coincide, those below show on both sides."""
-    return np.linspace(min(4.0, 1.0 * (lines - 1)), 0, lines)
-
-
 def band(
     axes: Axes,
-    method: Method,
+    look: Look,
     x: np.ndarray,
     values: Float[np.ndarray, "seeds tasks points"],
     label: str = "",
     thin: bool = False,
-    rim: float = 0.0,
 ) -> None:
     """The mean over seeds and tasks as a line, its interval as a band; a single seed has no band."""
     width, marker = (1.2, 3) if thin else (1.6, 5)
-    (line,) = axes.plot(x, values.mean((0, 1)), color=method.color, linestyle=method.style, linewidth=width + rim)
-    line.set(label=label or None, marker="." if len(x) < 50 else "", markersize=marker + 2 * rim)
+    (line,) = axes.plot(x, values.mean((0, 1)), color=look.color, linestyle=look.dashes, linewidth=width + look.rim)
+    line.set(label=label or None, marker="." if len(x) < 50 else "", markersize=marker + 2 * look.rim)
     if len(values) > 1:
         edges = np.array([intervals.mean_interval(point, RESAMPLES) for point in np.moveaxis(values, -1, 0)])
-        axes.fill_between(x, edges[:, 0], edges[:, 1], color=method.color, alpha=0.15, linewidth=0)
+        axes.fill_between(x, edges[:, 0], edges[:, 1], color=look.color, alpha=0.15, linewidth=0)

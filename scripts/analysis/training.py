@@ -16,10 +16,11 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from mtrl import diagnostics
 from scripts.analysis.methods import Method
-from scripts.analysis.style import STEPS_LABEL, literal, over_steps, set_style
-from scripts.analysis.success import COLUMNS, band, legend, rims
+from scripts.analysis.style import STEPS_LABEL, literal, looks, over_steps, set_style
+from scripts.analysis.success import COLUMNS, band, legend
 from scripts.common.usage import UsageError
-from scripts.runs.folder import Run, intact
+from scripts.runs import Run
+from scripts.runs.files import as_usage_error
 from scripts.runs.tables import CsvTable
 
 NETWORKS = ("critic", "actor")
@@ -70,7 +71,7 @@ def conflicts_over_time(method: Method, network: str) -> tuple[np.ndarray, list[
     steps, values = [], []
     for run in method.runs:
         found = _rows(run, run.conflicts, "conflicts.csv")
-        with intact(run.conflicts.path):
+        with as_usage_error(run.conflicts.path):
             rows = [row for row in found if row["network"] == network]
             steps += [run.step_of(row) for row in rows]
             values += [[float(row[f"{tasks[i]}|{tasks[j]}"]) < 0 for i, j in pairs] for row in rows]
@@ -154,19 +155,19 @@ def temperatures(methods: Sequence[Method]) -> Figure:
 
 def _line(axes: Axes, methods: Sequence[Method], columns: list[str], value: Callable[[np.ndarray], np.ndarray]) -> None:
     """A line per method: `value` of its columns of metrics.csv, (rows, columns) -> (rows,), over the steps."""
-    for method, rim in zip(methods, rims(len(methods)), strict=True):
+    for method, look in zip(methods, looks([m.aggregator for m in methods]), strict=True):
         series = [_series(run, columns) for run in method.runs]
         steps = sorted(set.intersection(*(set(found) for found in series)))
         if not steps:
             raise UsageError(f"expected rows of metrics.csv at steps in common for {method.label}; found none.")
         values = np.array([value(np.array([found[step] for step in steps])) for found in series])
-        band(axes, method, np.array(steps), values[:, None], legend(method), thin=True, rim=rim)
+        band(axes, look, np.array(steps), values[:, None], legend(method), thin=True)
 
 
 def _series(run: Run, columns: list[str]) -> dict[int, list[float]]:
     """Step per task -> values of the columns, where all of them are filled."""
     rows = _rows(run, run.metrics, "metrics.csv")
-    with intact(run.metrics.path):
+    with as_usage_error(run.metrics.path):
         found = {
             run.step_of(row): [float(row[name]) for name in columns]
             for row in rows
@@ -185,7 +186,7 @@ def _similarity(norms: Float[np.ndarray, "rows tasks"]) -> Float[np.ndarray, " r
 
 
 def _rows(run: Run, table: CsvTable, name: str) -> list[Row]:
-    with intact(table.path):
+    with as_usage_error(table.path):
         rows = table.read()
         for row in rows:
             run.step_of(row)

@@ -34,7 +34,7 @@ from scripts.common import command, methods
 from scripts.common.flags import Capture, Counts, Names
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError, check_output, choose
-from scripts.runs.folder import write_json
+from scripts.runs.files import write_json
 from scripts.setup.build import require_device, require_precision, resolve_capture
 from scripts.setup.presets import PRESETS
 

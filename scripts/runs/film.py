@@ -86,7 +86,7 @@ def video(path: Path) -> Iterator[Any]:
 
 def main(order: dict[str, Any]) -> None:
     """Films what `scripts.record` has checked."""
-    run = Run.open(Path(order["run"]))
+    run = Run(order["run"])
     agent = MTSAC.load(order["agent"], device="cpu", aggregator="mean", critic_aggregator="mean")
     out, groups = Path(order["out"]), [order["tasks"]]
     if order["each"]:

@@ -38,13 +38,15 @@ from envs.vec_env import TaskVecEnv
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError
 from scripts.runs.claim import claimed
-from scripts.runs.folder import Run, evaluation_rows, intact, require_new, write_json
+from scripts.runs.files import as_usage_error, require_new, write_json
+from scripts.runs.folder import Run
+from scripts.runs.messages import next_steps, resume_command, success_table, whereabouts
 from scripts.runs.plain_sac import RewardScale, Team, make_actor, make_sac
-from scripts.runs.postmortem import next_steps, resume_command, whereabouts
 from scripts.runs.progress import StopRequested, StopSwitch
 from scripts.runs.protocol import describe
-from scripts.runs.report import success_table, summarize, write_result
-from scripts.runs.tables import STEP, CsvTable
+from scripts.runs.results import summarize, write_result
+from scripts.runs.resuming import concluded
+from scripts.runs.tables import STEP, CsvTable, evaluation_rows
 from scripts.setup import parse
 from scripts.setup.build import check_memory, make_env, make_evaluation_env, resolve, run_path
 from scripts.setup.config import TrainConfig
@@ -119,7 +121,7 @@ def load_team(run: Run, env: TaskVecEnv, device: str = "cpu") -> Team:
     actors = []
     for task in run.protocol.tasks:
         actor, path = make_actor(run.config, size, env.action_space).to(device), _actor_file(run, task)
-        with intact(path):
+        with as_usage_error(path):
             actor.load_state_dict(load_file(path, device=device))
         actors.append(actor)
     return Team(run.protocol.tasks, actors, run.config.steps_per_task)
@@ -133,11 +135,11 @@ def _start(config: TrainConfig, stack: contextlib.ExitStack) -> Run:
     with contextlib.closing(make_env(config, config.goals)) as env:
         check_memory(config, env)
         _factors(config, env.num_envs)
-        return Run(path, config, describe(config, env.task_names, env.goals), env.goals).save()
+        return Run.new(path, config, describe(config, env.task_names, env.goals), env.goals).save()
 
 
 def _resume(request: parse.Resume, stack: contextlib.ExitStack) -> Run:
-    run = Run.open(Path(request.resume))
+    run = Run(request.resume).verified()
     stack.enter_context(claimed(run.path))
     config, before = request.apply(run.config), run.config.to_json()
     changed = {name for name, value in config.to_json().items() if value != before[name]} - {"device", "progress"}
@@ -148,9 +150,9 @@ def _resume(request: parse.Resume, stack: contextlib.ExitStack) -> Run:
         )
     with contextlib.closing(make_env(config, run.goals)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
-    if run.concluded(config.steps_per_task) and not missing_tasks(run):
+    if concluded(run, config.steps_per_task) and not missing_tasks(run):
         raise UsageError(f"expected a run with tasks left; {run.path} has done all of them.")
-    return replace(run, config=resolve(config)).save()
+    return Run.new(run.path, resolve(config), run.protocol, run.goals).save()
 
 
 def _train_task(work: Work, task: str) -> None:

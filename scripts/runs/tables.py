@@ -7,11 +7,14 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
+import numpy as np
 
 from agents.saving.atomic import not_through_links, whole_file
+
+if TYPE_CHECKING:  # reading a table needs no torch
+    from agents import Evaluation
 
 Row = Mapping[str, Any]
 STEP = "env_steps_per_task"  # the first column of every table of a run
@@ -24,6 +27,9 @@ _MOST_BYTES, _LONGEST_LINE = 2**30, 2**20
 class CsvTable:
     """One CSV file with a header; missing values are empty cells.
 
+    It reads like a data frame: `table.columns`, `len(table)`, and `table["success"]` is an array with a number or a
+    text per row. `dict(table)` has all columns, and `pandas.DataFrame(dict(table))` is one where pandas is installed.
+
     Raises ValueError where a file is larger, or a line longer, than any table of ours.
     """
 
@@ -33,6 +39,29 @@ class CsvTable:
         if path.exists() and path.stat().st_size:
             with path.open(newline="") as file:
                 self.columns = next(csv.reader(self._lines(file)))
+
+    def __repr__(self) -> str:
+        return f"CsvTable({str(self.path)!r}: {len(self)} rows, {len(self.columns)} columns)"
+
+    def __len__(self) -> int:
+        return len(self.read())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def keys(self) -> list[str]:
+        """The names of the columns."""
+        return self.columns
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        """(rows,): numbers, NaN where a cell is empty; text where a cell is no number."""
+        if column not in self.columns:
+            raise KeyError(f"expected one of {', '.join(self.columns)}; found {column!r}")
+        cells = [row[column] for row in self.read()]
+        try:
+            return np.array([float(cell or "nan") for cell in cells])
+        except ValueError:
+            return np.array(cells)
 
     def append(self, rows: Iterable[Row]) -> None:
         """Adds rows at the end, all or none; a column that is new is added to the header, empty in the rows before.
@@ -87,38 +116,16 @@ class CsvTable:
             yield line
 
 
-class CsvOutputFormat(KVWriter):
-    """Stable-Baselines3's CSV format, but it appends: theirs opens with "w+", so that a resumed run wipes the file."""
-
-    def __init__(self, table: CsvTable) -> None:
-        self.table = table
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Appends one row: the step and the logged values."""
-        values = filter_excluded_keys(key_values, key_excluded, "csv")
-        self.table.append([{STEP: step, **dict(sorted(values.items()))}])
-
-    def close(self) -> None:
-        """Nothing to close: each row opens the file."""
-
-
-class CosinesOutputFormat(KVWriter):
-    """The cosines between the tasks' gradients over time: a row per network and measurement, a column per pair.
-
-    :param tasks: names, in the order of the matrices that are logged under `cosines/NETWORK`.
-    """
-
-    def __init__(self, table: CsvTable, tasks: Sequence[str]) -> None:
-        self.table = table
-        self._pairs = {f"{a}|{b}": (i, j) for i, a in enumerate(tasks) for j, b in enumerate(tasks) if i < j}
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Appends what was measured since the last row, if anything."""
-        matrices = {key.removeprefix("cosines/"): v for key, v in key_values.items() if key.startswith("cosines/")}
-        self.table.append(
-            {STEP: step, "network": network, **{pair: f"{m[ij]:.4f}" for pair, ij in self._pairs.items()}}
-            for network, m in matrices.items()
-        )
-
-    def close(self) -> None:
-        """Nothing to close."""
+def evaluation_rows(env_steps_per_task: int, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The rows of evaluations.csv: one per task."""
+    return [
+        {
+            "env_steps_per_task": env_steps_per_task,
+            "task": task,
+            "success": evaluation.success[i].mean(),
+            "success_last": evaluation.success_last[i].mean(),
+            "return": evaluation.returns[i].mean(),
+            "episodes": evaluation.success.shape[1],
+        }
+        for i, task in enumerate(evaluation.task_names)
+    ]

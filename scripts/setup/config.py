@@ -19,7 +19,7 @@ from agents.settings import Conditioning, CriticHead, Precision, Reduction, Tors
 from scripts.common.flags import Capture, Counts, Names, Numbers
 
 # Settings that run folders of earlier versions lack: there they were off.
-_LATER = {"collect_ahead", "high_reward_fraction", "high_reward_candidates", "checkpoint_minutes", "trial"}
+_LATER = {"collect_ahead", "high_reward_fraction", "high_reward_candidates", "checkpoint_minutes", "trial", "loggers"}
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ class TrainConfig:
     """Steps per task between rows of metrics.csv."""
     log_conflicts: int = 500
     """Updates between measurements of gradient conflict, cosines of all task pairs included; 0: never."""
+    loggers: Names = ("csv", "tensorboard")
+    """Where the numbers of a training go, evaluations included; csv is always among them."""
 
     batch_size: int = 128
     """Rows per task in a batch."""

@@ -10,13 +10,11 @@ from types import TracebackType
 
 from rich.live import Live
 
-from scripts.analysis.methods import status
 from scripts.common.screen import FittedTable, Screen
 from scripts.common.signals import STOP_SIGNALS
 from scripts.common.text import plain
 from scripts.common.usage import UsageError
-from scripts.runs import independent
-from scripts.runs.folder import Run
+from scripts.runs import Run, independent
 from scripts.sweeps.launchers import Started
 from scripts.sweeps.plan import Plan
 
@@ -152,9 +150,9 @@ def plainly(line: Line) -> str:
 def progress(path: Path) -> tuple[int, str]:
     """Steps per task that a run has logged, and its newest success; (0, "-") while there is nothing to read."""
     try:
-        run = Run.open(path)
+        run = Run(path)
         steps = independent.steps_done(run) if run.config.independent else _last_step(run)
-        if status(run) == "finished":
+        if run.status == "finished":
             steps = run.config.steps_per_task
         success = f"{_newest(run):.2f}" if run.evaluations.columns else "-"
     except (UsageError, OSError, ValueError):  # not there yet, or caught while it is being written

@@ -13,11 +13,10 @@ import tyro
 from agents.saving.checkpoint import checkpoints
 from envs import machine
 from mtrl import AGGREGATORS
-from scripts.analysis.methods import status
 from scripts.common.flags import Counts, Names
 from scripts.common.usage import UsageError, choose, given
+from scripts.runs import Run
 from scripts.runs.claim import claimed
-from scripts.runs.folder import Run
 from scripts.setup import parse
 from scripts.setup.config import TrainConfig
 from scripts.setup.presets import PRESETS
@@ -170,12 +169,12 @@ def plan(job: Job) -> Plan:
             )
     if not (job.path / "config.json").exists():
         return Plan(job, "begin", job.argv)
-    run = Run.open(job.path)
+    run = Run(job.path).verified()
     if run.config.trial:  # training anew replaces it
         return Plan(job, "begin", job.argv)
     _require_same(job, run)
     steps = job.config.steps_per_task
-    if steps == run.config.steps_per_task and (found := status(run)) != "unfinished":
+    if steps == run.config.steps_per_task and (found := run.status) != "unfinished":
         return Plan(job, found, ())
     with claimed(job.path):
         pass  # nobody else trains there

@@ -19,6 +19,7 @@ from agents.ahead.collector import Collector
 from agents.callbacks import EveryStepsPerTask
 from agents.device.transfer import HostBlock
 from scripts import train
+from scripts.runs.progress import StopSwitch
 from tests.agents.test_resume import assert_bit_equal, make_env, state_of, surgery_options
 from tests.agents.test_value_learning import EVERYTHING
 from tests.helpers import cuda, toy_agent
@@ -276,7 +277,7 @@ def test_a_run_that_was_stopped_and_resumed(tmp_path, monkeypatch):
     """By the commands; metrics.csv tells the lag and who waited for whom."""
     assert train.main(["toy", *FLAGS.split(), "--run-dir", str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(train.StopSwitch, "_on_step", lambda self: self.model.steps_per_task < 33)
+        patch.setattr(StopSwitch, "_on_step", lambda self: self.model.steps_per_task < 33)
         train.main(["toy", *FLAGS.split(), "--run-dir", str(tmp_path / "parts")])
     assert train.main(["--resume", str(tmp_path / "parts"), "--no-progress"]) == 0
     assert_same_training(tmp_path / "whole", tmp_path / "parts")

@@ -13,7 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import envs.toy
 from agents import EvaluationCallback, evaluate
 from envs.vec_env import from_gymnasium
-from scripts.runs.report import success_table, summarize
+from scripts.runs.messages import success_table
+from scripts.runs.results import summarize
 from tests.agents.test_mtsac import logged
 from tests.helpers import toy_agent
 from tests.odd_tasks import Says

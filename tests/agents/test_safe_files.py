@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from agents import MTSAC, StateFileError, latest_checkpoint, load_checkpoint, save_checkpoint
 from agents.saving.state_file import JSON, TENSORS, read_state
 from scripts import compare, evaluate, plot, train
-from scripts.analysis.methods import status
 from scripts.common.usage import UsageError
-from scripts.runs.folder import Run
+from scripts.runs import Run
 from scripts.runs.protocol import Protocol
+from scripts.runs.resuming import rewind
 from scripts.setup.config import PLAIN_SAC
 from tests.agents.test_state_file import Bomb
 from tests.helpers import toy_agent
@@ -106,7 +106,7 @@ def test_no_code_in_goals_is_run(run, tmp_path):
     for path in (run / "goals.npz", tmp_path / "plain.npy"):
         (run / "goals.npz").write_bytes(path.read_bytes())
         with pytest.raises(UsageError, match="damaged"):
-            Run.open(run)
+            Run(run).verified()
     assert not mark.exists()
 
 
@@ -166,7 +166,7 @@ def test_a_small_file_does_not_unpack_to_a_huge_one(run, tmp_path):
         MTSAC.load(tmp_path / "bomb.zip")
     np.savez_compressed(run / "goals.npz", **{"point-0": np.zeros(10**7)})
     with pytest.raises(UsageError, match="it unpacks to more than"):
-        Run.open(run)
+        Run(run).verified()
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "config.json.partial", "checkpoints/step_000000030/agent.zip"])
@@ -184,7 +184,7 @@ def test_what_is_neither_file_nor_folder_is_refused_before_it_is_read(run):
     (run / "goals.npz").unlink()
     os.mkfifo(run / "goals.npz")  # reading it would wait for ever
     with pytest.raises(UsageError, match="found the device"):
-        Run.open(run)
+        Run(run).verified()
 
 
 BUILDS_A_PATH = ["/tmp/thesis", "../../other", "..", ".hidden", "a/b", "a\\b", "", "a\0b"]
@@ -222,9 +222,9 @@ def test_a_file_that_claims_gigabytes_and_takes_none_is_refused_by_its_size(name
     os.truncate(run / name, 3 * 2**30)
     tracemalloc.start()
     with pytest.raises(UsageError, match="damaged") if "SUMS" not in name else pytest.warns(match="damaged"):
-        opened = Run.open(run)
+        opened = Run(run).verified()
         opened.other_software()
-        status(opened)
+        _ = opened.status
         opened.newest_checkpoint()
     assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
     tracemalloc.stop()
@@ -233,7 +233,7 @@ def test_a_file_that_claims_gigabytes_and_takes_none_is_refused_by_its_size(name
 def test_a_table_of_holes_is_refused_whatever_its_size(run):
     os.truncate(run / "metrics.csv", 2**27)
     with pytest.raises(UsageError, match="a line of more than"):
-        Run.open(run).rewind(10)
+        rewind(Run(run).verified(), 10)
 
 
 def test_text_of_a_file_moves_no_cursor_and_begins_no_line(run, capsys):

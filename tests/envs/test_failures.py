@@ -12,7 +12,7 @@ from envs.meta_world.suites import goal_vectors
 from envs.meta_world.task import MetaWorldTask
 from envs.vec_env import TaskVecEnv
 from scripts import train
-from scripts.runs.folder import Run
+from scripts.runs import Run
 from tests.runs import all_gone
 
 SHORT = (
@@ -67,7 +67,7 @@ def test_a_failure_is_named_and_the_last_good_checkpoint_stays(
     assert "point-1" in told["message"]
     assert told["env_steps_per_task"] >= 49
     assert str(caught.value) in told["message"]
-    saved = Run.open(path).newest_checkpoint()
+    saved = Run(path).verified().newest_checkpoint()
     assert 40 <= int(saved.name[5:]) <= told["env_steps_per_task"]
     assert f"{saved}. Go on from it" in capsys.readouterr().out.replace("\n", "")
     assert not (path / "result.json").exists()

@@ -13,7 +13,7 @@ import pytest
 from scripts.common.usage import UsageError
 from scripts.runs import claim
 from scripts.runs.claim import claimed
-from scripts.runs.folder import require_new
+from scripts.runs.files import require_new
 
 ROOT = Path(__file__).parents[2]
 

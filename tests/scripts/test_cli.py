@@ -14,6 +14,7 @@ from mtrl import AGGREGATORS
 from scripts import evaluate, plot, train
 from scripts.common import command
 from scripts.common.usage import UsageError
+from scripts.runs import starting
 from scripts.setup import parse
 from scripts.setup.build import make_agent, make_env, run_path
 from scripts.setup.config import TrainConfig, check
@@ -119,7 +120,7 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(command, flags, message, 
 
 
 def test_a_run_folder_is_refused_before_environments_are_built(nowhere, monkeypatch):
-    monkeypatch.setattr(train, "make_env", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr(starting, "make_env", lambda *_: pytest.fail("built"))
     nowhere.write_text("a file")
     assert exit_code(monkeypatch, train.main, ["toy"]) == 2
 
@@ -129,7 +130,7 @@ def test_ctrl_c_while_environments_are_built_ends_in_one_line_and_leaves_nothing
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "make_env", interrupted)
+    monkeypatch.setattr(starting, "make_env", interrupted)
     assert exit_code(monkeypatch, train.main, flags) == 130
     assert capsys.readouterr().err == "interrupted\n"
     assert not list(nowhere.parent.iterdir())

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from scripts import compare
-from scripts.analysis.methods import find_runs, group, status
+from scripts.analysis.methods import find_runs, group
 from scripts.analysis.published import published
+from scripts.analysis.style import looks
 from scripts.common import command
 from scripts.common.usage import UsageError
-from scripts.runs.folder import write_json
+from scripts.runs.files import write_json
 from scripts.runs.protocol import describe
 from scripts.setup.presets import PRESETS
 from tests.run_folders import CONFIG, GOALS, TASKS, make_run
@@ -270,8 +271,9 @@ def test_labels_name_what_differs_and_no_more(tmp_path):
         "mean, multi-head, learning_rate=0.0003", "pcgrad", "cagrad, c=0.4", "cagrad, c=0.8", "independent",
     ]  # fmt: skip
     assert methods[4].seeds == [0, 5]
-    assert len({(method.color, method.style) for method in methods}) == len(methods)
-    assert len({method.color for method in methods}) == 4
+    drawn = looks([method.aggregator for method in methods])
+    assert len({look[:2] for look in drawn}) == len(methods)
+    assert len({look.color for look in drawn}) == 4
 
 
 def test_presets_are_named_where_they_differ(tmp_path):
@@ -284,10 +286,10 @@ def test_presets_are_named_where_they_differ(tmp_path):
 def test_a_run_that_broke_down_and_was_taken_to_its_end_is_finished(tmp_path):
     run = make_run(tmp_path / "a")
     (run.path / "postmortem.json").write_text("{}")
-    assert status(run) == "finished"
+    assert run.status == "finished"
     result = json.loads((run.path / "result.json").read_text())
     (run.path / "result.json").write_text(json.dumps(result | {"env_steps_per_task": 100}))
-    assert status(run) == "failed"  # finished once, extended, and broke down then
+    assert run.status == "failed"  # finished once, extended, and broke down then
 
 
 @pytest.mark.parametrize(
@@ -303,9 +305,9 @@ def test_a_run_that_broke_down_and_was_taken_to_its_end_is_finished(tmp_path):
 def test_only_a_loss_that_is_not_finite_says_something_about_the_method(told, expected, tmp_path):
     run = make_run(tmp_path / "a", status="interrupted")
     write_json(run.path / "postmortem.json", told)
-    assert status(run) == expected
+    assert run.status == expected
     run.save()  # as the run goes on
-    assert status(run) == "unfinished"
+    assert run.status == "unfinished"
 
 
 def test_curves_hold_the_steps_that_all_seeds_have(tmp_path):

@@ -14,10 +14,9 @@ import envs
 from envs.signals import STOP_SIGNALS
 from envs.toy import PointReach
 from scripts import compare, evaluate, plot, train
-from scripts.analysis.methods import find_runs, group, status
+from scripts.analysis.methods import find_runs, group
 from scripts.common.usage import UsageError
-from scripts.runs import independent, plain_sac
-from scripts.runs.folder import Run
+from scripts.runs import Run, independent, plain_sac
 from scripts.setup.parse import parse_train
 from scripts.setup.presets import PRESETS
 from tests.helpers import tensors
@@ -38,8 +37,8 @@ def finished(tmp_path_factory):
 
 
 def test_it_leaves_a_run_that_every_command_reads(finished, tmp_path, capsys):
-    run = Run.open(finished)
-    assert status(run) == "finished"
+    run = Run(finished).verified()
+    assert run.status == "finished"
     assert run.success_curves()[0].tolist() == [20, 40, 60]
     assert group(find_runs([finished]))[0].label == "independent"
     result = json.loads((finished / "result.json").read_text())
@@ -66,7 +65,7 @@ def test_stopped_in_its_last_evaluation_it_goes_on_with_that(number, finished, t
         patch.setattr(independent, "evaluate", stopped)
         for _ in range(2):
             assert train.main(words) == 128 + number
-            assert status(Run.open(copy)) == "unfinished"
+            assert Run(copy).verified().status == "unfinished"
     assert f"python -m scripts.train --resume {copy}" in capsys.readouterr().out
     assert train.main(words) == 0
     assert (copy / "evaluations.csv").read_text() == (finished / "evaluations.csv").read_text()
@@ -80,7 +79,7 @@ def test_a_task_is_learned_by_stable_baselines3_as_anyone_would_call_it(finished
     if layer_norm:
         path = tmp_path / "norm"
         start(path, "--actor-layer-norm", "--critic-layer-norm", "--steps-per-task", "40")
-    run = Run.open(path)
+    run = Run(path).verified()
     seed = independent._seed_of(run.config, 2)
     env = envs.from_gymnasium([partial(PointReach, 2, 4, horizon=10)], ["point-2"], seed)
     activation = (lambda: torch.nn.Sequential(torch.nn.LayerNorm(8), torch.nn.ReLU())) if layer_norm else torch.nn.ReLU
@@ -125,7 +124,7 @@ def test_what_was_stopped_goes_on_with_the_next_task(finished, tmp_path, monkeyp
     assert begun == ["point-0", "point-1"]
     assert json.loads((path / "result.json").read_text())["status"] == "interrupted"
     assert "1 tasks are done" in capsys.readouterr().out
-    assert status(Run.open(path)) == "unfinished"
+    assert Run(path).verified().status == "unfinished"
     with pytest.raises(UsageError, match="lacks point-1, point-2, point-3"):
         evaluate.main([str(path), "--episodes", "1"])
     assert train.main(["--resume", str(path), "--no-progress"]) == 0
@@ -140,7 +139,7 @@ def test_stopped_once_and_again_at_its_end_it_is_concluded(finished, tmp_path):
     interrupted = {"status": "interrupted", "env_steps_per_task": 0}  # as the first stop left it
     (path / "result.json").write_text(json.dumps(result | interrupted))
     assert train.main(["--resume", str(path), "--no-progress"]) == 0
-    assert status(Run.open(path)) == "finished"
+    assert Run(path).verified().status == "finished"
     assert (path / "evaluations.csv").read_text() == (finished / "evaluations.csv").read_text()
 
 
@@ -149,7 +148,7 @@ def test_a_task_that_diverges_is_named(tmp_path):
     with pytest.raises(train.NonFiniteError, match="point-1"):
         start(path, "--reward-scale", "1,1e38,1,1", "--steps-per-task", "40")
     assert json.loads((path / "postmortem.json").read_text())["task"] == "point-1"
-    assert status(Run.open(path)) == "failed"
+    assert Run(path).verified().status == "failed"
 
 
 BAD = {

@@ -10,11 +10,14 @@ import pytest
 
 from agents import Evaluation
 from scripts.common.usage import UsageError
-from scripts.runs import folder as run_folder
-from scripts.runs.folder import Run, require_new, write_json
+from scripts.runs import Run, software
+from scripts.runs.files import require_new, write_json
+from scripts.runs.loggers import Loggers
+from scripts.runs.messages import success_table, training_table
 from scripts.runs.protocol import describe, hash_goals
-from scripts.runs.report import best_evaluation, latest_evaluation, success_table, summarize, training_table, wilson
-from scripts.runs.tables import CsvOutputFormat, CsvTable
+from scripts.runs.results import best_evaluation, latest_evaluation, summarize, wilson
+from scripts.runs.resuming import rewind
+from scripts.runs.tables import CsvTable
 from scripts.setup.config import TrainConfig
 
 TASKS = ("reach-v3", "push-v3")
@@ -29,7 +32,7 @@ def evaluation(rate, episodes=10):
 
 @pytest.fixture
 def run(tmp_path):
-    return Run(tmp_path / "run", CONFIG, describe(CONFIG, TASKS, GOALS), GOALS).save()
+    return Run.new(tmp_path / "run", CONFIG, describe(CONFIG, TASKS, GOALS), GOALS).save()
 
 
 # ------------------------------------------------------------------------------------------------------- CSV files
@@ -46,10 +49,9 @@ def test_a_second_writer_appends(tmp_path):
     assert (tmp_path / "t.csv").read_text().split() == ["a", "1", "2"]
 
 
-def test_logger_rows_carry_the_step_and_respect_exclusions(tmp_path):
-    table = CsvTable(tmp_path / "t.csv")
-    CsvOutputFormat(table).write({"loss": 0.5, "secret": 1}, {"loss": None, "secret": ("csv",)}, step=20)
-    assert table.read() == [{"env_steps_per_task": "20", "loss": "0.5"}]
+def test_logger_rows_carry_the_step_and_respect_exclusions(run):
+    Loggers(run, print).write({"loss": 0.5, "secret": 1}, {"loss": None, "secret": ("csv",)}, step=20)
+    assert run.metrics.read() == [{"env_steps_per_task": "20", "loss": "0.5"}]
 
 
 def test_rewind_forgets_what_came_after_the_checkpoint_and_a_torn_line(run):
@@ -58,7 +60,7 @@ def test_rewind_forgets_what_came_after_the_checkpoint_and_a_torn_line(run):
         run.add_evaluation(step, evaluation(0.5))
     with run.metrics.path.open("a") as file:
         file.write("8")  # killed while it wrote 80
-    run.rewind(20)
+    rewind(run, 20)
     assert [row["x"] for row in run.metrics.read()] == ["10", "20"]
     assert run.success_curves()[0].tolist() == [10, 20]
 
@@ -82,7 +84,7 @@ def test_rewind_forgets_an_evaluation_that_lacks_a_task(run):
     for step in (10, 20):
         run.add_evaluation(step, evaluation(0.5))
     run.evaluations.path.write_text("".join(run.evaluations.path.read_text().splitlines(keepends=True)[:-1]))
-    run.rewind(20)
+    rewind(run, 20)
     assert run.success_curves()[0].tolist() == [10]
     assert latest_evaluation(run)["env_steps_per_task"] == 10
 
@@ -90,8 +92,8 @@ def test_rewind_forgets_an_evaluation_that_lacks_a_task(run):
 def test_tables_of_before_count_the_steps_of_all_tasks_and_go_on_per_task(run):
     run.metrics.append([{"env_steps": 2 * step, "x": step} for step in (10, 20, 30)])
     assert [run.step_of(row) for row in run.metrics.read()] == [10, 20, 30]
-    opened = Run.open(run.path)
-    opened.rewind(20)
+    opened = Run(run.path).verified()
+    rewind(opened, 20)
     opened.metrics.append([{"env_steps_per_task": 30, "x": 1}])
     assert opened.metrics.columns == ["env_steps_per_task", "x"]
     assert [opened.step_of(row) for row in opened.metrics.read()] == [10, 20, 30]
@@ -110,7 +112,7 @@ def test_a_run_whose_id_took_in_the_numbers_of_episodes_still_opens(run):
     values = json.loads((run.path / "protocol.json").read_text())
     assert values["id"] == run.protocol.id != run.protocol.earlier_id
     (run.path / "protocol.json").write_text(json.dumps(values | {"id": run.protocol.earlier_id}))
-    assert Run.open(run.path).protocol == run.protocol
+    assert Run(run.path).verified().protocol == run.protocol
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_a_run_of_before_an_option_is_told_by_its_missing_field(run, name):
     del values["train_horizon"]
     (run.path / name).write_text(json.dumps(values))
     with pytest.raises(UsageError, match=rf"{name} is damaged: fields \['train_horizon'\] are missing or unknown"):
-        Run.open(run.path)
+        Run(run.path).verified()
 
 
 def test_a_run_of_before_collecting_ahead_is_one_without(run):
@@ -141,7 +143,7 @@ def test_a_run_of_before_collecting_ahead_is_one_without(run):
     assert values.pop("collect_ahead") == 0
     (run.path / "config.json").write_text(json.dumps(values))
     assert "collect_ahead" not in json.loads((run.path / "protocol.json").read_text())
-    assert Run.open(run.path).config == run.config
+    assert Run(run.path).verified().config == run.config
     ahead = describe(replace(CONFIG, collect_ahead=4), TASKS, GOALS)
     assert type(ahead).from_json(ahead.to_json()) == ahead
 
@@ -171,7 +173,7 @@ def test_seeds_and_lengths_may_share_an_axis_and_rewards_may_not(run):
 
 # ------------------------------------------------------------------------------------------------------ run folder
 def test_what_is_saved_is_opened(run):
-    opened = Run.open(run.path)
+    opened = Run(run.path).verified()
     assert (opened.config, opened.protocol) == (run.config, run.protocol)
     assert {name: goals.tolist() for name, goals in opened.goals.items()} == {n: g.tolist() for n, g in GOALS.items()}
     versions = json.loads((run.path / "versions.json").read_text())
@@ -183,7 +185,7 @@ def test_what_is_saved_is_opened(run):
 def test_damage_is_noticed(run, name, damage):
     (run.path / name).write_bytes(damage)
     with pytest.raises(UsageError, match="damaged"):
-        Run.open(run.path)
+        Run(run.path).verified()
 
 
 WRONG = [
@@ -217,7 +219,7 @@ WRONG = [
 def test_a_wrong_value_is_noticed(run, name, change, message):
     (run.path / name).write_text(json.dumps(json.loads((run.path / name).read_text()) | change))
     with pytest.raises(UsageError, match=f"damaged.*{message}|{message}"):
-        Run.open(run.path)
+        Run(run.path).verified()
 
 
 @pytest.mark.parametrize("bit", [1, 128])
@@ -227,7 +229,7 @@ def test_no_flipped_bit_in_the_goals_gets_through(run, bit):
     for i in range(len(whole)):
         path.write_bytes(whole[:i] + bytes([whole[i] ^ bit]) + whole[i + 1 :])
         try:
-            opened = Run.open(run.path).goals
+            opened = Run(run.path).verified().goals
         except UsageError:
             continue
         assert hash_goals(opened) == run.protocol.goal_set  # the bit had no meaning, such as a date's
@@ -247,14 +249,14 @@ def test_foreign_tables_are_noticed_before_anything_is_rewritten(run, table, tex
     path = getattr(run, table).path
     path.write_text(text)
     with pytest.raises(UsageError, match=f"{table}.csv is damaged"):
-        Run.open(run.path).rewind(10)
+        rewind(Run(run.path).verified(), 10)
     assert path.read_text() == text
 
 
 def test_bytes_that_are_no_text_are_noticed(run):
     run.metrics.path.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match=r"metrics\.csv .*damaged"):
-        Run.open(run.path)
+        Run(run.path).verified()
 
 
 def test_what_is_saved_again_keeps_goals_and_the_first_versions(run):
@@ -279,10 +281,10 @@ def test_the_commit_of_the_code_and_what_was_changed_since_are_kept_and_told(run
         subprocess.run(["git", "-C", str(tmp_path / "code"), *identity, *words], check=True, capture_output=True)
 
     def revision():
-        run_folder._revision.cache_clear()
-        return run_folder._revision()
+        software._revision.cache_clear()
+        return software._revision()
 
-    monkeypatch.setattr(run_folder, "_ROOT", tmp_path / "code")
+    monkeypatch.setattr(software, "_ROOT", tmp_path / "code")
     (tmp_path / "code").mkdir()
     found = [revision()]
     git("init")
@@ -300,7 +302,7 @@ def test_the_commit_of_the_code_and_what_was_changed_since_are_kept_and_told(run
     values = json.loads((run.path / "versions.json").read_text())
     (run.path / "versions.json").write_text(json.dumps(values | {"revision": found[1]}))
     assert run.other_software() == f"revision {found[1]} -> {found[4]}"
-    run_folder._revision.cache_clear()
+    software._revision.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -309,14 +311,14 @@ def test_the_commit_of_the_code_and_what_was_changed_since_are_kept_and_told(run
 def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file_are_noticed(run, name, make):
     getattr(run.path / name, make)()
     with pytest.raises(UsageError, match=f"{name} is not a f"):
-        Run.open(run.path)
+        Run(run.path).verified()
 
 
 @pytest.mark.parametrize("table", ["metrics", "evaluations", "conflicts"])
 def test_damage_is_told_of_the_table_that_has_it(run, table):
     getattr(run, table).path.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match=rf"{table}\.csv is damaged"):
-        Run.open(run.path)
+        Run(run.path).verified()
 
 
 def test_why_there_is_no_checkpoint_is_told(run):
@@ -332,20 +334,21 @@ def test_why_there_is_no_checkpoint_is_told(run):
 
 
 def test_other_software_does_not_make_a_run_foreign(run):
-    replace(run, protocol=replace(run.protocol, mujoco="2.0", env_steps_per_task=5)).save()
-    assert Run.open(run.path).protocol.mujoco == "2.0"
+    protocol = replace(run.protocol, mujoco="2.0", env_steps_per_task=5)
+    Run.new(run.path, run.config, protocol, run.goals).save()
+    assert Run(run.path).verified().protocol.mujoco == "2.0"
 
 
 def test_a_missing_file_is_noticed(run):
     (run.path / "goals.npz").unlink()
     with pytest.raises(UsageError, match=r"goals\.npz is missing\. Restore"):
-        Run.open(run.path)
+        Run(run.path).verified()
 
 
 def test_goals_of_another_run_are_noticed(run):
     np.savez(run.path / "goals.npz", **{name: goals + 1 for name, goals in GOALS.items()})
     with pytest.raises(UsageError, match=r"damaged: .* goal_set"):
-        Run.open(run.path)
+        Run(run.path).verified()
 
 
 def test_no_checkpoint_and_no_evaluation_yet(run):
@@ -393,7 +396,7 @@ def test_the_latest_evaluation_is_read_back_as_it_was(run):
     assert latest_evaluation(run) is None
     for step, rate in ((10, 0.2), (20, 0.9)):
         run.add_evaluation(step, evaluation(rate))
-    assert latest_evaluation(Run.open(run.path)) == {"env_steps_per_task": 20, **summarize(evaluation(0.9))}
+    assert latest_evaluation(Run(run.path).verified()) == {"env_steps_per_task": 20, **summarize(evaluation(0.9))}
 
 
 def test_before_the_first_evaluation_the_table_is_of_training_episodes():

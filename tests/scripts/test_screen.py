@@ -18,7 +18,7 @@ from scripts import train
 from scripts.common import command
 from scripts.common.screen import FittedTable, Guarded, Screen
 from scripts.common.usage import UsageError, check_folder
-from scripts.runs.report import success_table, training_table
+from scripts.runs.messages import success_table, training_table
 from tests.runs import start
 
 SHORT = (

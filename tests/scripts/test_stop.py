@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from agents import NonFiniteError
+from agents import MTSAC, NonFiniteError
 from scripts import train
-from scripts.analysis.methods import status
 from scripts.common import command
 from scripts.common.usage import UsageError
-from scripts.runs.folder import Run
+from scripts.runs import Run, session
+from scripts.runs.claim import claimed
+from scripts.runs.progress import StopSwitch
 from scripts.runs.protocol import describe
 from scripts.runs.tables import CsvTable
 from tests.runs import assert_same_training, rows
@@ -55,7 +56,7 @@ def copy(finished, tmp_path):
 
 def ctrl_c_in_evaluation(monkeypatch, at):
     """SIGINT in the middle of the evaluation at that step, the first time."""
-    whole, pressed = train.evaluate, []
+    whole, pressed = session.evaluate, []
 
     def stopped(agent, env, episodes):
         if agent.steps_per_task == at and not pressed:
@@ -64,7 +65,7 @@ def ctrl_c_in_evaluation(monkeypatch, at):
             os.kill(os.getpid(), signal.SIGINT)
         return whole(agent, env, episodes)
 
-    monkeypatch.setattr(train, "evaluate", stopped)
+    monkeypatch.setattr(session, "evaluate", stopped)
 
 
 def advice(printed):
@@ -109,13 +110,13 @@ def test_ctrl_c_while_it_is_made_up_leaves_it_owed(tmp_path, monkeypatch):
     assert result(path)["env_steps_per_task"] == 20
     assert not (path / "evaluations.csv").exists()
     assert resume(path) == 0
-    assert Run.open(path).success_curves()[0].tolist() == [20, 40, 60]
+    assert Run(path).verified().success_curves()[0].tolist() == [20, 40, 60]
 
 
 def test_killed_at_the_last_step_the_last_update_is_still_made(finished, tmp_path, monkeypatch):
     """A checkpoint at the last step that comes before that step's update would end the run without it."""
     with monkeypatch.context() as patch:
-        patch.setattr(train, "save_checkpoint", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
+        patch.setattr(session, "save_checkpoint", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
         with pytest.raises(SystemExit, match="killed"):
             start(tmp_path / "run")
     assert resume(tmp_path / "run") == 0
@@ -135,7 +136,7 @@ def test_a_run_that_never_came_to_a_checkpoint_begins_anew(finished, tmp_path, m
     path = tmp_path / "run"
     ctrl_c_in_evaluation(monkeypatch, 20)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "save_checkpoint", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
+        patch.setattr(session, "save_checkpoint", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
         with pytest.raises(SystemExit):
             start(path, "--checkpoint-every", "0")
     assert resume(path) == 0
@@ -178,7 +179,7 @@ def test_stopped_before_the_first_evaluation_shows_training_episodes(tmp_path, m
 
 def ctrl_c_at(monkeypatch, step):
     """SIGINT before that step: -1 before there is an agent that learns."""
-    whole = train.StopSwitch._on_step
+    whole = StopSwitch._on_step
 
     def pressed(switch):
         if switch.num_timesteps == 4 * step:
@@ -186,9 +187,9 @@ def ctrl_c_at(monkeypatch, step):
         return whole(switch)
 
     if step < 0:
-        monkeypatch.setattr(train.MTSAC, "set_logger", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        monkeypatch.setattr(MTSAC, "set_logger", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     else:
-        monkeypatch.setattr(train.StopSwitch, "_on_step", pressed)
+        monkeypatch.setattr(StopSwitch, "_on_step", pressed)
 
 
 @pytest.mark.parametrize(
@@ -219,12 +220,12 @@ def test_the_last_lines_name_files_that_are_there_and_commands_that_work(step, c
 def test_a_run_ends_at_its_last_step_also_in_the_middle_of_a_round(tmp_path):
     assert start(tmp_path / "run", "--train-freq", "7", "--gradient-steps", "2") == 0
     assert result(tmp_path / "run")["env_steps_per_task"] == 60
-    assert Run.open(tmp_path / "run").success_curves()[0].tolist() == [20, 40, 60]
+    assert Run(tmp_path / "run").verified().success_curves()[0].tolist() == [20, 40, 60]
 
 
 def test_stopped_right_after_resume_the_last_evaluation_is_kept(finished, copy, monkeypatch):
-    run = Run.open(copy)
-    monkeypatch.setattr(train.MTSAC, "learn", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    run = Run(copy).verified()
+    monkeypatch.setattr(MTSAC, "learn", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     assert resume(copy, "--steps-per-task", "70") == 130
     assert result(run.path)["evaluation"] == result(finished)["evaluation"]
 
@@ -232,12 +233,12 @@ def test_stopped_right_after_resume_the_last_evaluation_is_kept(finished, copy, 
 def test_evaluations_that_vanished_are_not_made_up_but_the_newest(copy):
     (copy / "evaluations.csv").unlink()
     assert resume(copy, "--steps-per-task", "70") == 0
-    assert Run.open(copy).success_curves()[0].tolist() == [60, 70]
+    assert Run(copy).verified().success_curves()[0].tolist() == [60, 70]
 
 
 @pytest.mark.parametrize(("field", "value"), [("reward_version", "v1"), ("horizon", 9), ("suite", "MT10")])
 def test_a_run_does_not_go_on_with_another_protocol(field, value, copy):
-    config = Run.open(copy).config
+    config = Run(copy).verified().config
     (copy / "config.json").write_text(json.dumps(replace(config, **{field: value}).to_json()))
     before = (copy / "protocol.json").read_text()
     with pytest.raises(UsageError, match="benchmark" if field == "suite" else field):
@@ -246,9 +247,9 @@ def test_a_run_does_not_go_on_with_another_protocol(field, value, copy):
 
 
 def test_a_folder_that_another_training_holds_is_named(copy):
-    with train.claimed(copy), pytest.raises(UsageError, match=f"process {os.getpid()} trains there"):
+    with claimed(copy), pytest.raises(UsageError, match=f"process {os.getpid()} trains there"):
         resume(copy, "--steps-per-task", "70")
-    with train.claimed(copy), pytest.raises(UsageError, match="trains there"):
+    with claimed(copy), pytest.raises(UsageError, match="trains there"):
         start(copy)
 
 
@@ -261,7 +262,7 @@ def broken(agent):
 
 @pytest.mark.parametrize(("step", "found"), [(20, "There is no checkpoint"), (40, "step_000000020")])
 def test_a_broken_policy_is_not_evaluated_and_the_way_back_is_told(step, found, tmp_path, monkeypatch, capsys):
-    path, owed = tmp_path / "run", train.Session.catch_up
+    path, owed = tmp_path / "run", session.Session.catch_up
 
     def breaks(session, switch):
         if session.agent.steps_per_task == step:
@@ -269,24 +270,24 @@ def test_a_broken_policy_is_not_evaluated_and_the_way_back_is_told(step, found, 
         owed(session, switch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Session, "catch_up", breaks)
+        patch.setattr(session.Session, "catch_up", breaks)
         with pytest.raises(NonFiniteError, match="point-2"):
             start(path)
     printed = capsys.readouterr().out
     assert found in printed
     assert json.loads((path / "postmortem.json").read_text())["env_steps_per_task"] == step
     if step > 20:
-        assert Run.open(path).success_curves()[0].tolist() == [20]
+        assert Run(path).verified().success_curves()[0].tolist() == [20]
         assert train.main([*advice(printed), "--no-progress"]) == 0
-        assert Run.open(path).config.learning_rate == 5e-4
+        assert Run(path).verified().config.learning_rate == 5e-4
 
 
 def test_a_checkpoint_of_other_tasks_is_not_evaluated(copy):
     from scripts import evaluate
 
-    run = Run.open(copy)
+    run = Run(copy).verified()
     names = run.protocol.tasks[::-1]
-    replace(run, protocol=describe(run.config, names, run.goals)).save()
+    Run.new(run.path, run.config, describe(run.config, names, run.goals), run.goals).save()
     with pytest.raises(UsageError, match="expected the tasks"):
         evaluate.main([str(copy), "--episodes", "1"])
 
@@ -322,7 +323,7 @@ def test_a_disk_that_is_full_at_the_end_costs_nothing_once_there_is_room(moment,
     path = tmp_path / "run"
     with monkeypatch.context() as full:
         if moment == "before the result":
-            full.setattr(train, "write_result", lambda *_: (_ for _ in ()).throw(Full()))
+            full.setattr(session, "write_result", lambda *_: (_ for _ in ()).throw(Full()))
         else:
             append = CsvTable.append
 
@@ -336,7 +337,7 @@ def test_a_disk_that_is_full_at_the_end_costs_nothing_once_there_is_room(moment,
             full.setattr(CsvTable, "append", some)
         with pytest.raises(OSError, match="No space left"):
             start(path)
-    assert status(Run.open(path)) == "unfinished"
+    assert Run(path).verified().status == "unfinished"
     assert resume(path) == 0
     assert result(path)["status"] == "finished"
     assert not (path / "postmortem.json").exists()
@@ -345,7 +346,7 @@ def test_a_disk_that_is_full_at_the_end_costs_nothing_once_there_is_room(moment,
 
 def test_a_folder_that_is_renamed_while_it_trains_goes_on_at_its_new_place(finished, tmp_path, monkeypatch, capsys):
     path, moved = tmp_path / "run", tmp_path / "moved"
-    save = train.Checkpoints.act
+    save = session.Checkpoints.act
 
     def rename(checkpoints):
         if checkpoints.model.steps_per_task == 40:
@@ -353,7 +354,7 @@ def test_a_folder_that_is_renamed_while_it_trains_goes_on_at_its_new_place(finis
         save(checkpoints)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Checkpoints, "act", rename)
+        patch.setattr(session.Checkpoints, "act", rename)
         patch.setattr("sys.argv", ["train", "toy", *SHORT, "--run-dir", str(path)])
         with pytest.raises(SystemExit) as end:
             command.run(train.main)

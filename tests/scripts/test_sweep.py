@@ -15,12 +15,12 @@ from agents import NonFiniteError
 from envs.signals import STOP_SIGNALS
 from mtrl import AGGREGATORS
 from scripts import sweep, train
-from scripts.analysis.methods import status
 from scripts.common import command
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError
+from scripts.runs import Run
 from scripts.runs.claim import claimed
-from scripts.runs.folder import Run, write_json
+from scripts.runs.files import write_json
 from scripts.sweeps import launchers as launcher
 from scripts.sweeps import plan as sweep_plan
 from scripts.sweeps.board import Board
@@ -206,7 +206,7 @@ def folder(job):
 
     names = tuple(f"point-{i}" for i in range(4))
     goals = {name: [[0.0, 0.0]] for name in names}
-    return Run(job.path, job.config, describe(job.config, names, goals), goals).save()
+    return Run.new(job.path, job.config, describe(job.config, names, goals), goals).save()
 
 
 def test_a_run_without_a_checkpoint_is_set_aside_not_deleted(tmp_path):
@@ -413,7 +413,7 @@ def test_a_failed_run_is_named_and_the_rest_is_finished_and_skipped_next_time(tm
     assert "2 runs: 1 finished, 1 failed" in printed
     assert "toy-bad-seed0 failed (exit code 3): error: " in printed
     assert "point-2" in printed
-    assert status(Run.open(tmp_path / "r" / "toy-mean-seed0")) == "finished"
+    assert Run(tmp_path / "r" / "toy-mean-seed0").verified().status == "finished"
     assert sweep.main(words) == sweep.EXIT_INCOMPLETE  # nothing is run again
     assert "1 already finished, 1 failed before" in capsys.readouterr().out
 
@@ -429,8 +429,8 @@ def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(tmp_path, capsys):
 
     Thread(target=press, daemon=True).start()
     assert sweep.main(words) == 130
-    run = Run.open(tmp_path / "toy-mean-seed0")
-    assert status(run) == "unfinished"
+    run = Run(tmp_path / "toy-mean-seed0").verified()
+    assert run.status == "unfinished"
     assert run.newest_checkpoint().is_dir()
     assert not (tmp_path / "toy-mean-seed1").exists()
     assert "2 runs: 1 stopped, 1 waiting" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.saving.checkpoint import checkpoints
 from scripts import evaluate, plot, train
 from scripts.common.usage import UsageError
-from scripts.runs.folder import Run
+from scripts.runs import Run, session
 from scripts.runs.protocol import describe
 from scripts.setup.build import make_env, make_evaluation_env, update_rounds
 from scripts.setup.presets import PRESETS
@@ -63,7 +63,7 @@ def test_a_finished_run_shows_and_keeps_everything(finished):
     assert names | {"tensorboard", "checkpoints"} == {file.name for file in path.iterdir()}
     result = json.loads((path / "result.json").read_text())
     assert (result["status"], result["env_steps_per_task"]) == ("finished", 200)
-    assert result["protocol"]["id"] == Run.open(path).protocol.id
+    assert result["protocol"]["id"] == Run(path).verified().protocol.id
     assert result["evaluation"]["mean"]["episodes"] == 4 * 4
     saved = [file.name for file in sorted((path / "checkpoints").iterdir())]
     assert saved == ["best.zip", "step_000000150", "step_000000200"]
@@ -107,7 +107,7 @@ def test_kill_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
         time.sleep(0.02)  # until the row of step 60, past the checkpoint of step 50
     process.kill()
     process.join()
-    assert Run.open(path).newest_checkpoint().is_dir()
+    assert Run(path).verified().newest_checkpoint().is_dir()
     end(start(["--resume", path], printed), printed)
     assert_same_training(finished[0], path)
 
@@ -128,7 +128,7 @@ def test_a_finished_run_can_be_extended_and_not_repeated(finished, tmp_path):
     with pytest.raises(UsageError, match="Extend it with --steps-per-task"):
         train.main(["--resume", str(path)])
     assert train.main(["--resume", str(path), "--steps-per-task", "220", "--no-progress"]) == 0
-    run = Run.open(path)
+    run = Run(path).verified()
     assert run.config.steps_per_task == run.protocol.env_steps_per_task == 220
     assert run.success_curves()[0].tolist() == [50, 100, 150, 200, 220]
 
@@ -141,10 +141,10 @@ def test_several_environments_per_task_with_short_and_staggered_episodes(tmp_pat
     assert train.main(["toy", *flags, "--run-dir", str(whole)]) == 0
     assert train.main(["toy", *flags, "--run-dir", str(parts), "--steps-per-task", "100", "--workers", "2"]) == 0
     assert train.main(["--resume", str(parts), "--steps-per-task", "200", "--workers", "0", "--no-progress"]) == 0
-    assert Run.open(parts).success_curves()[0].tolist() == [93, 102, 183, 201]
-    Run.open(parts).evaluations.keep(lambda row: row["env_steps_per_task"] != "102")
+    assert Run(parts).verified().success_curves()[0].tolist() == [93, 102, 183, 201]
+    Run(parts).verified().evaluations.keep(lambda row: row["env_steps_per_task"] != "102")
     assert_same_training(whole, parts)
-    run = Run.open(whole)
+    run = Run(whole).verified()
     assert (
         run.protocol.env_steps_per_task == json.loads((whole / "result.json").read_text())["env_steps_per_task"] == 201
     )
@@ -213,7 +213,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(finished, tmp
 
 
 def test_the_best_agent_is_kept_apart(finished, tmp_path):
-    run = Run.open(finished[0])
+    run = Run(finished[0]).verified()
     best = json.loads((run.path / "result.json").read_text())["best"]
     assert evaluate.main([str(run.path), "--best", "--episodes", "2", "--json", str(tmp_path / "b.json")]) == 0
     found = json.loads((tmp_path / "b.json").read_text())
@@ -229,8 +229,8 @@ def test_plot_draws_one_run_and_several(finished, tmp_path):
 def test_plot_refuses_two_protocols(finished, tmp_path):
     path = tmp_path / "run"
     subprocess.run(["cp", "-r", finished[0], path], check=True)
-    run = Run.open(path)
-    other = replace(run, config=replace(run.config, reward_version="v1"))
+    run = Run(path).verified()
+    other = Run.new(run.path, replace(run.config, reward_version="v1"), run.protocol, run.goals)
     replace(other, protocol=describe(other.config, run.protocol.tasks, run.goals)).save()
     with pytest.raises(UsageError, match="differ in reward_version"):
         plot.main([str(finished[0]), str(path)])
@@ -239,7 +239,7 @@ def test_plot_refuses_two_protocols(finished, tmp_path):
 def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     """A clock on which every step takes a second: one checkpoint each half minute, and the one at the end."""
     clock = itertools.count()
-    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     flags = ["--checkpoint-every", "0", "--checkpoint-minutes", "0.5", "--keep-checkpoints", "9", "--no-progress"]
     assert train.main(["toy", *SHORT, *flags, "--run-dir", str(tmp_path / "run")]) == 0
     found = [int(path.name.removeprefix("step_")) for path in checkpoints(tmp_path / "run" / "checkpoints")]

@@ -1,13 +1,15 @@
 """STEPS makes a trial: it says so, gives way to whatever comes next, and is never taken for a result."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from scripts import train
 from scripts.analysis.methods import find_runs
 from scripts.common.usage import UsageError
-from scripts.runs.folder import Run
+from scripts.runs import Run
+from scripts.runs.resuming import concluded
 from scripts.setup import parse
 from tests.run_folders import make_run
 from tests.scripts.test_screen import TOY
@@ -26,7 +28,7 @@ def run(monkeypatch, steps, *flags):
     monkeypatch.setenv("STEPS", steps)
     assert train.main(["toy", *FLAGS, *flags]) == 0
     path = "trial-toy-pcgrad-seed0" if steps and not flags else "toy-pcgrad-seed0"
-    return json.loads((train.Path("runs") / path / "result.json").read_text())
+    return json.loads((Path("runs") / path / "result.json").read_text())
 
 
 def test_trial_and_run_never_meet(here, monkeypatch, capsys):
@@ -41,7 +43,7 @@ def test_trial_and_run_never_meet(here, monkeypatch, capsys):
         run(monkeypatch, "30", "--steps-per-task", "40")
     monkeypatch.setenv("STEPS", "10")
     assert train.main(["--resume", "runs/toy-pcgrad-seed0", "--steps-per-task", "60", "--no-progress"]) == 0
-    assert Run.open(train.Path("runs/toy-pcgrad-seed0")).concluded(60)
+    assert concluded(Run("runs/toy-pcgrad-seed0"), 60)
 
 
 def test_a_trial_goes_on_only_as_a_trial(here, monkeypatch, capsys):
@@ -84,7 +86,7 @@ def test_a_folder_from_before_there_were_trials_is_a_run(tmp_path):
     values = made.config.to_json()
     del values["trial"]
     (made.path / "config.json").write_text(json.dumps(values))
-    assert not Run.open(made.path).config.trial
+    assert not Run(made.path).verified().config.trial
 
 
 def test_a_variable_of_that_name_that_is_somebody_elses_is_told_only_where_it_counts(here, monkeypatch):

@@ -1,4 +1,4 @@
-"""What an evaluation says, as a table to read and as JSON to keep."""
+"""What evaluations come to, as numbers, and result.json, which keeps them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from agents.evaluation import Evaluation
 from envs.vec_env import TaskVecEnv
-from scripts.common.screen import FittedTable
-from scripts.runs.folder import Run, intact, write_json
+from scripts.runs.files import as_usage_error, write_json
+from scripts.runs.folder import Run
 
 
 def wilson(successes: float, episodes: int) -> tuple[float, float]:
@@ -58,7 +58,7 @@ def _summary(rates: Iterable[float], episodes: int) -> dict[str, Any]:
 
 def latest_evaluation(run: Run) -> dict[str, Any] | None:
     """The newest evaluation of a run as `summarize` gave it, with its `env_steps_per_task`; None before the first."""
-    with intact(run.evaluations.path):
+    with as_usage_error(run.evaluations.path):
         rows = run.evaluations.read()
         step = max((int(row["env_steps_per_task"]) for row in rows), default=0)
         tasks = {
@@ -111,38 +111,3 @@ def unstable_episodes(env: TaskVecEnv) -> dict[str, int]:
     except AttributeError:
         return {}
     return {name: sum(counts[i :: env.num_tasks]) for i, name in enumerate(env.task_names)}
-
-
-def success_table(summary: dict[str, Any], title: str) -> FittedTable:
-    """One line per task by name, the mean last."""
-    episodes = next(iter(summary["tasks"].values()))["episodes"]
-    rows = {name: _cells(row) for name, row in summary["tasks"].items()}
-    return _table(f"{title}, {episodes} episodes per task", rows, _cells(summary["mean"]))
-
-
-def training_table(metrics: Mapping[str, float], task_names: tuple[str, ...], title: str) -> FittedTable | None:
-    """The same table from `MTSAC.metrics`, for want of an evaluation; None before the first episode has ended."""
-    if "rollout/success" not in metrics:
-        return None
-
-    def cells(suffix: str) -> list[str]:
-        success, returns = (metrics.get(f"rollout/{name}{suffix}") for name in ("success", "return"))
-        return ["-" if success is None else f"{success:.2f}", "-", "-", "-" if returns is None else f"{returns:,.1f}"]
-
-    rows = {name: cells(f"/{name}") for name in task_names}
-    return _table(f"{title}\ntraining episodes, not an evaluation", rows, cells(""))
-
-
-def _table(title: str, rows: Mapping[str, list[str]], mean: list[str]) -> FittedTable:
-    table = FittedTable("task", "success", "95 %", "at last step", "return", title=title)
-    for name, row in rows.items():
-        table.add_row(name, *row)
-    table.add_section()
-    table.add_row("mean", *mean, style="bold")
-    return table
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    interval = "-" if row["success_interval"] is None else "{:.2f}-{:.2f}".format(*row["success_interval"])
-    success, last = ("-" if row[name] is None else f"{row[name]:.2f}" for name in ("success", "success_last"))
-    return [success, interval, last, "-" if row["return"] is None else f"{row['return']:,.1f}"]

@@ -1,0 +1,163 @@
+"""Where the numbers of a training go: metrics, conflicts and evaluations alike, to every logger that the run names.
+
+A logger is a class with `metrics` and a row in LOGGERS. What else it can show, it says by `conflicts` and `evaluation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from numpy import ndarray
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat, filter_excluded_keys
+
+from agents.evaluation import Evaluation
+from scripts.common.usage import UsageError, choose
+from scripts.runs.folder import Run
+from scripts.runs.tables import STEP
+
+_COSINES = "cosines/"  # under which an agent logs a matrix per network
+Cosines = Mapping[str, Float[ndarray, "tasks tasks"]]
+
+
+class RunLogger:
+    """One place for the numbers of a run. Steps are steps per task.
+
+    :param run: whose numbers they are; its path, config and protocol are known.
+    """
+
+    essential: ClassVar[bool] = False  # whether an error of it ends the training
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """Take the numbers of a log point, by name. By default nothing."""
+
+    def conflicts(self, step: int, cosines: Cosines) -> None:
+        """Take the cosines between the tasks' gradients, by network. By default nothing."""
+
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Take an evaluation. By default its successes as metrics."""
+        rates = zip(evaluation.task_names, evaluation.task_success, strict=True)
+        by_task = {f"eval/success/{name}": rate for name, rate in rates}
+        self.metrics(step, {"eval/success": evaluation.mean_success, **by_task})
+
+    def close(self) -> None:
+        """The training is over. By default nothing."""
+
+
+class CsvLogger(RunLogger):
+    """The tables of the run folder, which resume, evaluations, comparison and plots read."""
+
+    essential = True
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """A row of metrics.csv."""
+        self.run.metrics.append([{STEP: step, **dict(sorted(values.items()))}])
+
+    def conflicts(self, step: int, cosines: Cosines) -> None:
+        """A row of conflicts.csv per network, a column per pair of tasks."""
+        tasks = list(enumerate(self.run.protocol.tasks))
+        pairs = {f"{a}|{b}": (i, j) for i, a in tasks for j, b in tasks if i < j}
+        self.run.conflicts.append(
+            {STEP: step, "network": network, **{pair: f"{matrix[ij]:.4f}" for pair, ij in pairs.items()}}
+            for network, matrix in cosines.items()
+        )
+
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """A row of evaluations.csv per task."""
+        self.run.add_evaluation(step, evaluation)
+
+
+class TensorBoardLogger(RunLogger):
+    """Event files for TensorBoard."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.format = TensorBoardOutputFormat(str(run.path / "tensorboard"))
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """A point of each curve."""
+        self.format.write(dict(values), dict.fromkeys(values, ()), step)
+
+    def close(self) -> None:
+        """End the event file."""
+        self.format.close()
+
+
+LOGGERS: dict[str, type[RunLogger]] = {"csv": CsvLogger, "tensorboard": TensorBoardLogger}
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Look at --loggers before anything is made.
+
+    :raises UsageError: for an unknown name, and without `csv`.
+    """
+    for name in names:
+        choose("logger", name, LOGGERS)
+    if "csv" not in names:
+        raise UsageError(
+            f"--loggers: expected csv among them, as resume, evaluation and plots read its files; found "
+            f"{', '.join(names) or 'none'}. Add it."
+        )
+
+
+class Loggers(KVWriter):
+    """The loggers of a run, as one of Stable-Baselines3's output formats.
+
+    One that is not essential cannot end a training: if it fails, that is said, and it is told nothing any more.
+
+    :param say: how to print a line.
+    """
+
+    def __init__(self, run: Run, say: Callable[[str], None]) -> None:
+        self.say, self.loggers = say, dict[str, RunLogger]()
+        for name in run.config.loggers:
+            self._guarded(name, lambda name=name: self.loggers.update({name: LOGGERS[name](run)}))
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Pass on what Stable-Baselines3's logger has gathered."""
+        numbers = {key: value for key, value in key_values.items() if not key.startswith(_COSINES)}
+        cosines = {key.removeprefix(_COSINES): key_values[key] for key in key_values if key not in numbers}
+        for name, logger in list(self.loggers.items()):
+            values = filter_excluded_keys(numbers, key_excluded, name)
+            self._guarded(name, lambda logger=logger, values=values: logger.metrics(step, values))
+            if cosines:
+                self._guarded(name, lambda logger=logger: logger.conflicts(step, cosines))
+
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Pass on an evaluation."""
+        for name, logger in list(self.loggers.items()):
+            self._guarded(name, lambda logger=logger: logger.evaluation(step, evaluation))
+
+    def close(self) -> None:
+        """Close all."""
+        for name, logger in list(self.loggers.items()):
+            self._guarded(name, logger.close)
+
+    def _guarded(self, name: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            if LOGGERS[name].essential:
+                raise
+            self.loggers.pop(name, None)
+            self.say(f"The logger {name} failed and is left out from here on: {type(error).__name__}: {error}")
+
+
+class PerTask(Logger):
+    """Stable-Baselines3's logger, over steps per task, as all that people see; the agent counts those of all tasks.
+
+    :param loggers: what it writes to.
+    :param num_tasks: T.
+    """
+
+    def __init__(self, loggers: Loggers, num_tasks: int) -> None:
+        super().__init__(None, [loggers])
+        self.num_tasks = num_tasks
+
+    def dump(self, step: int = 0) -> None:
+        """Write what was recorded, at this step of all tasks together."""
+        super().dump(step // self.num_tasks)

@@ -1,0 +1,65 @@
+"""What a run that goes on needs: where its files begin again, and whether there is anything left to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from agents.saving.checkpoint import checkpoints
+from scripts.common.usage import UsageError
+from scripts.runs.files import as_usage_error, read_json
+from scripts.runs.folder import Run
+from scripts.runs.tables import STEP
+
+
+def rewind(run: Run, env_steps_per_task: int) -> None:
+    """Forgets what was logged after a checkpoint, so that no step is logged twice.
+
+    An evaluation that lacks a task was cut short, and is forgotten too.
+    Raises UsageError if a file holds something else than its numbers.
+    """
+    for table, words in ((run.metrics, ()), (run.evaluations, ("task",)), (run.conflicts, ("network",))):
+        with as_usage_error(table.path):
+            whole = [row for row in table.read() if None not in row.values()]
+            kept = [
+                {STEP: step, **{name: cell for name, cell in row.items() if name not in (STEP, "env_steps")}}
+                for row in whole
+                if (step := run.step_of(_numbers(row, *words))) <= env_steps_per_task
+            ]
+            if table is run.evaluations:
+                tasks = Counter(row[STEP] for row in kept)
+                kept = [row for row in kept if tasks[row[STEP]] == len(run.protocol.tasks)]
+        columns = [name for name in table.columns if name not in (STEP, "env_steps")]
+        table.replace(kept, [STEP, *columns] if table.columns else [])
+
+
+def never_saved(run: Run) -> bool:
+    """Whether the run ended before its first checkpoint, so that it can begin anew without a loss.
+
+    Raises UsageError if its checkpoints are gone.
+    """
+
+    if checkpoints(run.checkpoints):
+        return False
+    with as_usage_error(run.metrics.path):
+        steps = max((run.step_of(_numbers(row)) for row in run.metrics.read()), default=0)
+    if steps > (run.config.checkpoint_every or run.config.steps_per_task):
+        raise UsageError(
+            f"expected a checkpoint in {run.checkpoints}; found none, though the run came further than its first "
+            "one. Restore them from a copy, or train anew in another --run-dir."
+        )
+    return True
+
+
+def concluded(run: Run, env_steps_per_task: int) -> bool:
+    """Whether result.json tells the end of the run at this step: a kill may have come just before."""
+    if not (run.path / "result.json").exists():
+        return False
+    with as_usage_error(run.path / "result.json"):
+        result = read_json(run.path / "result.json")
+        return result["status"] == "finished" and result["env_steps_per_task"] == env_steps_per_task
+
+
+def _numbers(row: Mapping[str, str], *words: str) -> dict[str, float]:
+    """The cells of a row that are not empty; all but `words` are numbers. Raises ValueError or TypeError otherwise."""
+    return {name: float(cell) for name, cell in row.items() if cell and name not in words}

@@ -1,0 +1,128 @@
+"""How a training begins: a new run, or one that goes on from its newest checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+from agents.saving.checkpoint import load_checkpoint
+from agents.saving.state_file import read_state
+from scripts.common.screen import Screen, strong
+from scripts.common.text import plain
+from scripts.common.usage import UsageError, usage_errors
+from scripts.runs.claim import claimed
+from scripts.runs.files import require_new
+from scripts.runs.folder import Run
+from scripts.runs.forecast import forecast
+from scripts.runs.loggers import check_loggers
+from scripts.runs.messages import whereabouts
+from scripts.runs.protocol import describe
+from scripts.runs.results import latest_evaluation
+from scripts.runs.resuming import concluded, never_saved, rewind
+from scripts.runs.session import Session
+from scripts.setup.build import (
+    check_memory,
+    make_agent,
+    make_env,
+    make_evaluation_env,
+    require_settings,
+    resolve,
+    run_path,
+)
+from scripts.setup.config import TrainConfig
+from scripts.setup.parse import Resume
+from scripts.setup.resources import measure
+
+LONG = 100_000  # environment steps of all tasks: before a shorter run it is not worth finding out how long it takes
+
+
+def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
+    """A new run. Its folder is claimed at once and stays empty until environments and agent are known to work."""
+    path = run_path(config)
+    check_loggers(config.loggers)
+    stack.enter_context(claimed(path))
+    require_new(path)
+    config = resolve(config)
+    env = stack.enter_context(contextlib.closing(make_env(config, config.goals)))
+    check_memory(config, env)
+    evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, env.goals)))
+    config = replace(config, workers=env.num_workers, run_dir=str(path))
+    agent = make_agent(config, env)
+    run = Run.new(path, config, describe(config, env.task_names, env.goals), env.goals)
+    room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
+    room.check()
+    return Session(run.save(), agent, env, evaluation_env, Screen(), room)
+
+
+def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
+    """A run as it was at its newest checkpoint; what was logged after that is forgotten."""
+    run = Run(request.resume).verified()
+    stack.enter_context(claimed(run.path))
+    require_trust(run, request.run_code)
+    checkpoint = None if never_saved(run) else run.newest_checkpoint()
+    config = resolve(request.apply(run.config))
+    env = stack.enter_context(contextlib.closing(make_env(config, run.goals)))
+    evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, run.goals)))
+    run.require_tasks(env.task_names, run.path / "config.json")
+    changes: dict[str, Any] = {
+        "learning_rate": config.learning_rate,
+        "max_grad_norm": config.max_grad_norm or None,
+        "capture": config.capture,
+    }
+    if checkpoint is None:  # stopped before the first one: the same seed gives the same beginning
+        agent = make_agent(config, env)
+    else:
+        with usage_errors():
+            agent = load_checkpoint(checkpoint, env, device=config.device, run_code=request.run_code, **changes)
+            require_settings(run.config, read_state(checkpoint / "agent.zip", "agent")["settings"], checkpoint)
+    room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
+    room.check()
+    rewind(run, agent.steps_per_task)
+    console, software = Screen(), run.other_software()
+    before = run.config.to_json()
+    changed = [f"{name} {before[name]} -> {value}" for name, value in config.to_json().items() if value != before[name]]
+    run = Run.new(run.path, config, describe(config, env.task_names, env.goals), run.goals)
+    session = Session(run, agent, env, evaluation_env, console, room, latest_evaluation(run))
+    if session.steps_left <= 0 and not session.owed and concluded(run, agent.steps_per_task):
+        raise UsageError(
+            f"expected a run with steps left; {run.path} has done {agent.steps_per_task:,} of "
+            f"{config.steps_per_task:,} per task. Extend it with --steps-per-task."
+        )
+    if checkpoint is None:
+        console.print(strong("No checkpoint yet", ": this run begins anew."))
+    if changed:
+        console.print(f"Changed from {agent.steps_per_task:,} steps on: {plain(', '.join(changed))}")
+    if software:
+        told = f" than this run began with, so its numbers may differ: {plain(software)}"
+        console.print(strong("Other software", told), soft_wrap=True)
+    run.save()
+    return session
+
+
+def require_trust(run: Run, run_code: bool) -> None:
+    """Raises UsageError if going on would run a Python file, and nobody said that it may."""
+    if files := [name for name in run.config.aggregators() if ".py:" in name and not run_code]:
+        raise UsageError(
+            f"expected --run-code, as going on with this run runs the file of its aggregator {files[0]}. "
+            "Add it if you trust that file."
+        )
+
+
+def introduce(session: Session) -> None:
+    """Says what is about to happen: protocol, settings that matter, memory."""
+    config, env, console = session.run.config, session.env, session.console
+    console.print(session.run.protocol.table())
+    captured = ", updates captured as graphs" if config.capture else ""
+    console.print(
+        f"{plain(config.aggregator)} on {config.device}{captured}; "
+        f"torch threads: {config.threads}, workers: {env.num_workers}"
+    )
+    if config.steps_per_task <= config.warmup_steps:
+        enough = f"--warmup-steps {config.warmup_steps:,}"
+        told = f": {config.steps_per_task:,} steps per task are not more than {enough}"
+        console.print(strong("No update will be made", told))
+    console.print(*session.room.lines(), sep="\n")
+    if session.steps_left * env.num_tasks >= LONG:
+        console.print(str(forecast(config, session.evaluation_env, session.agent.steps_per_task)).capitalize() + ".")
+    console.print(whereabouts(session.run), soft_wrap=True)
