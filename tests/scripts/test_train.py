@@ -230,8 +230,8 @@ def test_plot_refuses_two_protocols(finished, tmp_path):
     path = tmp_path / "run"
     subprocess.run(["cp", "-r", finished[0], path], check=True)
     run = Run(path).verified()
-    other = Run.new(run.path, replace(run.config, reward_version="v1"), run.protocol, run.goals)
-    replace(other, protocol=describe(other.config, run.protocol.tasks, run.goals)).save()
+    config = replace(run.config, reward_version="v1")
+    Run.new(run.path, config, describe(config, run.protocol.tasks, run.goals), run.goals).save()
     with pytest.raises(UsageError, match="differ in reward_version"):
         plot.main([str(finished[0]), str(path)])
 
