@@ -8,22 +8,41 @@ import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 
 
+class Sizes(NamedTuple):
+    """What the board must know of the spaces; plain values, as they travel to workers."""
+
+    observation: int
+    action: int
+    action_type: str
+
+    @classmethod
+    def of(cls, env: Any) -> "Sizes":
+        """Read the spaces of an environment, or of a class that has them as class attributes."""
+        return cls(env.observation_space.shape[0], env.action_space.shape[0], env.action_space.dtype.str)
+
+
 @dataclass(frozen=True)
 class TaskSpec:
-    """How to build one task anywhere: `factory` is "module:Class", `options` its arguments (JSON values and arrays)."""
+    """How to build one task anywhere.
+
+    :param factory: "module:name" of a class or function.
+    :param options: its arguments, JSON values and arrays.
+    :param sizes: of the task's spaces; None: they are class attributes, so nothing is built to read them.
+    """
 
     name: str
     factory: str
     options: dict[str, Any] = field(default_factory=dict)
+    sizes: Sizes | None = None
 
-    def load(self) -> type[gymnasium.Env]:
-        """Import the class; its spaces are class attributes, so nothing is built to read them."""
+    def load(self) -> Any:
+        """Import the class or function."""
         module, _, name = self.factory.partition(":")
         return getattr(importlib.import_module(module), name)
 
@@ -32,17 +51,15 @@ class TaskSpec:
         return self.load()(**self.options)
 
 
-def make_board(
-    env: gymnasium.Env | type[gymnasium.Env], num_tasks: int, envs_per_task: int = 1, memory: Any = None
-) -> np.ndarray:
-    """Lay the board for E environments of each of T tasks with the spaces of `env`, over `memory` if given: (E T,).
+def make_board(sizes: Sizes, num_tasks: int, envs_per_task: int = 1, memory: Any = None) -> np.ndarray:
+    """Lay the board for E environments of each of T tasks, over `memory` if given: (E T,).
 
     Record c is of task c mod T. Observations carry its one-hot in their last T columns; it is written here, once.
     """
-    action, width = env.action_space, env.observation_space.shape[0] + num_tasks  # type: ignore[index]
+    width = sizes.observation + num_tasks
     dtype = np.dtype(
         [
-            ("action", action.dtype, action.shape),
+            ("action", sizes.action_type, (sizes.action,)),
             ("observation", np.float32, (width,)),
             ("final_observation", np.float32, (width,)),  # of the episode that ended at this step
             ("reward", np.float32),
@@ -66,7 +83,7 @@ def make_board(
 _SCALARS = ("reward", "return", "length", "solved", "success", "terminated", "truncated", "busy")
 
 
-def _number(value: Any, what: str) -> float:
+def number(value: Any, what: str) -> float:
     """A number in whatever array it comes.
 
     :raises ValueError: for anything else.
@@ -120,7 +137,7 @@ class Column:
             self._require_row(observation)
         success = info.get("success", info.get("is_success"))
         if type(reward) is not float or type(success) is not float:
-            reward, success = _number(reward, "reward"), math.nan if success is None else _number(success, "success")
+            reward, success = number(reward, "reward"), math.nan if success is None else number(success, "success")
         fields["reward"][0] = reward
         fields["return"][0] += reward
         fields["length"][0] += 1

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
+from envs.benchmarks import TaskOptions, TaskSet
 from envs.columns import TaskSpec
 
 if TYPE_CHECKING:
@@ -144,6 +145,21 @@ def make(
     """
     from envs.vec_env import TaskVecEnv  # brings Stable-Baselines3 and torch, which workers must not import
 
+    found = _task_set(num_tasks, conflict, horizon)
+    return TaskVecEnv.from_specs(
+        found.specs, seed, workers, found.goals, envs_per_task, stagger=horizon if staggered else 0
+    )
+
+
+def task_set(options: TaskOptions) -> TaskSet:
+    """Choose four point-reaching tasks, or as many as are named.
+
+    :raises ValueError: for other names, or a horizon below 1.
+    """
+    return _task_set(4 if options.tasks is None else check_names(options.tasks), 0.5, options.horizon)
+
+
+def _task_set(num_tasks: int, conflict: float, horizon: int) -> TaskSet:
     if num_tasks < 1 or horizon < 1 or not 0 <= conflict <= 1:
         raise ValueError(
             "expected num_tasks >= 1, horizon >= 1 and conflict in [0, 1], "
@@ -151,8 +167,7 @@ def make(
         )
     shared = {"num_tasks": num_tasks, "conflict": conflict, "horizon": horizon}
     specs = [TaskSpec(name, "envs.toy:PointReach", {"index": i, **shared}) for i, name in enumerate(names(num_tasks))]
-    goals = {spec.name: spec.build().goal[None] for spec in specs}
-    return TaskVecEnv.from_specs(specs, seed, workers, goals, envs_per_task, stagger=horizon if staggered else 0)
+    return TaskSet(specs, {spec.name: spec.build().goal[None] for spec in specs})
 
 
 def check_names(tasks: Sequence[str]) -> int:

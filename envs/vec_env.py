@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, NoReturn
 
@@ -12,7 +12,8 @@ from gymnasium.spaces import Box
 from jaxtyping import Bool, Float32
 from stable_baselines3.common.vec_env import VecEnv
 
-from envs.columns import Columns, TaskSpec, make_board
+from envs.columns import Columns, Sizes, TaskSpec, make_board
+from envs.spaces import common_spaces
 from envs.workers.pool import Pool, count_workers
 
 Observations = Float32[np.ndarray, "columns width"]  # columns = E T, width = D + T
@@ -32,7 +33,7 @@ class InProcess(Columns):
 
     def __init__(self, names: Sequence[str], envs: Sequence[gymnasium.Env]) -> None:
         copies = len(envs) // len(names)
-        self.board = make_board(envs[0], len(names), copies)
+        self.board = make_board(Sizes.of(envs[0]), len(names), copies)
         super().__init__(list(names) * copies, envs, self.board, range(len(envs)))
 
     def step_async(self) -> None:
@@ -92,15 +93,17 @@ class TaskVecEnv(VecEnv):
         goals: dict[str, np.ndarray] | None = None,
         envs_per_task: int = 1,
         stagger: int = 0,
+        spaces: tuple[gymnasium.Space, gymnasium.Space] | None = None,
         **timeouts: float,
     ) -> "TaskVecEnv":
         """Build the tasks in-process (workers=0) or in K processes ("auto": one for every two cores).
 
+        :param spaces: of all tasks; None: they are class attributes of what the specs name.
         :param timeouts: step_timeout, build_timeout, in seconds; see `Pool`.
         :raises ValueError: for a number of workers outside 0 to E T, or spaces that differ between tasks.
         """
         names = [spec.name for spec in specs]
-        spaces = common_spaces(names, [spec.load() for spec in specs])
+        spaces = spaces or common_spaces(names, [spec.load() for spec in specs])
         count = count_workers(workers, len(specs), envs_per_task)
         crew: InProcess | Pool
         if count:
@@ -287,56 +290,3 @@ class TaskVecEnv(VecEnv):
                 f"expected no pending step at {operation}, found one; call step_wait() first, or, "
                 "in a callback, reach this environment as self.training_env"
             )
-
-
-def from_gymnasium(factories: Sequence[Callable[[], gymnasium.Env]], names: Sequence[str], seed: int = 0) -> TaskVecEnv:
-    """Make any gymnasium environments with equal spaces the tasks of one in-process vector environment.
-
-    One environment per task, all stepped in this process. Observations are rows of numbers, actions rows of real
-    numbers between finite bounds. Success is what infos say under "success" or "is_success", and NaN where they do not.
-    An environment that offers `snapshot()` and `restore(state) -> observation` resumes exactly.
-
-    :raises ValueError: if spaces differ between tasks or do not fit, if names and factories do not match one to one, or
-        if two factories give the same environment.
-    """
-    if not factories or len(factories) != len(names) or len(set(names)) != len(names):
-        raise ValueError(f"expected one name of its own per environment, found {len(factories)} and {list(names)}")
-    envs = [factory() for factory in factories]
-    if len({id(env.unwrapped) for env in envs}) != len(envs):
-        raise ValueError("expected an environment of its own for each task, found one twice; make it in the factory")
-    return TaskVecEnv(names, common_spaces(names, envs), InProcess(names, envs), seed)
-
-
-def common_spaces(names: Sequence[str], envs: Sequence[Any]) -> tuple[gymnasium.Space, gymnasium.Space]:
-    """Return the observation and action space that all tasks share.
-
-    :raises ValueError: naming two tasks whose spaces differ, or spaces that are not rows of numbers, the actions' real
-        and between bounds.
-    """
-    first = envs[0]
-    for name, env in zip(names, envs, strict=True):
-        for kind in ("observation_space", "action_space"):
-            expected, found = getattr(first, kind), getattr(env, kind)
-            if expected != found:
-                raise ValueError(
-                    f"expected one {kind} for all tasks; found {expected} at {names[0]} and {found} at {name}; "
-                    "pad or wrap the environments"
-                )
-    if not isinstance(first.observation_space, Box) or len(first.observation_space.shape) != 1:
-        raise ValueError(
-            f"expected observations in a one-dimensional Box, found {first.observation_space}; flatten them"
-        )
-    if not _is_bounded_row(first.action_space):
-        raise ValueError(
-            "expected actions in a one-dimensional Box of real numbers, each between finite bounds that float32 can "
-            f"tell apart; found {first.action_space}; wrap the environments (gymnasium.wrappers.TransformAction)"
-        )
-    return first.observation_space, first.action_space
-
-
-def _is_bounded_row(space: gymnasium.Space) -> bool:
-    if not isinstance(space, Box) or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
-        return False
-    with np.errstate(over="ignore", invalid="ignore"):
-        size = space.high.astype(np.float32) - space.low.astype(np.float32)
-    return bool(np.all((size > 0) & (size < np.inf)))

@@ -3,30 +3,35 @@
 from envs.meta_world import simulator  # noqa: F401  (before metaworld, which imports MuJoCo as it is)
 
 # isort: split
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from metaworld import env_dict
 
-SUITES = ("MT1", "MT10", "MT25", "MT50", "custom", "toy")
+from envs.benchmarks import Goals, TaskOptions, TaskSet, checked_tasks, find_benchmark
+from envs.columns import TaskSpec
+from envs.meta_world.task import check_options
+
 NUM_GOALS = 50  # metaworld draws so many per task
 
 _TABLES = {"MT10": env_dict.MT10_V3, "MT25": env_dict.MT25_V3, "MT50": env_dict.MT50_V3}
 
-Goals = dict[str, np.ndarray]
 
+def task_set(options: TaskOptions) -> TaskSet:
+    """Choose tasks and goals.
 
-def suite_name(suite: str) -> str:
-    """Spell a suite as SUITES does, whatever its case.
-
-    :raises ValueError: for an unknown suite.
+    :raises ValueError: for options that no task has, or tasks that there are not.
     """
-    by_lower = {name.lower(): name for name in SUITES}
-    if suite.lower() not in by_lower:
-        raise ValueError(f"expected a suite among {', '.join(SUITES)}; found {suite!r}{did_you_mean(suite, SUITES)}")
-    return by_lower[suite.lower()]
+    names = task_names(options.suite, options.tasks)
+    given: dict[str, Any] = {key: getattr(options, key) for key in ("reward_version", "horizon", "goal_order")}
+    check_options(**given)
+    if options.render_size is not None:
+        given["render_size"] = options.render_size
+    goals = choose_goals(names, options.suite, options.seed, options.goals)
+    factory = "envs.meta_world.task:MetaWorldTask"
+    return TaskSet([TaskSpec(name, factory, {"name": name, "goals": goals[name], **given}) for name in names], goals)
 
 
 def task_names(suite: str, tasks: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -35,9 +40,7 @@ def task_names(suite: str, tasks: Sequence[str] | None = None) -> tuple[str, ...
     :param suite: MT1 and custom need `tasks`; MT10, MT25 and MT50 with `tasks` are own lists as well.
     :raises ValueError: for an unknown suite or task, a task named twice, or a list that is missing.
     """
-    suite = suite_name(suite)
-    if suite == "toy":
-        raise ValueError("expected a suite of metaworld, found 'toy'; its tasks come from envs.toy.make")
+    suite = find_benchmark(suite).name
     if tasks is None and suite in _TABLES:
         return tuple(_TABLES[suite])
     if not tasks:
@@ -47,34 +50,13 @@ def task_names(suite: str, tasks: Sequence[str] | None = None) -> tuple[str, ...
     return checked_tasks(tasks, list(env_dict.ALL_V3_ENVIRONMENTS))
 
 
-def checked_tasks(tasks: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return `tasks` as a tuple if each is among `known` and none is named twice."""
-    for name in tasks:
-        if name not in known:
-            raise ValueError(
-                f"expected one of {len(known)} tasks ({known[0]} ... {known[-1]}), found {name!r}"
-                + did_you_mean(name, known)
-            )
-    twice = sorted({name for name in tasks if list(tasks).count(name) > 1})
-    if twice:
-        raise ValueError(f"expected each task once, found {', '.join(twice)} more than once; name it once")
-    return tuple(tasks)
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """End an error message with the nearest known words, if any is near."""
-    near = difflib.get_close_matches(word.lower(), [name.lower() for name in known], n=3)
-    spelled = [name for name in known if name.lower() in near]
-    return f"; did you mean {' or '.join(spelled)}?" if spelled else ""
-
-
 def goal_vectors(names: Sequence[str], suite: str, seed: int) -> Goals:
     """Draw the 50 goals per task, (50, D) float64, that metaworld itself draws for this seed, bit for bit.
 
     MT10, MT25 and MT50 draw all tasks from one stream. In an own list task i has the goals of
     `metaworld.MT1(name, seed + i)`.
     """
-    if tuple(_TABLES.get(suite_name(suite), ())) == tuple(names):
+    if tuple(_TABLES.get(find_benchmark(suite).name, ())) == tuple(names):
         return _draw(names, seed)
     return {name: _draw([name], seed + i)[name] for i, name in enumerate(names)}
 

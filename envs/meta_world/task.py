@@ -13,9 +13,10 @@ from gymnasium.spaces import Box
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 
+from envs.benchmarks import MAX_HORIZON
 from envs.meta_world.fast.path import task_class
 
-MAX_HORIZON = 500  # metaworld refuses to step on
+CAMERA = "corner2"
 # MuJoCo's counters of a state or control that is NaN, infinite or huge; a reset clears them
 _UNSTABLE = [int(kind) for name, kind in mujoco.mjtWarning.__members__.items() if name.startswith("mjWARN_BAD")]
 RewardVersion = Literal["v1", "v2"]
@@ -34,6 +35,7 @@ class MetaWorldTask(gymnasium.Env):
     :param horizon: steps per episode, 1 to 500.
     :param goal_order: "random" picks a goal uniformly at each reset; "sequential" visits goal n mod G at the
         n-th reset since `restart`.
+    :param render_size: pixels, each way, of the pictures that `render` gives.
     """
 
     observation_space = Box(-np.inf, np.inf, (39,), np.float32)
@@ -46,13 +48,16 @@ class MetaWorldTask(gymnasium.Env):
         reward_version: RewardVersion = "v2",
         horizon: int = MAX_HORIZON,
         goal_order: GoalOrder = "random",
+        render_size: int = 240,
     ) -> None:
         check_options(reward_version, horizon, goal_order)
         self.goals = np.asarray(goals, dtype=np.float64)
         self.horizon = horizon
         self.goal_order = goal_order
+        self.render_size = render_size
         self._name = name
         self._env = task_class(name)(reward_function_version=reward_version)
+        self._renderer: mujoco.Renderer | None = None
         self._goal = 0
         self._resets = 0
         self._unstable = 0  # episodes, without the running one
@@ -116,9 +121,19 @@ class MetaWorldTask(gymnasium.Env):
             observation = self.step(action)[0]
         return observation
 
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        """Return what metaworld's camera in the corner sees: (size, size, 3), uint8."""
+        if self._renderer is None:
+            self._renderer = mujoco.Renderer(self._env.model, self.render_size, self.render_size)
+        self._renderer.update_scene(self._env.data, camera=CAMERA)
+        return np.ascontiguousarray(self._renderer.render()[::-1, ::-1])  # this camera hangs upside down
+
     def close(self) -> None:
         """Free the simulator."""
         self._env.close()
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
     def _begin(self) -> np.ndarray:
         data = {

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from envs.columns import TaskSpec, make_board
+from envs.columns import Sizes, TaskSpec, make_board
 from envs.machine import cores
 from envs.signals import STOP_SIGNALS
 from envs.workers.wire import DONE, STEP, pack, unpack
@@ -49,7 +49,8 @@ class Pool:
         build_timeout: float = 300.0,
         envs_per_task: int = 1,
     ) -> None:
-        sizes, specs = (len(specs), envs_per_task), list(specs) * envs_per_task
+        counts, specs = (len(specs), envs_per_task), list(specs) * envs_per_task
+        sizes = specs[0].sizes or Sizes.of(specs[0].load())
         self.num_workers = workers
         self._names = [spec.name for spec in specs]
         self._shares = [list(range(k, len(specs), workers)) for k in range(workers)]
@@ -59,12 +60,12 @@ class Pool:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._owing: set[int] = set()  # workers that have not answered yet
         with _unnamed_file() as file:
-            _reserve(file, make_board(specs[0].load(), *sizes).nbytes)
-            self.board = make_board(specs[0].load(), *sizes, mmap.mmap(file.fileno(), 0))
+            _reserve(file, make_board(sizes, *counts).nbytes)
+            self.board = make_board(sizes, *counts, mmap.mmap(file.fileno(), 0))
             for _ in range(workers):
                 self._start(file.fileno())
         for worker, share in enumerate(self._shares):
-            self._send(worker, "build", [asdict(specs[i]) for i in share], share, *sizes)
+            self._send(worker, "build", [asdict(specs[i]) for i in share], share, sizes, *counts)
         self._gather(build_timeout)
 
     def step_async(self) -> None:
@@ -126,7 +127,7 @@ class Pool:
     def _start(self, memory: int) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            python_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+            python_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH"), *_own_paths()]))
             # a worker inherits what is blocked: a signal to all processes finds it deaf from its first moment
             before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             try:
@@ -223,6 +224,12 @@ class Pool:
             f"worker {worker}, at {', '.join(dict.fromkeys(names))}, {what}; all workers have been ended. "
             "Build the environment anew, with workers=0 to see the error in this process."
         )
+
+
+def _own_paths() -> list[str]:
+    """Where this process finds modules that are not installed, such as its working folder: so do its workers."""
+    installed = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    return [path for path in map(os.path.abspath, sys.path) if not path.startswith(installed)]
 
 
 def _unnamed_file() -> IO[bytes]:

@@ -13,7 +13,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from envs.columns import Columns, TaskSpec, make_board
+from envs.columns import Columns, Sizes, TaskSpec, make_board
 from envs.signals import STOP_SIGNALS
 from envs.workers.wire import DONE, STEP, pack, unpack
 
@@ -46,10 +46,12 @@ class _Worker:
         except Exception as error:
             return pack({"error": traceback.format_exc(), "kind": type(error).__name__})
 
-    def build(self, specs: list[dict[str, Any]], rows: list[int], num_tasks: int, envs_per_task: int) -> None:
+    def build(
+        self, specs: list[dict[str, Any]], rows: list[int], sizes: list[Any], num_tasks: int, envs_per_task: int
+    ) -> None:
         """Build the tasks of these rows of the board."""
         tasks = [TaskSpec(**spec) for spec in specs]
-        board = make_board(tasks[0].load(), num_tasks, envs_per_task, mmap.mmap(self._memory, 0))
+        board = make_board(Sizes(*sizes), num_tasks, envs_per_task, mmap.mmap(self._memory, 0))
         envs = []
         for task, row in zip(tasks, rows, strict=True):
             board["busy"][row] = True  # stays so if building fails: the trainer names the task

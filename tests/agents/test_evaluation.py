@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import envs.toy
 from agents import EvaluationCallback, evaluate
-from envs.vec_env import from_gymnasium
+from envs import from_gymnasium
 from scripts.runs.messages import success_table
 from scripts.runs.results import summarize
 from tests.agents.test_mtsac import logged

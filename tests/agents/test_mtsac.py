@@ -15,7 +15,7 @@ import envs.toy
 import mtrl
 from agents import MTSAC, EvaluationCallback, NonFiniteError, evaluate, load_checkpoint, save_checkpoint
 from agents.learning.metrics import StepPath
-from envs.vec_env import from_gymnasium
+from envs import from_gymnasium
 from tests.helpers import SMALL, NoSynchronisation, tensors, toy_agent
 
 

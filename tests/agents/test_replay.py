@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from agents import MTSAC, TaskReplayBuffer
 from envs.toy import Countdown
-from envs.vec_env import from_gymnasium
+from envs import from_gymnasium
 
 T, OBS, SIZE = 3, 2, 5
 

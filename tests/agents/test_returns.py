@@ -155,7 +155,7 @@ def test_a_saved_scale_goes_on_exactly(kind):
 
 def test_an_episode_that_a_reset_cut_off_is_in_nobodys_return():
     """Countdown pays 1, 2, 3: no return is larger than 5.23, however often `learn` begins in mid-episode."""
-    env = envs.vec_env.from_gymnasium([lambda: envs.toy.Countdown("terminated")] * 2, ["a", "b"])
+    env = envs.from_gymnasium([lambda: envs.toy.Countdown("terminated")] * 2, ["a", "b"])
     agent = toy_agent(env, gamma=0.9, return_scale="brc", n_steps=3, learning_starts=10_000)
     agent.learn(2 * 5)
     agent.learn(2 * 7)
@@ -174,7 +174,7 @@ def test_returns_far_apart_become_losses_of_one_size():
             return observation, 100 * reward, *rest
 
     def spread(kind, **policy):
-        env = envs.vec_env.from_gymnasium(
+        env = envs.from_gymnasium(
             [lambda: envs.toy.PointReach(0, 2), lambda: Loud(1, 2)], ["quiet", "loud"], seed=0
         )
         settings = {"gamma": 0.9, "learning_starts": 200, "buffer_size": 1000, "batch_size": 32}

@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import envs.toy
 from agents import NonFiniteError, load_checkpoint, save_checkpoint
-from envs.vec_env import from_gymnasium
+from envs import from_gymnasium
 from tests.agents.test_resume import assert_bit_equal, state_of, undisturbed
 from tests.helpers import toy_agent
 from tests.odd_tasks import Says

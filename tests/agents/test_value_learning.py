@@ -9,7 +9,7 @@ import torch
 import envs.toy
 from agents import MTSAC
 from agents.learning.update import Turn
-from envs.vec_env import from_gymnasium
+from envs import from_gymnasium
 from tests.helpers import SMALL, toy_agent
 
 EVERYTHING = {
