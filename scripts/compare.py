@@ -151,10 +151,12 @@ def explain(protocol: Protocol, at: int | None) -> str:
     horizon = str(protocol.horizon)
     if protocol.train_horizon != protocol.horizon:
         horizon += f" (in training {protocol.train_horizon})"
+    reward = f"Reward {protocol.reward_version}, horizon" if protocol.reward_version else "Horizon"
+    versions = {name: getattr(protocol, name) for name in ("metaworld", "mujoco", "gymnasium")}
     return (
-        f"Reward {protocol.reward_version}, horizon {horizon}, {protocol.goals_per_task} goals per task, "
-        f"success {protocol.success}, deterministic policy, {episodes} episodes per task; metaworld "
-        f"{in_markdown(protocol.metaworld)}, mujoco {in_markdown(protocol.mujoco)}."
+        f"{reward} {horizon}, {protocol.goals_per_task} goals per task, "
+        f"success {protocol.success}, deterministic policy, {episodes} episodes per task; "
+        f"{', '.join(f'{name} {in_markdown(number)}' for name, number in versions.items() if number)}."
     )
 
 

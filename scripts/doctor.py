@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agents import MTSAC, NonFiniteError
-from envs import WorkerError, machine
+from envs import WorkerError, find_benchmark, machine
 from envs.vec_env import TaskVecEnv
 from scripts.common import command
 from scripts.common.flags import Names
@@ -42,7 +42,7 @@ from scripts.setup.presets import PRESETS
 from scripts.setup.resources import measure
 
 CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
-_EXACT = ("mujoco", "metaworld")  # physics, resets and rewards are part of the protocol
+_EXACT = find_benchmark("MT10").versions  # physics, resets and rewards are part of the protocol
 _CORE = (*_EXACT, "torch", "gymnasium", "numpy", "stable_baselines3", "safetensors", "tyro", "rich")
 _STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 

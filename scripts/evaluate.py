@@ -24,6 +24,7 @@ from scripts.runs.messages import success_table
 from scripts.runs.plain_sac import Team
 from scripts.runs.results import summarize
 from scripts.setup.build import make_evaluation_env, resolve
+from scripts.setup.trust import require_trust, suite_code
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,15 @@ class EvaluateConfig:
     """Where the network acts."""
     workers: Literal["auto"] | int = "auto"
     """Processes that step the environments; 0: none, in this process."""
+    run_code: bool = False
+    """Run the function that the run's environments come from; only where you trust it."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Evaluates as `argv` says; returns the exit code."""
     request = tyro.cli(EvaluateConfig, prog="python -m scripts.evaluate", args=argv)
     run = Run(request.run).verified()
+    require_trust(suite_code(run.config), request.run_code, "evaluating")
     if not 1 <= request.episodes <= run.config.goals:
         raise UsageError(
             f"--episodes: expected 1 to {run.config.goals}, the number of goals of this run; found {request.episodes}."

@@ -20,10 +20,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from envs import find_benchmark
 from scripts.common import command
 from scripts.common.flags import Names
 from scripts.common.usage import UsageError, check_output, choose, usage_errors
 from scripts.runs import Run
+from scripts.setup.trust import require_trust, suite_code
 
 ROOT = Path(__file__).resolve().parents[1]
 BACK_ENDS = ("egl", "osmesa")
@@ -35,7 +37,7 @@ PROBE = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """Film one episode of each task of a Meta-World run, with the deterministic policy."""
+    """Film one episode of each task of a run, with the deterministic policy."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
@@ -46,15 +48,17 @@ class RecordConfig:
     tasks: Names = ()
     """Some of the run's tasks; empty: all."""
     goal: int = 0
-    """Which of the run's goals."""
+    """Which of the run's goals; where tasks have none, which start."""
     best: bool = False
     """The agent of the best evaluation during training, not the newest."""
     size: int = 240
     """Pixels of a task's picture, each way; a multiple of 16."""
     every: int = 2
-    """Environment steps per frame; at 40 frames a second, 2 is real time."""
+    """Environment steps per frame; at 40 frames a second, 2 is Meta-World's real time."""
     timeout: float = 1800.0
     """Seconds until rendering counts as hanging."""
+    run_code: bool = False
+    """Run the function that the run's environments come from; only where you trust it."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,15 +78,16 @@ def main(argv: Sequence[str]) -> int:
         "tasks": tasks,
     }
     order |= {"each": request.each, "goal": request.goal, "size": request.size, "every": request.every}
-    film(order, back_end(), request.timeout)
+    film(order, back_end_for(run), request.timeout)
     print(f"wrote {out}")
     return 0
 
 
 def check(request: RecordConfig, run: Run) -> list[str]:
     """The tasks to film. Raises UsageError for what cannot be filmed."""
-    if run.protocol.benchmark == "TOY":
-        raise UsageError("expected a run on Meta-World; the toy tasks have nothing to see. Film another run.")
+    if find_benchmark(run.config.suite).camera == "none":
+        raise UsageError(f"expected a run whose tasks render; those of {run.config.suite} have nothing to see.")
+    require_trust(suite_code(run.config), request.run_code, "filming")
     tasks = [choose("task", name, run.protocol.tasks) for name in request.tasks] or list(run.protocol.tasks)
     if not 0 <= request.goal < run.config.goals:
         raise UsageError(f"--goal: expected 0 to {run.config.goals - 1}; found {request.goal}.")
@@ -104,6 +109,16 @@ def require_encoder() -> None:
         raise ImportError(
             f"recording needs packages that are not there ({error}): pip install -e '.[video]'"
         ) from error
+
+
+def back_end_for(run: Run) -> str:
+    """What MuJoCo renders with; empty where nothing is found and the environments may render without it."""
+    try:
+        return back_end()
+    except UsageError:
+        if find_benchmark(run.config.suite).camera == "mujoco":
+            raise
+        return ""
 
 
 def back_end(timeout: float = 120.0) -> Literal["egl", "osmesa"]:
@@ -132,20 +147,29 @@ def _rendering_with(name: str) -> dict[str, str]:
 
 
 def film(order: dict[str, object], gl: str, timeout: float) -> None:
-    """Renders in a process of its own. Raises UsageError if that fails or hangs; then no file is left."""
+    """Renders in a process of its own. Raises UsageError if that fails or hangs; then no file is left.
+
+    :param gl: what MuJoCo renders with; empty: whatever it finds.
+    """
+    variables = _rendering_with(gl) if gl else {**os.environ}
     words = [sys.executable, "-m", "scripts.runs.film", json.dumps(order)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(words, env=_rendering_with(gl) | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, env=variables | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
     try:
         _, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as error:
-        raise UsageError(f"rendering with {gl} took longer than --timeout {timeout:g} s. Give it more.") from error
+        raise UsageError(
+            f"rendering with {gl or 'no OpenGL'} took longer than --timeout {timeout:g} s. Give it more."
+        ) from error
     finally:
         process.kill()
         process.wait()
     if process.returncode:
         last = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-        raise UsageError(f"rendering with {gl} failed: {last[0]}. Try the other: MUJOCO_GL=egl or osmesa.")
+        raise UsageError(
+            f"rendering with {gl or 'no OpenGL'} failed: {last[0].removeprefix('error: ')}. Try another way to render: "
+            "MUJOCO_GL=egl or osmesa."
+        )
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class MetaWorldTask(gymnasium.Env):
             observation = self.step(action)[0]
         return observation
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         """Return what metaworld's camera in the corner sees: (size, size, 3), uint8."""
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self._env.model, self.render_size, self.render_size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shlex
 import shutil
 import stat
@@ -17,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from agents.saving.atomic import whole_file
+from envs.benchmarks import TASK_NAME
 from scripts.common.usage import UsageError
 from scripts.runs.claim import LOCK
 from scripts.runs.protocol import Protocol
 
 _MOST_GOALS = 2**24  # bytes; the 50 goals of each of 50 tasks are 150 kB
 _MOST_JSON = 2**24  # bytes; a result of 50 tasks is 20 kB
-_TASK = re.compile(r"\w[\w.-]{0,99}", re.ASCII)  # a name builds paths: it leads nowhere, and says nothing to a shell
 _TABLES = ("metrics.csv", "evaluations.csv", "conflicts.csv")
 _FOLDERS = ("checkpoints", "tensorboard", "tasks")
 # What a run that begins writes before config.json makes the folder a run.
@@ -77,7 +76,7 @@ def read_protocol(path: Path) -> Protocol:
     values = read_json(path)
     id_ = values.pop("id")
     protocol = Protocol.from_json(values)
-    if strange := [name for name in protocol.tasks if not _TASK.fullmatch(name)]:
+    if strange := [name for name in protocol.tasks if not TASK_NAME.fullmatch(name)]:
         raise ValueError(f"expected names of tasks like reach-v3, found {strange[0][:100]!r}")
     if id_ not in (protocol.id, protocol.earlier_id):
         raise ValueError(f"its id is {id_!r}, but its fields make {protocol.id!r}")

@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
-import mujoco
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from rich.progress import track
 
 from agents import MTSAC
-from envs.meta_world.task import MetaWorldTask
 from scripts.common import command
 from scripts.common.screen import Screen
+from scripts.common.usage import UsageError
 from scripts.runs.folder import Run
+from scripts.setup.build import make_scene
 
-CAMERA = "corner2"
 FRAMES_PER_SECOND = 40  # a step of metaworld simulates 1/80 s
 SUCCESS, BORDER = (60, 200, 80), 4
 
@@ -30,28 +29,35 @@ class Scene:
     """One task, played by the agent and seen by a camera."""
 
     def __init__(self, run: Run, agent: MTSAC, name: str, goal: int, size: int) -> None:
-        config, self.name, self.agent = run.config, name, agent
+        self.name, self.agent, self.size = name, agent, size
         self.one_hot = np.eye(len(run.protocol.tasks), dtype=np.float32)[run.protocol.tasks.index(name)]
-        goals = run.goals[name][goal : goal + 1]
-        self.task = MetaWorldTask(name, goals, config.reward_version, config.horizon, "sequential")
-        self.observation, _ = self.task.reset(seed=config.seed)
-        self.renderer = mujoco.Renderer(self.task._env.model, size, size)
+        self.task = make_scene(run.config, run.goals, name, goal, size)
+        self.observation, _ = self.task.reset(seed=run.config.seed)
+        for _ in range(goal if len(run.goals[name]) <= goal else 0):  # a task without goals: another start
+            self.observation, _ = self.task.reset()
         self.solved_at: int | None = None
-        self.steps = 0
+        self.steps, self.over = 0, False
 
     def step(self) -> None:
-        """One environment step with the deterministic action."""
+        """One environment step with the deterministic action; none after the end of the episode."""
+        if self.over:
+            return
         row = np.concatenate([self.observation, self.one_hot])[None]
-        self.observation, _, _, _, info = self.task.step(self.agent.eval_action(row)[0])
+        self.observation, _, terminated, truncated, info = self.task.step(self.agent.eval_action(row)[0])
         self.steps += 1
+        self.over = terminated or truncated
         if info["success"] and self.solved_at is None:
             self.solved_at = self.steps
 
     def picture(self) -> np.ndarray:
         """(size, size, 3) with the task's name, and a green frame from the first success on."""
-        self.renderer.update_scene(self.task._env.data, camera=CAMERA)
-        # this camera of metaworld's hangs upside down
-        image = Image.fromarray(np.ascontiguousarray(self.renderer.render()[::-1, ::-1]))
+        found = self.task.render()
+        if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
+            raise UsageError(
+                f"expected render() of {self.name} to return a picture (height, width, 3) of uint8; found "
+                f"{type(found).__name__}; make the environments with render_mode='rgb_array'"
+            )
+        image = ImageOps.pad(Image.fromarray(found), (self.size, self.size))
         draw = ImageDraw.Draw(image)
         solved = self.solved_at is not None
         text = f"{self.name}  solved at {self.solved_at}" if solved else self.name

@@ -37,6 +37,7 @@ from scripts.runs.files import (
 from scripts.runs.protocol import Protocol, describe
 from scripts.runs.tables import STEP, CsvTable, evaluation_rows
 from scripts.setup.config import TrainConfig, check
+from scripts.setup.trust import require_trust, suite_code
 
 if TYPE_CHECKING:  # opening a run needs neither torch nor Stable-Baselines3
     from agents import MTSAC, Evaluation
@@ -187,7 +188,7 @@ class Run:
                     make_aggregator(name, **options)
         goals = self.goals
         with as_usage_error(self.path / "goals.npz"):
-            settled = describe(self.config, self.protocol.tasks, goals)
+            settled = describe(self.config, self.protocol.tasks, goals, self.protocol.spaces)
         if changed := self.protocol.changed(settled):
             found = ", ".join(f"{n} {getattr(self.protocol, n)!r} against {getattr(settled, n)!r}" for n in changed)
             raise UsageError(
@@ -229,13 +230,16 @@ class Run:
         self.require_tasks(agent.task_names, path)
         return path, agent
 
-    def env(self, workers: Literal["auto"] | int = "auto") -> TaskVecEnv:
+    def env(self, workers: Literal["auto"] | int = "auto", run_code: bool = False) -> TaskVecEnv:
         """The environment of its evaluations: each goal once, in order, whole episodes. Close it after use.
 
         :param workers: processes that step the tasks; 0: none, in this process.
+        :param run_code: allow the suite to be a function in a module or file, which is run.
+        :raises UsageError: if it is one, and `run_code` is not set.
         """
         from scripts.setup.build import make_evaluation_env
 
+        require_trust(suite_code(self.config), run_code, "the environment of")
         return make_evaluation_env(replace(self.config, workers=workers), self.goals)
 
     def newest_checkpoint(self) -> Path:

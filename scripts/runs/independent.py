@@ -20,7 +20,6 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,8 @@ from safetensors.torch import load_file, save
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
-import envs
 from agents import NonFiniteError, evaluate
 from agents.saving.atomic import whole_file
-from envs.toy import PointReach
 from envs.vec_env import TaskVecEnv
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError
@@ -43,13 +40,14 @@ from scripts.runs.folder import Run
 from scripts.runs.messages import next_steps, resume_command, success_table, whereabouts
 from scripts.runs.plain_sac import RewardScale, Team, make_actor, make_sac
 from scripts.runs.progress import StopRequested, StopSwitch
-from scripts.runs.protocol import describe
+from scripts.runs.protocol import describe_env
 from scripts.runs.results import summarize, write_result
 from scripts.runs.resuming import concluded
 from scripts.runs.tables import STEP, CsvTable, evaluation_rows
 from scripts.setup import parse
 from scripts.setup.build import check_memory, make_env, make_evaluation_env, resolve, run_path
 from scripts.setup.config import TrainConfig
+from scripts.setup.trust import code_of, require_trust
 
 CHECK_EVERY = 20  # steps between two looks whether the losses are finite
 LOSSES = ("critic_loss", "actor_loss", "ent_coef_loss", "ent_coef")
@@ -135,12 +133,13 @@ def _start(config: TrainConfig, stack: contextlib.ExitStack) -> Run:
     with contextlib.closing(make_env(config, config.goals)) as env:
         check_memory(config, env)
         _factors(config, env.num_envs)
-        return Run.new(path, config, describe(config, env.task_names, env.goals), env.goals).save()
+        return Run.new(path, config, describe_env(config, env), env.goals).save()
 
 
 def _resume(request: parse.Resume, stack: contextlib.ExitStack) -> Run:
     run = Run(request.resume).verified()
     stack.enter_context(claimed(run.path))
+    require_trust(code_of(run.config), request.run_code, "going on with")
     config, before = request.apply(run.config), run.config.to_json()
     changed = {name for name, value in config.to_json().items() if value != before[name]} - {"device", "progress"}
     if changed:
@@ -261,13 +260,8 @@ def _factors(config: TrainConfig, num_tasks: int) -> tuple[float, ...]:
 
 
 def _one_task(run: Run, task: str, sequential: bool) -> TaskVecEnv:
-    config, index = run.config, run.protocol.tasks.index(task)
-    seed = _seed_of(config, index)
-    if config.suite.lower() == "toy":  # where a task's place depends on how many there are
-        horizon = config.horizon if sequential else config.train_horizon or config.horizon
-        return envs.from_gymnasium([partial(PointReach, index, len(run.protocol.tasks), horizon=horizon)], [task], seed)
-    alone, goals = replace(config, suite="custom", tasks=(task,), seed=seed), {task: run.goals[task]}
-    return make_evaluation_env(alone, goals) if sequential else make_env(alone, goals)
+    config = replace(run.config, seed=_seed_of(run.config, run.protocol.tasks.index(task)))
+    return make_evaluation_env(config, run.goals, task) if sequential else make_env(config, run.goals, only=task)
 
 
 def _seed_of(config: TrainConfig, index: int) -> int:

@@ -10,11 +10,12 @@ from agents.saving.checkpoint import checkpoints
 from scripts.common.screen import FittedTable
 from scripts.common.usage import step_limit
 from scripts.runs.folder import Run
+from scripts.setup.trust import code_of, suite_code
 
 
 def resume_command(run: Run) -> str:
     """The command that goes on with a run."""
-    trust = " --run-code" if any(".py:" in name for name in run.config.aggregators()) else ""
+    trust = " --run-code" if code_of(run.config) else ""
     limit = f"STEPS={step_limit() or run.config.steps_per_task} " if run.config.trial else ""
     return f"{limit}python -m scripts.train --resume {shlex.quote(str(run.path))}{trust}"
 
@@ -35,7 +36,7 @@ def next_steps(run: Run, evaluable: bool, go_on: str = "") -> list[str]:
     files = ("result.json", "evaluations.csv", "metrics.csv", "conflicts.csv", "tensorboard/", "checkpoints/", "tasks/")
     path, program = shlex.quote(str(run.path)), "python -m scripts"
     commands = (
-        f"{program}.evaluate {path}" if evaluable else "",
+        f"{program}.evaluate {path}{' --run-code' if suite_code(run.config) else ''}" if evaluable else "",
         f"{program}.plot {path}" if run.evaluations.read() else "",
         go_on,
     )

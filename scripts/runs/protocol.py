@@ -8,20 +8,27 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
+from envs import find_benchmark
+from envs.spaces import spelled
 from scripts.common.text import plain
 from scripts.setup.config import TrainConfig
+
+if TYPE_CHECKING:  # brings torch
+    from envs.vec_env import TaskVecEnv
 
 # Runs that differ only in these are repetitions or longer runs of one experiment: their curves share an axis.
 # Overlap is a lag of one transition in training; success is measured alike, and plain SAC has none.
 _MAY_DIFFER = {"seed", "goal_set", "env_steps_per_task", "env_steps_total", "overlap"}
 # A run that goes on may be made longer, and may find other software.
-_MAY_CHANGE = {"env_steps_per_task", "env_steps_total", "metaworld", "mujoco"}
+_MAY_CHANGE = {"env_steps_per_task", "env_steps_total", "metaworld", "mujoco", "gymnasium"}
+# Fields that came later; left out where they say nothing, so that older ids stay the same.
+_LATER: dict[str, Any] = {"collect_ahead": 0, "spaces": "", "gymnasium": ""}
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class Protocol:
     metaworld: str
     mujoco: str
     collect_ahead: int = 0
+    spaces: str = ""
+    gymnasium: str = ""
 
     @property
     def id(self) -> str:
@@ -64,15 +73,15 @@ class Protocol:
         return _digest(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """All fields by name, as JSON values; `collect_ahead` only where it is on, so that older ids stay the same."""
+        """All fields by name, as JSON values, without those that came later and say nothing."""
         values = asdict(self) | {"tasks": list(self.tasks)}
-        return values if self.collect_ahead else {k: v for k, v in values.items() if k != "collect_ahead"}
+        return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Protocol:
         """The protocol that `to_json` wrote. Raises ValueError if a field is missing or unknown."""
         expected = {f.name for f in fields(cls)}
-        values = {"collect_ahead": 0, **values}
+        values = {**_LATER, **values}
         if values.keys() != expected:
             raise ValueError(f"fields {sorted(expected ^ values.keys())} are missing or unknown")
         for f in fields(cls):
@@ -101,7 +110,8 @@ class Protocol:
             title_style="bold",
         )
         for name, value in self.to_json().items():
-            table.add_row(name.replace("_", " "), _readable(value))
+            if value != "":
+                table.add_row(name.replace("_", " "), _readable(value))
         return table
 
 
@@ -113,32 +123,45 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def describe(config: TrainConfig, task_names: tuple[str, ...], goals: Mapping[str, np.ndarray]) -> Protocol:
-    """The protocol of a run with this config on these tasks with these goals."""
+def describe_env(config: TrainConfig, env: TaskVecEnv) -> Protocol:
+    """The protocol of a run with this config in this environment."""
+    (width,) = env.observation_space.shape or ()
+    spaces = f"observations of {width - env.num_tasks} numbers, actions in {spelled(env.action_space)}"
+    return describe(config, env.task_names, env.goals, spaces)
+
+
+def describe(
+    config: TrainConfig, task_names: tuple[str, ...], goals: Mapping[str, np.ndarray], spaces: str = ""
+) -> Protocol:
+    """The protocol of a run with this config on these tasks with these goals; spaces where no benchmark fixes them."""
+    benchmark = find_benchmark(config.suite)
+    versions = {name: version(name) for name in benchmark.versions}
     vector_steps = math.ceil(config.steps_per_task / config.envs_per_task)
     steps_per_task = vector_steps * config.envs_per_task
     return Protocol(
-        benchmark=config.suite.upper(),
+        benchmark=benchmark.title,
         tasks=task_names,
-        reward_version=config.reward_version,
+        reward_version=config.reward_version if benchmark.has_rewards else "",
         goal_set=hash_goals(goals),
         goals_per_task=config.goals,
         seed=config.seed,
         horizon=config.horizon,
         train_horizon=config.train_horizon or config.horizon,
-        termination="never; values bootstrap through the time limit",
+        termination=benchmark.termination,
         overlap=config.overlap,
         envs_per_task=config.envs_per_task,
         staggered_starts=config.staggered_starts,
         episodes_during=config.eval_goals,
         episodes_final=config.final_goals,
         deterministic=True,
-        success="at any step of the episode",
+        success=benchmark.success,
         env_steps_per_task=steps_per_task,
         env_steps_total=steps_per_task * len(task_names),
-        metaworld=version("metaworld"),
-        mujoco=version("mujoco"),
+        metaworld=versions.get("metaworld", ""),
+        mujoco=versions.get("mujoco", ""),
         collect_ahead=config.collect_ahead,
+        spaces=spaces if benchmark.is_code else "",
+        gymnasium=versions.get("gymnasium", ""),
     )
 
 

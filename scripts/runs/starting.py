@@ -17,7 +17,7 @@ from scripts.runs.folder import Run
 from scripts.runs.forecast import forecast
 from scripts.runs.loggers import check_loggers
 from scripts.runs.messages import whereabouts
-from scripts.runs.protocol import describe
+from scripts.runs.protocol import describe_env
 from scripts.runs.results import latest_evaluation
 from scripts.runs.resuming import concluded, never_saved, rewind
 from scripts.runs.session import Session
@@ -33,6 +33,7 @@ from scripts.setup.build import (
 from scripts.setup.config import TrainConfig
 from scripts.setup.parse import Resume
 from scripts.setup.resources import measure
+from scripts.setup.trust import code_of, require_trust
 
 LONG = 100_000  # environment steps of all tasks: before a shorter run it is not worth finding out how long it takes
 
@@ -49,7 +50,7 @@ def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
     evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, env.goals)))
     config = replace(config, workers=env.num_workers, run_dir=str(path))
     agent = make_agent(config, env)
-    run = Run.new(path, config, describe(config, env.task_names, env.goals), env.goals)
+    run = Run.new(path, config, describe_env(config, env), env.goals)
     room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
     room.check()
     return Session(run.save(), agent, env, evaluation_env, Screen(), room)
@@ -59,7 +60,7 @@ def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
     """A run as it was at its newest checkpoint; what was logged after that is forgotten."""
     run = Run(request.resume).verified()
     stack.enter_context(claimed(run.path))
-    require_trust(run, request.run_code)
+    require_trust(code_of(run.config), request.run_code, "going on with")
     checkpoint = None if never_saved(run) else run.newest_checkpoint()
     config = resolve(request.apply(run.config))
     env = stack.enter_context(contextlib.closing(make_env(config, run.goals)))
@@ -82,7 +83,7 @@ def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
     console, software = Screen(), run.other_software()
     before = run.config.to_json()
     changed = [f"{name} {before[name]} -> {value}" for name, value in config.to_json().items() if value != before[name]]
-    run = Run.new(run.path, config, describe(config, env.task_names, env.goals), run.goals)
+    run = Run.new(run.path, config, describe_env(config, env), run.goals)
     session = Session(run, agent, env, evaluation_env, console, room, latest_evaluation(run))
     if session.steps_left <= 0 and not session.owed and concluded(run, agent.steps_per_task):
         raise UsageError(
@@ -98,15 +99,6 @@ def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
         console.print(strong("Other software", told), soft_wrap=True)
     run.save()
     return session
-
-
-def require_trust(run: Run, run_code: bool) -> None:
-    """Raises UsageError if going on would run a Python file, and nobody said that it may."""
-    if files := [name for name in run.config.aggregators() if ".py:" in name and not run_code]:
-        raise UsageError(
-            f"expected --run-code, as going on with this run runs the file of its aggregator {files[0]}. "
-            "Add it if you trust that file."
-        )
 
 
 def introduce(session: Session) -> None:

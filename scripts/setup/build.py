@@ -17,10 +17,12 @@ import envs
 from agents import MTSAC, keep_freed_memory
 from agents.collecting.replay import TaskReplayBuffer
 from agents.settings import Precision
-from envs import machine
+from envs import find_benchmark, machine
+from envs.benchmarks import TaskOptions
 from envs.vec_env import TaskVecEnv
 from scripts.common.usage import UsageError, check_folder, usage_errors
 from scripts.setup.config import TrainConfig
+from scripts.setup.trust import suite_code
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -78,7 +80,8 @@ def run_path(config: TrainConfig) -> Path:
     some = config.tasks if len(config.tasks) <= 3 else (f"{len(config.tasks)}-tasks",)
     name = "independent" if config.independent else config.aggregator
     method = re.sub(r"[^\w-]+", "-", name.rpartition("/")[2])  # torchjd:NAME, path/to/file.py:NAME
-    parts = (*(["trial"] if config.trial else []), config.preset, *some, method, f"seed{config.seed}")
+    suite = [re.sub(r"[^\w-]+", "-", code.rpartition("/")[2]) for code in suite_code(config)]
+    parts = (*(["trial"] if config.trial else []), config.preset, *suite, *some, method, f"seed{config.seed}")
     return Path("runs", "-".join(parts))
 
 
@@ -86,8 +89,12 @@ def make_env(
     config: TrainConfig,
     goals: int | Mapping[str, np.ndarray],
     goal_order: Literal["random", "sequential"] = "random",
+    only: str | None = None,
 ) -> TaskVecEnv:
-    """The tasks of the config: goals in random order to train on; see `make_evaluation_env` for the other order."""
+    """The tasks of the config: goals in random order to train on; see `make_evaluation_env` for the other order.
+
+    :param only: one task, by itself.
+    """
     with usage_errors():
         return envs.make(
             config.suite,
@@ -100,7 +107,20 @@ def make_env(
             goal_order=goal_order,
             envs_per_task=config.envs_per_task,
             staggered=config.staggered_starts,
+            only=only,
         )
+
+
+def make_scene(config: TrainConfig, goals: Mapping[str, np.ndarray], name: str, goal: int, size: int) -> Any:
+    """One task, by itself and in this process, at one of its goals; `render()` gives its pictures."""
+    chosen = {task: vectors[goal : goal + 1] if len(vectors) > goal else vectors for task, vectors in goals.items()}
+    tasks = list(config.tasks) or None
+    options = TaskOptions(
+        config.suite, tasks, config.seed, chosen, config.horizon, config.reward_version, "sequential", size
+    )
+    with usage_errors():
+        specs = find_benchmark(config.suite).task_set(options).specs
+        return next(spec for spec in specs if spec.name == name).build()
 
 
 _NETWORKS = (
@@ -111,7 +131,7 @@ _NETWORKS = (
 )
 
 
-def make_evaluation_env(config: TrainConfig, goals: Mapping[str, np.ndarray]) -> TaskVecEnv:
+def make_evaluation_env(config: TrainConfig, goals: Mapping[str, np.ndarray], only: str | None = None) -> TaskVecEnv:
     """One environment per task, with whole episodes of --horizon steps, each goal once, in order.
 
     Training may have a worker for each of its environments; here that are at most the tasks.
@@ -120,7 +140,7 @@ def make_evaluation_env(config: TrainConfig, goals: Mapping[str, np.ndarray]) ->
     if workers != "auto" and len(goals) < workers <= len(goals) * config.envs_per_task:
         workers = len(goals)
     config = replace(config, envs_per_task=1, staggered_starts=False, train_horizon=0, workers=workers)
-    return make_env(config, goals, "sequential")
+    return make_env(config, goals, "sequential", only)
 
 
 def update_rounds(config: TrainConfig) -> tuple[int, int]:

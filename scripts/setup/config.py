@@ -16,6 +16,7 @@ from tyro.conf import Suppress
 
 from agents.collecting.replay import MAX_CANDIDATES
 from agents.settings import Conditioning, CriticHead, Precision, Reduction, Torso
+from envs import Benchmark, find_benchmark
 from scripts.common.flags import Capture, Counts, Names, Numbers
 
 # Settings that run folders of earlier versions lack: there they were off.
@@ -29,7 +30,8 @@ class TrainConfig:
     preset: Suppress[str] = ""
     trial: Suppress[bool] = False  # cut short by the environment variable STEPS: no result
     suite: str = "MT10"
-    """MT1, MT10, MT25, MT50, custom (any list of --tasks) or toy."""
+    """MT1, MT10, MT25, MT50, custom (any list of --tasks) or toy; or module:function or path/to/file.py:function, which
+    returns Gymnasium environments."""
     tasks: Names = ()
     """Task names, e.g. reach-v3,push-v3; empty: all tasks of the suite."""
     aggregator: str = "pcgrad"
@@ -297,8 +299,7 @@ def check(config: TrainConfig) -> None:
     _expect(config, "seed", config.seed < 2**32, "a seed of 0 to 2**32 - 1")
     _expect(config, "gamma", 0 <= config.gamma <= 1, "between 0 and 1")
     _expect(config, "tau", 0 < config.tau <= 1, "more than 0, at most 1")
-    _expect(config, "horizon", config.horizon <= 500, "at most 500, the limit of Meta-World")
-    _expect(config, "train_horizon", 0 <= config.train_horizon <= 500, "0 (as --horizon) to 500")
+    _check_benchmark(config, find_benchmark(config.suite))
     _expect(config, "bins", config.bins >= 2, "at least 2")
     _expect(config, "high_reward_fraction", 0 <= config.high_reward_fraction <= 1, "between 0 and 1")
     chosen = config.high_reward_fraction * config.batch_size
@@ -321,8 +322,15 @@ def check(config: TrainConfig) -> None:
         )
     for name, value in PLAIN_SAC.items() if config.independent else ():
         _expect(config, name, getattr(config, name) == value, f"{value!r} with --independent, as plain SAC has it")
-    if config.suite.lower() == "mt1":
-        _expect(config, "tasks", len(config.tasks) == 1, "one task name for MT1, e.g. --tasks reach-v3")
+
+
+def _check_benchmark(config: TrainConfig, benchmark: Benchmark) -> None:
+    most = benchmark.max_horizon or math.inf
+    _expect(config, "horizon", config.horizon <= most, f"at most {most}, the limit of {benchmark.family}")
+    _expect(config, "train_horizon", 0 <= config.train_horizon <= most, f"0 (as --horizon) to {most}")
+    if number := benchmark.num_tasks:
+        enough = f"{number} task name for {benchmark.name}, e.g. --tasks reach-v3"
+        _expect(config, "tasks", len(config.tasks) == number, enough)
 
 
 def _is_temperature(text: str) -> bool:

@@ -51,7 +51,7 @@ class Resume:
     progress: bool = True
     """Show the progress bar."""
     run_code: bool = False
-    """Run the Python file that the run's aggregator comes from; only where you trust it."""
+    """Run the Python code that the run's aggregator or suite comes from; only where you trust it."""
 
     def apply(self, config: TrainConfig) -> TrainConfig:
         """The run's config with the few changes that this command makes."""
@@ -154,8 +154,12 @@ def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
     config: TrainConfig = replace(parsed.config, **options)
     full_names: dict[str, Any] = {flag: _in_full(getattr(config, flag)) for flag in _AGGREGATOR_FLAGS}
     config = replace(config, **full_names)
-    if config.tasks and config.suite.upper() in ("MT10", "MT25", "MT50"):
-        config = replace(config, suite="custom")  # the protocol must not call a list of one's own MT10
+    with usage_errors():
+        benchmark = find_benchmark(config.suite)
+    if config.tasks and benchmark.own_list:
+        config = replace(config, suite=benchmark.own_list)  # the protocol must not call a list of one's own MT10
+    if benchmark.is_code:
+        config = replace(config, suite=benchmark.name)  # the path in full, as a run may go on from another folder
     if config.train_horizon > config.horizon:
         if given("--train-horizon", flags):
             limits = f"expected at most --horizon ({config.horizon}), or training visits what no evaluation sees"

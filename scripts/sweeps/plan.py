@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ from scripts.runs.claim import claimed
 from scripts.setup import parse
 from scripts.setup.config import TrainConfig
 from scripts.setup.presets import PRESETS
+from scripts.setup.trust import code_of
 
 ARMS = {name: f"--aggregator {name}" for name in AGGREGATORS} | {
     "multi-head-mean": "--aggregator mean --multi-head",
@@ -104,10 +106,10 @@ def make_jobs(request: SweepConfig) -> list[Job]:
     extra = _words("--flags", request.flags)
     words = {arm: [*_words(f"define.{arm}", flags), *extra] for arm, flags in arms.items()}
     for arm, flags in words.items():
-        if not request.trusted and not request.run_code and any(".py:" in word for word in flags):
+        if not request.trusted and not request.run_code and _names_code(flags):
             raise UsageError(
-                f"expected --run-code, as the arm {arm!r} of this .toml file runs a Python file. Add it if you trust "
-                "that file."
+                f"expected --run-code, as the arm {arm!r} of this .toml file runs Python code. Add it if you trust "
+                "that code."
             )
     jobs = [
         make_job(request.out, preset, arm, flags, seed)
@@ -119,6 +121,12 @@ def make_jobs(request: SweepConfig) -> list[Job]:
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"expected a folder of its own for every run; {', '.join(sorted(twice))} is that of several.")
     return jobs
+
+
+def _names_code(flags: Sequence[str]) -> bool:
+    """Whether flags name an aggregator in a file, or a function as suite."""
+    suites = [word.partition("=")[2] or after for word, after in pairwise([*flags, ""]) if given("--suite", [word])]
+    return any(".py:" in word for word in flags) or any(":" in suite for suite in suites)
 
 
 def _words(where: str, flags: str) -> list[str]:
@@ -184,7 +192,7 @@ def plan(job: Job) -> Plan:
         return Plan(job, "restart", job.argv)
     longer = () if steps == run.config.steps_per_task else ("--steps-per-task", str(steps))
     # the very file that this sweep names: `_require_same` saw to it
-    trust = ("--run-code",) if any(".py:" in name for name in job.config.aggregators()) else ()
+    trust = ("--run-code",) if code_of(job.config) else ()
     return Plan(job, "resume", ("--resume", str(job.path), *longer, *trust, "--no-progress"))
 
 

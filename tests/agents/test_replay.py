@@ -6,8 +6,8 @@ import torch
 from gymnasium import spaces
 
 from agents import MTSAC, TaskReplayBuffer
-from envs.toy import Countdown
 from envs import from_gymnasium
+from envs.toy import Countdown
 
 T, OBS, SIZE = 3, 2, 5
 

@@ -174,9 +174,7 @@ def test_returns_far_apart_become_losses_of_one_size():
             return observation, 100 * reward, *rest
 
     def spread(kind, **policy):
-        env = envs.from_gymnasium(
-            [lambda: envs.toy.PointReach(0, 2), lambda: Loud(1, 2)], ["quiet", "loud"], seed=0
-        )
+        env = envs.from_gymnasium([lambda: envs.toy.PointReach(0, 2), lambda: Loud(1, 2)], ["quiet", "loud"], seed=0)
         settings = {"gamma": 0.9, "learning_starts": 200, "buffer_size": 1000, "batch_size": 32}
         agent = toy_agent(env, "mean", return_scale=kind, policy_kwargs={**SMALL, **policy}, **settings)
         agent.learn(2 * 200)
