@@ -200,7 +200,7 @@ WRONG = [
     ("config.json", {"ent_coef": 1.0}, "ent_coef: expected str"),
     ("config.json", {"reward_scale": [float("nan")]}, "--reward-scale"),
     ("config.json", {"suite": 5}, "suite: expected str"),
-    ("config.json", {"suite": "MT11"}, "benchmark 'MT10' against 'MT11'"),
+    ("config.json", {"suite": "MT11"}, "expected a suite among .*found .MT11."),
     ("config.json", {"horizon": 100}, "horizon 500 against 100"),
     ("config.json", {"seed": 3}, "seed 0 against 3"),
     ("config.json", {"device": "tpu"}, "device: expected"),
