@@ -190,10 +190,10 @@ def test_there_are_enough():
 
 @pytest.mark.parametrize(("line", "message"), COMMANDS, ids=[line for line, _ in COMMANDS])
 def test_a_wrong_command_gets_a_message_and_writes_nothing(line, message, run, monkeypatch, capsys):
-    command, *flags = line.split()
-    module = importlib.import_module(f"scripts.{command}{'.__main__' if command == 'bench' else ''}")
+    name, *flags = line.split()
+    module = importlib.import_module(f"scripts.{name}{'.__main__' if name == 'bench' else ''}")
     before = contents(run.parent)
-    monkeypatch.setattr(sys, "argv", [command, *flags])
+    monkeypatch.setattr(sys, "argv", [name, *flags])
     with pytest.raises(SystemExit) as end:
         command.run(module.main)
     printed = capsys.readouterr()
