@@ -18,6 +18,7 @@ import tyro
 from rich import box
 from rich.table import Table
 
+from envs import find_benchmark
 from mtrl import AGGREGATORS
 from scripts.common.flags import Capture
 from scripts.common.methods import aggregator_kind
