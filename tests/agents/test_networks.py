@@ -34,7 +34,7 @@ FORMS += [
 ]
 
 
-def make_policy(**form):
+def make_policy(depth=None, **form):
     torch.manual_seed(0)
     return MultiTaskPolicy(
         spaces.Box(-torch.inf, torch.inf, (OBS + T,)),
@@ -42,9 +42,9 @@ def make_policy(**form):
         lambda _: 1e-3,
         num_tasks=T,
         actor_width=8,
-        actor_depth=2,
+        actor_depth=depth or 2,
         critic_width=6,
-        critic_depth=3,
+        critic_depth=depth or 3,
         **form,
     ).double()
 
