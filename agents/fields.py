@@ -7,14 +7,17 @@ Whoever needs "all settings that ..." asks here; no list of names is kept by han
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
+from itertools import pairwise
 from numbers import Integral, Real
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 Kind = Literal["method", "protocol", "machine", "monitoring"]
 KEEP: Any = object()  # plain SAC takes the setting as it is
@@ -48,11 +51,15 @@ class Role:
         at itself. None: as its class says.
     :param resume: help of its flag beside `--resume`; empty: a run cannot go on with another value.
     :param plain_sac: the only value that plain SAC can have, such as what switches the setting off.
+    :param added: newer than the first run folders: where one lacks it, it had its default, which is off.
+    :param in_presets: whether a preset may set it.
     """
 
     kind: Kind | None = None
     resume: str = ""
     plain_sac: Any = KEEP
+    added: bool = False
+    in_presets: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def settings_of(kind: type) -> dict[str, Setting]:
         for name in inspect.get_annotations(base).keys() & hints.keys():
             extras = getattr(hints[name], "__metadata__", ())
             role = next((extra for extra in extras if isinstance(extra, Role)), Role())
-            role = replace(role, kind=role.kind or getattr(base, "role", "method"))
+            role = replace(role, kind=role.kind or vars(base).get("role", "method"))
             found[name] = hints[name], tuple(extra for extra in extras if isinstance(extra, Bound)), role
     plain = get_type_hints(kind)
     return {
@@ -102,17 +109,36 @@ def names_of(kind: type, *roles: Kind) -> set[str]:
     return {setting.name for setting in settings_of(kind).values() if setting.role.kind in roles}
 
 
-def check_fields(kind: type, values: Mapping[str, Any]) -> None:
-    """Check type and bounds of those settings of `kind` that are among `values`.
+def help_of(kind: type) -> dict[str, str]:
+    """The string under each field, by name: one line of help."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        (declared,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        for field, text in pairwise(cast(ast.ClassDef, declared).body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    found[name] = " ".join(words.split())
+    return found
+
+
+def check_types(kind: type, values: Mapping[str, Any]) -> None:
+    """Check the types of those settings of `kind` that are among `values`.
 
     :raises SettingError: for the first that does not fit.
     """
     for name, setting in settings_of(kind).items():
-        if name not in values:
-            continue
-        if not fits(values[name], setting.type):
+        if name in values and not fits(values[name], setting.type):
             raise SettingError(name, _words(setting), values[name])
-        for bound in setting.bounds:
+
+
+def check_fields(kind: type, values: Mapping[str, Any]) -> None:
+    """Check types and bounds of those settings of `kind` that are among `values`.
+
+    :raises SettingError: for the first that does not fit.
+    """
+    check_types(kind, values)
+    for name, setting in settings_of(kind).items():
+        for bound in setting.bounds if name in values else ():
             if not bound.holds(values[name]):
                 raise SettingError(name, bound.expected, values[name])
 
@@ -134,10 +160,9 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _words(setting: Setting) -> str:
-    """What is expected where the type is wrong: the bound, which speaks of the type, too, unless that is `int`."""
-    if not setting.bounds:
-        return spell(setting.type)
-    return f"a whole number, {setting.bounds[0].expected}" if setting.type is int else setting.bounds[0].expected
+    """What is expected where the type is wrong; of several types their bound speaks best."""
+    several = get_origin(setting.type) in (Union, UnionType)
+    return setting.bounds[0].expected if several and setting.bounds else spell(setting.type)
 
 
 def spell(hint: Any) -> str:
@@ -164,12 +189,12 @@ _PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def build(kind: type, values: Mapping[str, Any]) -> Any:
-    """An instance of `kind` with these values, checked, lists made tuples.
+    """An instance of `kind` with these values, of the right types; lists are made tuples. Bounds are not checked.
 
-    :raises SettingError: for a value that does not fit.
+    :raises SettingError: for a value of another type.
     :raises TypeError: for a name that is no field.
     """
-    check_fields(kind, values)
+    check_types(kind, values)
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 

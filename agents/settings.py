@@ -19,7 +19,7 @@ import numpy as np
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
-from agents.fields import Bound, Count, NotNegative, Positive, Role, Share, Whole, build
+from agents.fields import Bound, Count, NotNegative, Positive, Role, SettingError, Share, Whole, build, check_fields
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 Torso = Literal["mlp", "bronet"]
@@ -86,9 +86,9 @@ class SACSettings:
     n_steps: Count = 1
     """Rewards that a target adds up before it bootstraps; fewer where the episode or the buffer ends. As in
     Stable-Baselines3 there is no correction for older policies, and only the entropy after the last reward counts."""
-    high_reward_fraction: Share = 0.0
+    high_reward_fraction: Annotated[Share, Role(added=True)] = 0.0
     """Share of a task's rows in a batch that are drawn for their reward; 0: all are drawn uniformly."""
-    high_reward_candidates: Annotated[int, CANDIDATES] = 64
+    high_reward_candidates: Annotated[int, CANDIDATES, Role(added=True)] = 64
     """Each of those is the row with the highest reward among this many uniform draws."""
     learning_rate: Annotated[
         float | str, RATE, Role(resume="Go on with another learning rate, e.g. after losses became non-finite.")
@@ -123,7 +123,7 @@ class SACSettings:
     """Weights of the tasks' losses; temperature: T softmax(-log alpha)_i for task i."""
     overlap: Annotated[bool, Role("protocol", plain_sac=False)] = True
     """Learn while the environments step; the update of step t cannot draw transition t."""
-    collect_ahead: Annotated[Whole, Role(plain_sac=0)] = 0
+    collect_ahead: Annotated[Whole, Role(plain_sac=0, added=True)] = 0
     """Step the environments in a thread, up to N vector steps ahead of learning, and act with the actor of N vector
     steps ago; 0: off. For a GPU with CPU cores to spare."""
     log_every: Annotated[Count, Role("monitoring")] = 100
@@ -153,7 +153,9 @@ class AgentSettings(SACSettings):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> AgentSettings:
-        """The settings with these values, checked: `max_grad_norm=None` is 0, a sequence or single number a tuple.
+        """The settings with these values, checked.
+
+        `max_grad_norm=None` is 0, a number as text becomes a number, a sequence or a single number a tuple.
 
         :raises ValueError: for a value that does not fit (SettingError), or is gone.
         :raises TypeError: for a name that is no setting.
@@ -163,10 +165,14 @@ class AgentSettings(SACSettings):
             raise ValueError(ARS_REMOVED)
         if values.get("max_grad_norm", 0.0) is None:
             values["max_grad_norm"] = 0.0
+        if _is_positive(coefficient := values.get("ent_coef")) or coefficient in ("0", "0.0"):  # a number, as text
+            values["ent_coef"] = float(coefficient)
         for name in ("reward_scale", "reset_at"):
             if name in values:
                 values[name] = tuple(np.ravel(values[name]).tolist())
-        return build(cls, values)
+        settings: AgentSettings = build(cls, values)
+        check_fields(cls, vars(settings))
+        return settings
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, as JSON values."""
@@ -222,10 +228,8 @@ def check_together(settings: SACSettings, networks: NetworkSettings) -> None:
     """
     kind, coefficient, target = settings.return_scale, settings.ent_coef, settings.target_entropy
     if 0 < settings.high_reward_fraction * settings.batch_size <= 0.5:
-        raise ValueError(
-            f"high_reward_fraction={settings.high_reward_fraction} of batch_size={settings.batch_size} is not one row: "
-            "raise one of them, or leave the fraction at 0."
-        )
+        expected = f"0, or one row of batch_size={settings.batch_size} or more"
+        raise SettingError("high_reward_fraction", expected, settings.high_reward_fraction)
     if kind != "none" and any(scale != 1 for scale in settings.reward_scale):
         raise ValueError(
             f"return_scale={kind!r} undoes any reward_scale: leave that at 1; found {settings.reward_scale!r}."

@@ -32,13 +32,13 @@ from envs.vec_env import TaskVecEnv
 from scripts.common import command
 from scripts.common.flags import Names
 from scripts.common.screen import Screen
-from scripts.common.usage import UsageError, choose, usage_errors
+from scripts.common.usage import UsageError, usage_errors
 from scripts.record import back_end
 from scripts.runs.forecast import forecast
 from scripts.runs.progress import ProgressBar
 from scripts.setup.build import make_agent, make_env, make_evaluation_env, resolve
 from scripts.setup.config import TrainConfig, check
-from scripts.setup.presets import PRESETS
+from scripts.setup.presets import find
 from scripts.setup.resources import measure
 
 CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
@@ -73,8 +73,8 @@ class Finding:
 def main(argv: Sequence[str]) -> int:
     """Examines what `argv` says; returns the exit code."""
     request = tyro.cli(DoctorConfig, prog="python -m scripts.doctor", args=argv)
-    preset = PRESETS[choose("preset", request.preset, PRESETS)][1]
-    config = replace(preset, preset=request.preset, tasks=request.tasks or preset.tasks)
+    preset = find(request.preset).config
+    config = replace(preset, tasks=request.tasks or preset.tasks)
     if request.steps < 50:
         raise UsageError(f"--steps: expected at least 50, to reach some updates; found {request.steps}.")
     with usage_errors():

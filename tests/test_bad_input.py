@@ -224,7 +224,7 @@ anything = scalars | st.lists(scalars, max_size=2) | st.dictionaries(st.text(max
 @settings(max_examples=200, deadline=None)
 @given(name=st.sampled_from(sorted(TrainConfig().to_json())), value=anything, preset=st.sampled_from(sorted(PRESETS)))
 def test_a_config_with_any_value_is_taken_or_told(name, value, preset):
-    values = PRESETS[preset][1].to_json() | {name: value, "preset": preset}
+    values = PRESETS[preset].config.to_json() | {name: value, "preset": preset}
     with contextlib.suppress(ValueError):
         config = TrainConfig.from_json(values)
         check(config)

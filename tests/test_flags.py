@@ -14,7 +14,7 @@ from scripts.setup.presets import PRESETS
 from tests.helpers import cuda
 from tests.scripts.test_cli import exit_code
 
-TOY = PRESETS["toy"][1]
+TOY = PRESETS["toy"].config
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_capture_on_a_cpu_is_refused_before_anything_is_written(words, monkeypat
 )
 def test_resume_captures_as_before_unless_the_device_is_another(saved, asked, expected):
     config = TrainConfig.from_json({**TOY.to_json(), **saved})
-    found = Resume("run", **asked).apply(config).capture
+    found = Resume("run", asked).apply(config).capture
     assert (found, type(found)) == (expected, type(expected))
 
 

@@ -15,18 +15,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from agents.fields import names_of
 from mtrl import AGGREGATORS
 from scripts.common.usage import UsageError
 from scripts.runs import Run
 from scripts.runs.files import as_usage_error
 from scripts.setup.config import TrainConfig
 
-# What the protocol holds, what a machine or a seed decides, and how often a run looks at itself: no part of a method.
-_NO_METHOD = set(
-    "suite tasks reward_version horizon goals overlap seed steps_per_task device run_dir workers threads progress "
-    "eval_every eval_goals final_goals checkpoint_every checkpoint_minutes keep_checkpoints log_every "
-    "log_conflicts trial loggers".split()
-)
+# What the protocol holds, what a machine or a seed decides, and how often a run looks at itself, are no part of it.
+_OF_A_METHOD = names_of(TrainConfig, "method")
 # Named in every label, so not among the settings in which runs differ.
 _NAMED = {"preset", "aggregator", "actor_aggregator", "critic_aggregator", "multi_head", "independent"}
 
@@ -159,7 +156,7 @@ def _require_each_seed_once(label: str, members: Sequence[Run]) -> None:
 
 def settings(config: TrainConfig) -> dict[str, Any]:
     """All that makes the method, by name; options of aggregators as `aggregator.c`."""
-    values = {name: value for name, value in config.to_json().items() if name not in _NO_METHOD}
+    values = {name: value for name, value in config.to_json().items() if name in _OF_A_METHOD}
     for prefix in ("aggregator", "actor_aggregator", "critic_aggregator"):
         options = values.pop(f"{prefix}_options")
         values |= {f"{prefix}.{name}": value for name, value in options.items() if name != "seed"}

@@ -147,7 +147,7 @@ def check(config: BenchConfig) -> None:
             raise UsageError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}.")
     most = len(task_names(config.suite))
     if "train" in config.parts:
-        most *= PRESETS[config.preset][1].envs_per_task
+        most *= PRESETS[config.preset].config.envs_per_task
     if bad := [str(k) for k in config.workers if not 0 <= k <= most]:
         raise UsageError(f"--workers: expected 0 to {most}, one per environment; found {', '.join(bad)}.")
     if bad := [str(lag) for lag in config.collect_ahead if lag < 1]:

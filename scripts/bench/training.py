@@ -57,7 +57,7 @@ def ahead(preset: str, precision: Any, lags: Sequence[int], rounds: int, **setti
 
 
 def _base(preset: str, **settings: Any) -> TrainConfig:
-    return replace(PRESETS[preset][1], goals=2, aggregator="pcgrad", warmup_steps=WARMUP, **settings)
+    return replace(PRESETS[preset].config, goals=2, aggregator="pcgrad", warmup_steps=WARMUP, **settings)
 
 
 def _run(config: TrainConfig, steps: int) -> tuple[float, int, dict[str, float]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from tyro.constructors import PrimitiveConstructorSpec
+from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 
 def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
@@ -24,6 +24,14 @@ def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConst
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
     )
+
+
+def comma_separated(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """How a tuple of settings is written, where its type does not say so: a rule for tyro's registry."""
+    if info.type_origin is not tuple:
+        return None
+    item = get_args(info.type)[0]
+    return _comma_separated(item, {float: "X,Y,...", int: "K,L,..."}.get(item, "A,B,..."))
 
 
 Names = Annotated[tuple[str, ...], _comma_separated(str, "A,B,...")]

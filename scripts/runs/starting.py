@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from typing import Any
 
+from agents.fields import settings_of
 from agents.saving.checkpoint import load_checkpoint
 from agents.saving.state_file import read_state
+from agents.settings import AgentSettings
 from scripts.common.screen import Screen, strong
 from scripts.common.text import plain
 from scripts.common.usage import UsageError, usage_errors
@@ -22,6 +23,7 @@ from scripts.runs.results import latest_evaluation
 from scripts.runs.resuming import concluded, never_saved, rewind
 from scripts.runs.session import Session
 from scripts.setup.build import (
+    RESUMABLE,
     check_memory,
     make_agent,
     make_env,
@@ -66,11 +68,8 @@ def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
     env = stack.enter_context(contextlib.closing(make_env(config, run.goals)))
     evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, run.goals)))
     run.require_tasks(env.task_names, run.path / "config.json")
-    changes: dict[str, Any] = {
-        "learning_rate": config.learning_rate,
-        "max_grad_norm": config.max_grad_norm or None,
-        "capture": config.capture,
-    }
+    changes = {name: getattr(config, name) for name in RESUMABLE & settings_of(AgentSettings).keys()}
+    changes = {**changes, "capture": config.capture, "max_grad_norm": config.max_grad_norm or None}
     if checkpoint is None:  # stopped before the first one: the same seed gives the same beginning
         agent = make_agent(config, env)
     else:

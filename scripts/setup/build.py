@@ -16,7 +16,8 @@ from rich import filesize
 import envs
 from agents import MTSAC, keep_freed_memory
 from agents.collecting.replay import TaskReplayBuffer
-from agents.settings import Precision
+from agents.fields import settings_of
+from agents.settings import AgentSettings, NetworkSettings, Precision, SACSettings
 from envs import find_benchmark, machine
 from envs.benchmarks import TaskOptions
 from envs.vec_env import TaskVecEnv
@@ -123,14 +124,6 @@ def make_scene(config: TrainConfig, goals: Mapping[str, np.ndarray], name: str, 
         return next(spec for spec in specs if spec.name == name).build()
 
 
-_NETWORKS = (
-    *("actor_width", "actor_depth", "actor_layer_norm", "actor_torso"),
-    *("critic_width", "critic_depth", "critic_layer_norm", "critic_torso"),
-    *("n_critics", "critic_head", "bins", "v_max", "conditioning", "embedding_size", "multi_head"),
-    *("precision", "weight_decay"),
-)
-
-
 def make_evaluation_env(config: TrainConfig, goals: Mapping[str, np.ndarray], only: str | None = None) -> TaskVecEnv:
     """One environment per task, with whole episodes of --horizon steps, each goal once, in order.
 
@@ -161,50 +154,37 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
 
 
 def agent_settings(config: TrainConfig, num_tasks: int) -> dict[str, Any]:
-    """The constructor arguments of MTSAC for this config."""
+    """The constructor arguments of MTSAC for this config: what the two call alike, and what is said otherwise."""
     train_freq, gradient_steps = update_rounds(config)
+    actor, critic = (
+        (name, getattr(config, f"{network}_aggregator_options"))
+        if (name := getattr(config, f"{network}_aggregator"))
+        else (config.aggregator, config.aggregator_options)
+        for network in ("actor", "critic")
+    )
+    settings = AgentSettings.of(
+        {
+            **{name: getattr(config, name) for name in settings_of(SACSettings)},
+            "train_freq": train_freq,
+            "gradient_steps": gradient_steps,
+            "learning_starts": config.warmup_steps * num_tasks,
+            "seed": config.seed,
+        }
+    )
     return {
-        "aggregator": config.actor_aggregator or config.aggregator,
-        "aggregator_kwargs": config.actor_aggregator_options if config.actor_aggregator else config.aggregator_options,
-        "critic_aggregator": config.critic_aggregator or config.aggregator,
-        "critic_aggregator_kwargs": (
-            config.critic_aggregator_options if config.critic_aggregator else config.aggregator_options
-        ),
-        "learning_rate": config.learning_rate,
-        "buffer_size": config.buffer_size,
-        "learning_starts": config.warmup_steps * num_tasks,
-        "batch_size": config.batch_size,
-        "tau": config.tau,
-        "gamma": config.gamma,
-        "n_steps": config.n_steps,
-        "high_reward_fraction": config.high_reward_fraction,
-        "high_reward_candidates": config.high_reward_candidates,
-        "policy_delay": config.policy_delay,
-        "train_freq": train_freq,
-        "gradient_steps": gradient_steps,
-        "ent_coef": config.ent_coef if config.ent_coef.startswith("auto") else float(config.ent_coef),
-        "noise_hold": config.noise_hold,
-        "ent_coef_min": config.ent_coef_min,
-        "target_entropy": config.target_entropy,
-        "critic_reduction": config.critic_reduction,
-        "max_grad_norm": config.max_grad_norm or None,
-        "reward_scale": config.reward_scale[0] if len(config.reward_scale) == 1 else config.reward_scale,
-        "return_scale": config.return_scale,
-        "reset_at": config.reset_at,
-        "loss_weighting": config.loss_weighting,
-        "overlap": config.overlap,
-        "collect_ahead": config.collect_ahead,
-        "log_every": config.log_every,
-        "log_conflicts": config.log_conflicts,
+        **vars(settings),
+        "aggregator": actor[0],
+        "aggregator_kwargs": actor[1],
+        "critic_aggregator": critic[0],
+        "critic_aggregator_kwargs": critic[1],
         "policy_kwargs": {
-            **{name: getattr(config, name) for name in _NETWORKS},
+            **{name: getattr(config, name) for name in settings_of(NetworkSettings)},
             "optimizer_kwargs": {"eps": config.adam_eps},
         },
-        "seed": config.seed,
     }
 
 
-_MAY_CHANGE = {"learning_rate", "max_grad_norm"}  # when a run goes on
+RESUMABLE = {name for name, setting in settings_of(TrainConfig).items() if setting.role.resume}
 
 
 def require_settings(config: TrainConfig, saved: Mapping[str, Any], source: Path) -> None:
@@ -212,10 +192,11 @@ def require_settings(config: TrainConfig, saved: Mapping[str, Any], source: Path
 
     :param saved: the settings in the agent's file. Runs are compared by config.json, which must not say otherwise.
     """
+    saved = {**saved, **vars(AgentSettings.of({n: saved[n] for n in settings_of(AgentSettings) if n in saved}))}
     asked, found = ({**s, **s["policy_kwargs"]} for s in (agent_settings(config, len(saved["task_names"])), saved))
     different = [
         f"{name} {asked[name]} there, {found[name]} trained"
-        for name in (asked.keys() & found.keys()) - _MAY_CHANGE - {"policy_kwargs"}
+        for name in (asked.keys() & found.keys()) - RESUMABLE - {"policy_kwargs"}
         if not _agrees(asked[name], found[name])
     ]
     if different:

@@ -1,186 +1,149 @@
 """What one training run is: a frozen set of plain settings (`scripts.setup.presets` has sets of them by name).
 
-Every field is a flag of `python -m scripts.train`; the string under it is its help. The whole object is saved in the
-run folder, so a run has no hidden defaults. A "step" is one environment step of one task: a step of the vector
-environment is --envs-per-task of them. Totals over all tasks are T times larger.
+Every field is a flag of `python -m scripts.train` and a key of a preset's file; the string under it is its help. The
+whole object is saved in the run folder, so a run has no hidden defaults. A "step" is one environment step of one task:
+a step of the vector environment is --envs-per-task of them. Totals over all tasks are T times larger.
+
+Most fields are inherited from the classes that use them (`agents.settings`). Three things are said otherwise here than
+to `MTSAC`, which counts the random steps of all tasks together (`learning_starts`) and takes an aggregator's options
+apart from its name, and Adam's epsilon among `optimizer_kwargs`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Suppress
 
-from agents.collecting.replay import MAX_CANDIDATES
-from agents.settings import Conditioning, CriticHead, Precision, Reduction, Torso
-from envs import Benchmark, find_benchmark
-from scripts.common.flags import Capture, Counts, Names, Numbers
-
-# Settings that run folders of earlier versions lack: there they were off.
-_LATER = {"collect_ahead", "high_reward_fraction", "high_reward_candidates", "checkpoint_minutes", "trial", "loggers"}
+from agents.fields import (
+    KEEP,
+    Bound,
+    Count,
+    Kind,
+    NotNegative,
+    Positive,
+    Role,
+    SettingError,
+    Whole,
+    build,
+    check_fields,
+    settings_of,
+)
+from agents.settings import SEED, NetworkSettings, Precision, SACSettings, check_together
+from envs import find_benchmark
+from scripts.common.flags import Capture, Names
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """All settings of one run."""
+class EnvSettings:
+    """The tasks, and how episodes are played."""
 
-    preset: Suppress[str] = ""
-    trial: Suppress[bool] = False  # cut short by the environment variable STEPS: no result
+    role: ClassVar[Kind] = "protocol"
+
     suite: str = "MT10"
     """MT1, MT10, MT25, MT50, custom (any list of --tasks) or toy; or module:function or path/to/file.py:function, which
     returns Gymnasium environments."""
-    tasks: Names = ()
+    tasks: Annotated[Names, Bound("every task once", lambda value: len(set(value)) == len(value))] = ()
     """Task names, e.g. reach-v3,push-v3; empty: all tasks of the suite."""
-    aggregator: str = "pcgrad"
+    reward_version: Literal["v1", "v2"] = "v2"
+    """Version of Meta-World's reward functions; never compare across versions."""
+    horizon: Count = 500
+    """Steps of an episode, at most 500; its end is a time limit, values bootstrap through it."""
+    train_horizon: Annotated[int, Role("method")] = 0
+    """Steps of a training episode, at most --horizon, which evaluations keep; 0: as many."""
+    staggered_starts: Annotated[bool, Role("method")] = False
+    """Cut the first training episode of each environment at a different step, so that episodes do not all end
+    together."""
+    goals: Count = 50
+    """Goals per task, of the 50 that metaworld draws for the seed."""
+    envs_per_task: Annotated[Count, Role("method", plain_sac=1)] = 1
+    """Environments of each task; what happens every N steps happens at the first vector step that reaches them."""
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """The method, as far as the command line has names of its own."""
+
+    aggregator: Annotated[str, Role(plain_sac="mean")] = "pcgrad"
     """How task gradients become one update; its own options follow as --aggregator.NAME."""
     aggregator_options: Suppress[dict[str, Any]] = field(default_factory=dict)
-    actor_aggregator: str = ""
+    actor_aggregator: Annotated[str, Role(plain_sac="")] = ""
     """Another aggregator for the actor; empty: the same one."""
     actor_aggregator_options: Suppress[dict[str, Any]] = field(default_factory=dict)
-    critic_aggregator: str = ""
+    critic_aggregator: Annotated[str, Role(plain_sac="")] = ""
     """Another aggregator for the critic; empty: the same one."""
     critic_aggregator_options: Suppress[dict[str, Any]] = field(default_factory=dict)
-    seed: int = 0
-    """Of goals, networks, exploration and sampling."""
-    steps_per_task: int = 2_000_000
-    """Environment steps of each task."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the networks live; auto: cuda if there is one."""
-    capture: Capture = "auto"
-    """Make updates by replaying CUDA graphs, N in one if a round has as many; auto: on CUDA, one each."""
-    run_dir: str = ""
-    """Folder of the run, new or empty; empty: runs/PRESET[-TASKS]-AGGREGATOR-seedSEED."""
-    workers: Literal["auto"] | int = "auto"
-    """Processes that step the environments; 0: none, in this process."""
-    envs_per_task: int = 1
-    """Environments of each task; what comes every N steps comes with the first vector step that reaches them."""
-    threads: Literal["auto"] | int = "auto"
-    """Threads of torch; chosen once and kept at resume, as they change the order of sums."""
-    progress: bool = True
-    """Show the progress bar."""
-
-    reward_version: Literal["v1", "v2"] = "v2"
-    """Meta-World's reward functions; never compare across versions."""
-    horizon: int = 500
-    """Steps of an episode, at most 500; its end is a time limit, values bootstrap through it."""
-    train_horizon: int = 0
-    """Steps of a training episode, at most --horizon, which evaluations keep; 0: as many."""
-    staggered_starts: bool = False
-    """Cut the first training episode of each environment at another step, so that episodes do not all end together."""
-    goals: int = 50
-    """Goals per task, of the 50 that metaworld draws for the seed."""
-    overlap: bool = True
-    """Learn while the environments step; the update of step t cannot draw transition t."""
-    collect_ahead: int = 0
-    """Step the environments in a thread, up to N vector steps ahead of learning, and act with the actor of N vector
-    steps ago; 0: off. For a GPU and cores to spare."""
-
-    eval_every: int = 20_000
-    """Steps per task between evaluations; 0: only at the end."""
-    eval_goals: int = 50
-    """Goals (= episodes) per task in an evaluation during training."""
-    final_goals: int = 50
-    """Goals (= episodes) per task in the evaluation at the end."""
-    checkpoint_every: int = 20_000
-    """Steps per task between checkpoints; 0: only at the end."""
-    checkpoint_minutes: float = 0.0
-    """Minutes between checkpoints, besides those by steps; 0: by steps only."""
-    keep_checkpoints: int = 2
-    """How many of the newest checkpoints to keep."""
-    log_every: int = 500
-    """Steps per task between rows of metrics.csv."""
-    log_conflicts: int = 500
-    """Updates between measurements of gradient conflict, cosines of all task pairs included; 0: never."""
-    loggers: Names = ("csv", "tensorboard")
-    """Where the numbers of a training go, evaluations included; csv is always among them."""
-
-    batch_size: int = 128
-    """Rows per task in a batch."""
-    buffer_size: int = 100_000
-    """Transitions kept per task."""
-    warmup_steps: int = 4_000
-    """Steps per task with random actions, before the first update."""
-    train_freq: int = 1
-    """Steps per task between rounds of updates; --envs-per-task joins rounds, and keeps the updates per step."""
-    gradient_steps: int = 1
-    """Updates in a round."""
-    policy_delay: int = 1
-    """Critic updates per update of actor and temperatures."""
-    n_steps: int = 1
-    """Rewards that a target adds up before it bootstraps."""
-    high_reward_fraction: float = 0.0
-    """Share of a task's rows in a batch that are drawn for their reward; 0: all are drawn uniformly."""
-    high_reward_candidates: int = 64
-    """Each of those is the row with the highest reward of so many, drawn uniformly."""
-    learning_rate: float = 3e-4
-    """Of Adam, for actor, critic and temperatures."""
-    adam_eps: float = 1e-5
-    """Epsilon of Adam."""
-    weight_decay: float = 0.0
-    """Of AdamW; 0: Adam."""
-    max_grad_norm: float = 1.0
-    """Clip of the global norm, after surgery; 0: off."""
-    gamma: float = 0.99
-    """Discount."""
-    tau: float = 0.005
-    """How far the target critics move at each update."""
-    ent_coef: str = "auto"
-    """Temperature: `auto` learns one per task; auto_0.1 starts it there; a number fixes it."""
-    noise_hold: int = 1
-    """Environment steps for which an action's noise stays the same."""
-    ent_coef_min: float = 0.0
-    """Learned temperatures do not fall below it."""
-    target_entropy: Literal["auto"] | float = "auto"
-    """Target of the learned temperatures; auto: minus the number of action dimensions."""
-    reward_scale: Numbers = (1.0,)
-    """Factor on the rewards: one for all tasks or one per task."""
-    return_scale: Literal["none", "brc", "reward-std", "popart"] = "none"
-    """What brings the tasks' returns to one size; temperatures and Q values are in its units."""
-    reset_at: Counts = ()
-    """Steps per task at which networks, optimizers, temperatures and aggregators begin anew; the buffer stays."""
-    loss_weighting: Literal["none", "temperature"] = "none"
-    """temperature: weigh the loss of task i by T softmax(-log alpha)_i."""
-
-    actor_width: int = 400
-    """Units in a hidden layer of the actor."""
-    actor_depth: int = 3
-    """Hidden layers of the actor."""
-    critic_width: int = 400
-    """Units in a hidden layer of each critic."""
-    critic_depth: int = 3
-    """Hidden layers of each critic."""
-    actor_layer_norm: bool = False
-    """LayerNorm before each ReLU of the actor."""
-    critic_layer_norm: bool = False
-    """LayerNorm before each ReLU of the critics."""
-    actor_torso: Torso = "mlp"
-    """bronet: one layer and --actor-depth residual blocks of two, with LayerNorm."""
-    critic_torso: Torso = "mlp"
-    """bronet: one layer and --critic-depth residual blocks of two, with LayerNorm."""
-    n_critics: int = 2
-    """Number of critics."""
-    critic_reduction: Reduction = "min"
-    """Over the critics, in the target and for the actor."""
-    critic_head: CriticHead = "scalar"
-    """A value, or a histogram of returns: C51, or HL-Gauss."""
-    bins: int = 101
-    """Bins of the histogram."""
-    v_max: float = 10.0
-    """It reaches from -v_max to v_max; brc brings the returns into that range."""
-    conditioning: Conditioning = "one-hot"
-    """How the task enters; own-columns: a one-hot whose input columns stay out of surgery."""
-    embedding_size: int = 32
-    """Numbers in a task's embedding."""
-    multi_head: bool = False
-    """An output layer per task, on a shared torso."""
     independent: bool = False
     """One plain Stable-Baselines3 SAC per task, nothing shared: the baseline. It has neither clipping nor overlap."""
-    precision: Literal["auto"] | Precision = "float32"
-    """Of the products in hidden layers, in training; bfloat16 is faster where there are units for it, tf32 is for CUDA
-    and takes in the heads."""
+    warmup_steps: Whole = 4_000
+    """Steps per task with random actions, before the first update."""
+    adam_eps: Positive = 1e-5
+    """Epsilon of Adam."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One run of it: how long, where, and how often it looks at itself."""
+
+    role: ClassVar[Kind] = "machine"
+
+    preset: Annotated[Suppress[str], Role("method", in_presets=False)] = ""
+    trial: Annotated[Suppress[bool], Role(added=True, in_presets=False)] = False  # made with STEPS set: no result
+    seed: Annotated[Whole, SEED, Role("protocol")] = 0
+    """Random seed for goals, network initialisation, exploration and batch sampling."""
+    steps_per_task: Annotated[Count, Role("protocol", resume="Extend the run to this many steps per task.")] = 2_000_000
+    """Environment steps of each task."""
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Role(resume="Continue on another device; by default on that of the run.")
+    ] = "auto"
+    """Device of the networks; auto: cuda if there is one."""
+    capture: Annotated[
+        Capture,
+        Role(
+            resume="Whether to capture updates as CUDA graphs; by default as the run does, auto on another device.",
+            plain_sac=False,
+        ),
+    ] = "auto"
+    """Make updates by replaying CUDA graphs, N in one if a round has as many; auto: on CUDA, one each."""
+    run_dir: Annotated[str, Role(in_presets=False)] = ""
+    """Folder of the run, new or empty; empty: runs/PRESET[-TASKS]-AGGREGATOR-seedSEED."""
+    workers: Annotated[
+        Literal["auto"] | int,
+        Bound("auto, 0 or more", lambda value: value == "auto" or value >= 0),
+        Role(resume="Continue with another number of workers; the numbers stay the same."),
+    ] = "auto"
+    """Processes that step the environments; 0: none, in this process."""
+    threads: Annotated[
+        Literal["auto"] | int, Bound("auto, or 1 to 1024", lambda value: value == "auto" or 1 <= value <= 1024)
+    ] = "auto"
+    """Torch threads; chosen once and kept at resume, as they change the order of sums."""
+    progress: bool = True
+    """Show the progress bar."""
+    eval_every: Annotated[Whole, Role("monitoring")] = 20_000
+    """Steps per task between evaluations; 0: only at the end."""
+    eval_goals: Annotated[Count, Role("monitoring")] = 50
+    """Goals (= episodes) per task in an evaluation during training."""
+    final_goals: Annotated[Count, Role("monitoring")] = 50
+    """Goals (= episodes) per task in the evaluation at the end."""
+    checkpoint_every: Annotated[Whole, Role("monitoring")] = 20_000
+    """Steps per task between checkpoints; 0: only at the end."""
+    checkpoint_minutes: Annotated[NotNegative, Role("monitoring", added=True)] = 0.0
+    """Minutes between checkpoints, besides those by steps; 0: by steps only."""
+    keep_checkpoints: Annotated[Count, Role("monitoring")] = 2
+    """How many of the newest checkpoints to keep."""
+    loggers: Annotated[Names, Role("monitoring", added=True)] = ("csv", "tensorboard")
+    """Where the numbers of a training go, evaluations included; csv is always among them."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(NetworkSettings, SACSettings, RunSettings, MethodSettings, EnvSettings):
+    """All settings of one run; in --help and files in the opposite order of the classes."""
+
+    precision: Annotated[Literal["auto"] | Precision, Role(plain_sac="float32")] = "float32"  # type: ignore[assignment]
+    """Matrix-product precision of the hidden layers during training. auto: bfloat16 on CPUs with units for it, else
+    float32. tf32: CUDA only, heads included. Weights, optimizers and acting stay in float32."""
 
     def aggregators(self) -> dict[str, dict[str, Any]]:
         """Names of the methods and their options: one, or the actor's and the critic's."""
@@ -193,23 +156,18 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, as JSON values."""
-        return {f.name: _as_json(getattr(self, f.name)) for f in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:
         """The config that `to_json` wrote. Raises ValueError if a field is missing, unknown or of another type."""
-        expected = {f.name for f in fields(cls)}
-        values = {**{f.name: f.default for f in fields(cls) if f.name in _LATER}, **values}
-        if values.keys() != expected:
-            raise ValueError(f"fields {sorted(expected ^ values.keys())} are missing or unknown")
-        hints = get_type_hints(cls)
-        for name, value in values.items():
-            if not _fits(value, hints[name]):
-                raise ValueError(f"{name}: expected {_spelled(hints[name])}; found {value!r}")
-        arguments: dict[str, Any] = {
-            n: tuple(value) if isinstance(value, list) else value for n, value in values.items()
-        }
-        return cls(**arguments)
+        known = settings_of(cls)
+        values = {name: setting.default for name, setting in known.items() if setting.role.added} | values
+        if values.keys() != known.keys():
+            raise ValueError(f"fields {sorted(known.keys() ^ values.keys())} are missing or unknown")
+        if type(values["ent_coef"]) in (int, float):  # as a flag it is text
+            values["ent_coef"] = str(values["ent_coef"])
+        return build(cls, values)
 
 
 def shorten(config: TrainConfig, limit: int) -> TrainConfig:
@@ -230,35 +188,11 @@ def shorten(config: TrainConfig, limit: int) -> TrainConfig:
     )
 
 
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value may stand in a field of this type."""
-    kind, arguments = get_origin(hint), get_args(hint)
-    if kind is Literal:
-        return value in arguments
-    if kind in (Union, UnionType):
-        return any(_fits(value, option) for option in arguments)
-    if kind is tuple:
-        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
-    if isinstance(value, bool):  # Python takes True for the number 1
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else kind or hint)
-
-
-def _spelled(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
-
-
-PLAIN_SAC: dict[str, Any] = {  # what --independent fixes
-    **{"aggregator": "mean", "actor_aggregator": "", "critic_aggregator": "", "multi_head": False},
-    **{"loss_weighting": "none", "return_scale": "none", "critic_reduction": "min", "critic_head": "scalar"},
-    **{"actor_torso": "mlp", "critic_torso": "mlp", "conditioning": "one-hot", "n_critics": 2, "policy_delay": 1},
-    **{"noise_hold": 1},
-    **{"ent_coef_min": 0.0, "weight_decay": 0.0, "reset_at": (), "envs_per_task": 1},
-    **{"overlap": False, "collect_ahead": 0, "max_grad_norm": 0.0, "precision": "float32", "capture": False},
+# what --independent fixes
+PLAIN_SAC = {
+    name: setting.role.plain_sac
+    for name, setting in settings_of(TrainConfig).items()
+    if setting.role.plain_sac is not KEEP
 }
 
 
@@ -272,75 +206,33 @@ def plain_sac(config: TrainConfig) -> TrainConfig:
     return replace(config, **PLAIN_SAC, **layers)
 
 
-_AT_LEAST_ONE = (
-    *("steps_per_task", "batch_size", "buffer_size", "log_every", "train_freq", "gradient_steps", "keep_checkpoints"),
-    *("horizon", "goals", "eval_goals", "final_goals", "actor_width", "actor_depth", "critic_width", "critic_depth"),
-    *("envs_per_task", "policy_delay", "n_steps", "noise_hold", "n_critics", "embedding_size"),
-)
-_POSITIVE = ("learning_rate", "adam_eps", "v_max")
-_NOT_NEGATIVE = ("max_grad_norm", "weight_decay", "ent_coef_min", "checkpoint_minutes")
-
-
 def check(config: TrainConfig) -> None:
-    """Raises ValueError for numbers that make no sense: expected, found, flag."""
-    for name in _AT_LEAST_ONE:
-        _expect(config, name, getattr(config, name) >= 1, "at least 1")
-    whole = ("eval_every", "checkpoint_every", "log_conflicts", "warmup_steps", "collect_ahead", "seed")
-    for name in (*whole, *_NOT_NEGATIVE):
-        _expect(config, name, getattr(config, name) >= 0, "0 or more")
-    for name in _POSITIVE:
-        _expect(config, name, getattr(config, name) > 0, "more than 0")
-    for name in (*_POSITIVE, *_NOT_NEGATIVE):
-        _expect(config, name, math.isfinite(getattr(config, name)), "a finite number")
-    target = config.target_entropy
-    _expect(config, "target_entropy", target == "auto" or math.isfinite(target), "auto or a finite number")
-    _expect(config, "workers", config.workers == "auto" or config.workers >= 0, "auto, 0 or more")
-    _expect(config, "threads", config.threads == "auto" or 1 <= config.threads <= 1024, "auto, or 1 to 1024")
-    _expect(config, "seed", config.seed < 2**32, "a seed of 0 to 2**32 - 1")
-    _expect(config, "gamma", 0 <= config.gamma <= 1, "between 0 and 1")
-    _expect(config, "tau", 0 < config.tau <= 1, "more than 0, at most 1")
-    _check_benchmark(config, find_benchmark(config.suite))
-    _expect(config, "bins", config.bins >= 2, "at least 2")
-    _expect(config, "high_reward_fraction", 0 <= config.high_reward_fraction <= 1, "between 0 and 1")
-    chosen = config.high_reward_fraction * config.batch_size
-    _expect(
-        config, "high_reward_fraction", not 0 < chosen <= 0.5, f"one row of --batch-size {config.batch_size} or more"
-    )
-    candidates = config.high_reward_candidates
-    _expect(config, "high_reward_candidates", 1 <= candidates <= MAX_CANDIDATES, f"1 to {MAX_CANDIDATES}")
-    resets = config.reset_at
-    growing = list(resets) == sorted({step for step in resets if step > 0})
-    _expect(config, "reset_at", growing, "growing numbers of steps above 0")
-    _expect(config, "ent_coef", _is_temperature(config.ent_coef), "auto, auto_X or X with a finite X above 0")
-    _expect(
-        config, "reward_scale", all(0 < scale < math.inf for scale in config.reward_scale), "finite factors above 0"
-    )
-    _expect(config, "tasks", len(set(config.tasks)) == len(config.tasks), "every task once")
-    for name in ("eval_goals", "final_goals"):
-        _expect(
-            config, name, getattr(config, name) <= config.goals, f"at most --goals ({config.goals}), each goal once"
-        )
-    for name, value in PLAIN_SAC.items() if config.independent else ():
-        _expect(config, name, getattr(config, name) == value, f"{value!r} with --independent, as plain SAC has it")
-
-
-def _check_benchmark(config: TrainConfig, benchmark: Benchmark) -> None:
-    most = benchmark.max_horizon or math.inf
-    _expect(config, "horizon", config.horizon <= most, f"at most {most}, the limit of {benchmark.family}")
-    _expect(config, "train_horizon", 0 <= config.train_horizon <= most, f"0 (as --horizon) to {most}")
-    if number := benchmark.num_tasks:
-        enough = f"{number} task name for {benchmark.name}, e.g. --tasks reach-v3"
-        _expect(config, "tasks", len(config.tasks) == number, enough)
-
-
-def _is_temperature(text: str) -> bool:
+    """Raises ValueError for settings that make no sense, alone or together: flag, expected, found."""
     try:
-        return text == "auto" or 0 < float(text.removeprefix("auto_")) < math.inf
-    except ValueError:
-        return False
+        check_settings(config)
+        benchmark = find_benchmark(config.suite)
+        if (number := benchmark.num_tasks) and len(config.tasks) != number:
+            expected = f"{number} task name for {benchmark.name}, e.g. --tasks reach-v3"
+            raise SettingError("tasks", expected, config.tasks)
+    except SettingError as error:
+        found = ",".join(map(str, error.found)) if isinstance(error.found, tuple) else error.found
+        raise ValueError(f"--{error.name.replace('_', '-')}: expected {error.expected}; found {found!r}") from None
 
 
-def _expect(config: TrainConfig, name: str, holds: bool, expectation: str) -> None:
-    if not holds:
-        found = ",".join(map(str, value)) if isinstance(value := getattr(config, name), tuple) else value
-        raise ValueError(f"--{name.replace('_', '-')}: expected {expectation}; found {found!r}")
+def check_settings(config: TrainConfig) -> None:
+    """Raises ValueError for settings that make no sense, alone or together; which tasks there are is left open."""
+    check_fields(TrainConfig, vars(config))
+    check_together(config, config)
+    benchmark = find_benchmark(config.suite)
+    most = benchmark.max_horizon or math.inf
+    if config.horizon > most:
+        raise SettingError("horizon", f"at most {most}, the limit of {benchmark.family}", config.horizon)
+    if not 0 <= config.train_horizon <= most:
+        raise SettingError("train_horizon", f"0 (as --horizon) to {most}", config.train_horizon)
+    for name in ("eval_goals", "final_goals"):
+        if getattr(config, name) > config.goals:
+            raise SettingError(name, f"at most --goals ({config.goals}), each goal once", getattr(config, name))
+    for name, value in PLAIN_SAC.items() if config.independent else ():
+        if getattr(config, name) != value:
+            expected = f"{value!r} with --independent, as plain SAC has it"
+            raise SettingError(name, expected, getattr(config, name))

@@ -9,23 +9,25 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, make_dataclass, replace
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 from rich import box
 from rich.table import Table
 
+from agents.fields import settings_of
 from envs import find_benchmark
-from mtrl import AGGREGATORS
-from scripts.common.flags import Capture
+from mtrl import AGGREGATORS, make_aggregator
+from scripts.common.flags import comma_separated
 from scripts.common.methods import aggregator_kind
 from scripts.common.screen import Screen, strong
-from scripts.common.usage import UsageError, choose, given, step_limit, usage_errors
+from scripts.common.usage import UsageError, given, step_limit, usage_errors
 from scripts.setup.config import TrainConfig, check, plain_sac, shorten
-from scripts.setup.presets import PRESETS
+from scripts.setup.presets import PRESETS, Preset, find, to_toml
 
 PROGRAM = "python -m scripts.train"
 _AGGREGATOR_FLAGS = ("aggregator", "actor_aggregator", "critic_aggregator")
@@ -33,26 +35,15 @@ _AGGREGATOR_FLAGS = ("aggregator", "actor_aggregator", "critic_aggregator")
 
 @dataclass(frozen=True)
 class Resume:
-    """What `--resume` takes: the rest is in the run folder."""
+    """What `--resume` takes: the rest is in the run folder.
+
+    :param changes: settings to go on with in place of the run's, by name.
+    """
 
     resume: str
-    """Folder of the run to go on with."""
-    steps_per_task: int | None = None
-    """Extend the run to this many steps per task."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
-    """Go on on another device; without it, on that of the run."""
-    capture: Capture | None = None
-    """Go on with updates captured as CUDA graphs, or not; without it, as the run does, or auto on another device."""
-    workers: Literal["auto"] | int | None = None
-    """Go on with another number of workers; the numbers stay the same."""
-    learning_rate: float | None = None
-    """Go on with another learning rate, e.g. after losses became non-finite."""
-    max_grad_norm: float | None = None
-    """Go on with another limit of the gradient's norm; 0: off."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
-    """Show the progress bar."""
     run_code: bool = False
-    """Run the Python code that the run's aggregator or suite comes from; only where you trust it."""
 
     def apply(self, config: TrainConfig) -> TrainConfig:
         """The run's config with the few changes that this command makes."""
@@ -61,27 +52,51 @@ class Resume:
                 f"expected a run to go on with; {self.resume} is a trial, made with STEPS set, and no beginning of a "
                 "result. Train anew without STEPS, or set it to go on with the trial."
             )
-        device = self.device or config.device
-        as_before = config.capture if device == config.device else "auto"
-        changed = replace(
-            config,
-            steps_per_task=config.steps_per_task if self.steps_per_task is None else self.steps_per_task,
-            capture=as_before if self.capture is None else self.capture,
-            device=device,
-            workers=config.workers if self.workers is None else self.workers,
-            learning_rate=config.learning_rate if self.learning_rate is None else self.learning_rate,
-            max_grad_norm=config.max_grad_norm if self.max_grad_norm is None else self.max_grad_norm,
-            progress=self.progress,
-        )
+        changed = replace(config, progress=self.progress, **self.changes)
+        if changed.device != config.device and "capture" not in self.changes:
+            changed = replace(changed, capture="auto")
         with usage_errors():
             check(changed)
         return changed
 
 
+@dataclass(frozen=True)
+class _Resumed:
+    """The flags of `--resume` that are no settings."""
+
+    resume: str
+    """Folder of the run to go on with."""
+    progress: bool = True
+    """Show the progress bar."""
+    run_code: bool = False
+    """Run the Python code that the run's aggregator or suite comes from; only where you trust it."""
+
+
+def _parse_resume(argv: Sequence[str]) -> Resume:
+    """Besides `_Resumed`, every setting is a flag whose role says that a run can go on with another value."""
+    hints = get_type_hints(TrainConfig, include_extras=True)
+    flags = [
+        (name, Annotated[hints[name] | None, tyro.conf.arg(help=setting.role.resume)], None)
+        for name, setting in settings_of(TrainConfig).items()
+        if setting.role.resume
+    ]
+    kind = make_dataclass("Resume", flags, bases=(_Resumed,), frozen=True)
+    found: Any = _cli(kind, argv, PROGRAM, "Go on with a run, exactly where it stopped.")
+    changes = {name: value for name, *_ in flags if (value := getattr(found, name)) is not None}
+    return Resume(found.resume, changes, found.progress, found.run_code)
+
+
+def _cli(kind: Any, argv: Sequence[str], program: str, description: str) -> Any:
+    """Reads `argv`; the tuples of settings are written `a,b,c`."""
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(comma_separated)
+    return tyro.cli(kind, prog=program, args=argv, description=description, registry=registry)
+
+
 def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
     """The config or the run to resume that `argv` asks for; None where it only asks to be told something."""
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
-        return tyro.cli(Resume, prog=PROGRAM, args=argv, description="Go on with a run, exactly where it stopped.")
+        return _parse_resume(argv)
     if not argv:
         raise UsageError(f"expected a preset first, found nothing. Try: {PROGRAM} toy, or --help for what there is.")
     if argv[0] in ("-h", "--help"):
@@ -89,27 +104,32 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
         return None
     if argv[0].startswith("-"):
         raise UsageError(f"expected a preset first, found {argv[0]!r}. Write: {PROGRAM} PRESET {' '.join(argv)}")
-    flags, other = _without_diff(argv[1:])
-    config = _parse_preset(choose("preset", argv[0], PRESETS), flags)
+    flags, other, printed = _without_questions(argv[1:])
+    preset = find(argv[0])
+    config = _parse_preset(preset, flags)
     with usage_errors():
         check(config)
     if other is not None:
-        print_difference(config, _parse_preset(choose("preset", other, PRESETS), ()))
+        print_difference(config, _parse_preset(find(other), ()))
+    if printed:
+        print(to_toml(config, f"{preset.name} with {shlex.join(flags)}" if flags else preset.summary), end="")
+    if printed or other is not None:
         return None
     if given("--steps-per-task", flags) or not (limit := step_limit()):
         return config
     return shorten(config, limit)
 
 
-def _without_diff(flags: Sequence[str]) -> tuple[list[str], str | None]:
-    """The flags without `--diff PRESET`, and that preset's name."""
+def _without_questions(flags: Sequence[str]) -> tuple[list[str], str | None, bool]:
+    """The flags without `--diff PRESET` and `--print-preset`; that preset's name, and whether to print."""
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     reader.add_argument("--diff")
+    reader.add_argument("--print-preset", "--print_preset", action="store_true")
     try:
         known, rest = reader.parse_known_args(flags)
     except argparse.ArgumentError as error:
         raise UsageError(f"--diff: expected a preset, one of {', '.join(sorted(PRESETS))}; found nothing.") from error
-    return rest, known.diff
+    return rest, known.diff, known.print_preset
 
 
 def print_difference(config: TrainConfig, other: TrainConfig) -> None:
@@ -136,22 +156,20 @@ def _shown(value: Any) -> str:
     return (",".join(map(str, value)) if isinstance(value, list) else str(value)) or "-"
 
 
-def _parse_preset(preset: str, flags: Sequence[str]) -> TrainConfig:
+def _parse_preset(preset: Preset, flags: Sequence[str]) -> TrainConfig:
     """A preset with flags over it; not checked yet. Raises UsageError for a flag that contradicts another."""
-    summary, defaults = PRESETS[preset]
-    if "--independent" in flags:
-        defaults = plain_sac(defaults)
+    defaults = plain_sac(preset.config) if "--independent" in flags else preset.config
     networks = {flag: name for flag in _AGGREGATOR_FLAGS if (name := _peek(flag, flags, defaults))}
     kinds = {flag: aggregator_kind(name) for flag, name in networks.items()}
     settings: Any = Annotated[TrainConfig, tyro.conf.arg(name="")]  # its flags have no prefix
     groups = [
-        (flag, Annotated[kind, tyro.conf.arg(name=flag.replace("_", "-"))])
+        (flag, Annotated[kind, tyro.conf.arg(name=flag.replace("_", "-"))], *_given_options(flag, networks, preset))
         for flag, kind in kinds.items()
         if inspect.signature(kind).parameters  # tyro refuses a class without options
     ]
-    command = make_dataclass("Command", [("config", settings, replace(defaults, preset=preset)), *groups], kw_only=True)
-    parsed: Any = tyro.cli(command, prog=f"{PROGRAM} {preset}", args=flags, description=f"Train: {summary}.")
-    options = {f"{flag}_options": _options(flag, parsed, flags) for flag in kinds}
+    command = make_dataclass("Command", [("config", settings, defaults), *groups], kw_only=True)
+    parsed = _cli(command, flags, f"{PROGRAM} {preset.name}", f"Train: {preset.summary}.")
+    options = {f"{flag}_options": _options(flag, parsed, flags, preset) for flag in kinds}
     config: TrainConfig = replace(parsed.config, **options)
     full_names: dict[str, Any] = {flag: _in_full(getattr(config, flag)) for flag in _AGGREGATOR_FLAGS}
     config = replace(config, **full_names)
@@ -175,10 +193,20 @@ def _in_full(name: str) -> str:
     return f"{Path(path).resolve()}:{kind}" if path.endswith(".py") else name
 
 
-def _options(flag: str, parsed: Any, flags: Sequence[str]) -> dict[str, Any]:
+def _given_options(flag: str, names: Mapping[str, str], preset: Preset) -> tuple[Any, ...]:
+    """The aggregator with the preset's options, as the default of its flags; nothing for one that has none there."""
+    options = getattr(preset.config, f"{flag}_options")
+    if not options or names[flag] != getattr(preset.config, flag):
+        return ()
+    with usage_errors():
+        return (make_aggregator(names[flag], **options),)
+
+
+def _options(flag: str, parsed: Any, flags: Sequence[str], preset: Preset) -> dict[str, Any]:
     """The aggregator's constructor arguments; one that draws follows --seed unless it is given a seed of its own."""
     options: dict[str, Any] = getattr(parsed, flag).hyperparameters() if hasattr(parsed, flag) else {}
-    if "seed" in options and not given(f"--{flag.replace('_', '-')}.seed", flags):
+    own = given(f"--{flag.replace('_', '-')}.seed", flags) or "seed" in getattr(preset.config, f"{flag}_options")
+    if "seed" in options and not own:
         options["seed"] = parsed.config.seed
     return options
 
@@ -198,9 +226,10 @@ def print_overview() -> None:
     console = Screen()
     console.print(f"Train one agent on many tasks.\n\n  {PROGRAM} PRESET [--aggregator NAME] [--steps-per-task N] ...")
     console.print(f"  {PROGRAM} PRESET --help\n  {PROGRAM} PRESET [flags] --diff OTHER-PRESET")
+    console.print(f"  {PROGRAM} PRESET [flags] --print-preset > mine.toml, then {PROGRAM} mine.toml")
     console.print(f"  {PROGRAM} --resume RUN [--steps-per-task N]\n")
     listings = {
-        "Presets": {name: summary for name, (summary, _) in PRESETS.items()},
+        "Presets": {name: preset.summary for name, preset in PRESETS.items()},
         "Aggregators": {name: first_line(kind) for name, kind in AGGREGATORS.items()},
     }
     for title, rows in listings.items():

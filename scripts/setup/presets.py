@@ -1,70 +1,155 @@
-"""Settings that belong together, by name: what `python -m scripts.train NAME` trains with."""
+"""Presets: settings that belong together, one TOML file each, by name or by path.
+
+A file holds fields of `TrainConfig`, with a `summary` in one line and, if it begins from another preset, that one's
+name, or path beside the file, as `base`. Those of the package lie in `presets/`; a file of one's own works alike:
+
+    python -m scripts.train mt10-quick --gamma 0.98 --print-preset > mine.toml
+    python -m scripts.train mine.toml --seed 3
+
+A run's config.json is such a file, too: `python -m scripts.train runs/x/config.json --seed 3` repeats that run.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from scripts.setup.config import TrainConfig
+from agents.fields import SettingError, help_of, names_of, settings_of
+from scripts.common.usage import UsageError, check_folder, choose
+from scripts.setup.config import TrainConfig, check_settings
+from scripts.setup.trust import code_of
 
-_PLUS = TrainConfig()  # Meta-World+ (McLean et al. 2025), multi-task SAC on a plain network
-_PAPER = replace(  # PCGrad (Yu et al. 2020); what the paper leaves open is chosen here: v1 rewards, horizon 150
-    _PLUS, reward_version="v1", horizon=150, train_freq=600, gradient_steps=600, max_grad_norm=0.0, adam_eps=1e-8
-)
-_TOY = replace(
-    _PLUS, suite="toy", steps_per_task=2_000, workers=0, threads=1, horizon=25, eval_every=500, eval_goals=10,
-    final_goals=20, checkpoint_every=1_000, log_every=100, batch_size=32, buffer_size=2_000, warmup_steps=200,
-    learning_rate=1e-3, gamma=0.9, tau=0.02, actor_width=64, actor_depth=2, critic_width=64, critic_depth=2,
-)  # fmt: skip
-# What docs/recipe.md found for one CPU core: four environments per task, one update for their 40 steps (MT10), small
-# batches with a quarter of high rewards, one distributional critic, three-step returns
-_QUICK = replace(
-    _PLUS, steps_per_task=200_000, envs_per_task=4, train_freq=4, workers=0, threads=1, train_horizon=200,
-    staggered_starts=True, eval_every=20_000, eval_goals=10, checkpoint_every=0, checkpoint_minutes=10,
-    warmup_steps=2_000, buffer_size=200_000, batch_size=32, high_reward_fraction=0.25, n_steps=3, gamma=0.97, tau=0.01,
-    learning_rate=1e-3, ent_coef="auto_0.1", target_entropy=0.0, noise_hold=8, return_scale="brc", n_critics=1,
-    critic_reduction="mean", critic_head="hl-gauss", critic_torso="bronet", critic_depth=1, critic_width=256,
-    actor_width=256, actor_layer_norm=True, precision="auto",
-)  # fmt: skip
-_MT1 = replace(_QUICK, suite="MT1", batch_size=128)
-# Fifty tasks: three updates for a vector step of 200, as many updates per environment step as MT10 has, nearly
-_MT50 = replace(_QUICK, suite="MT50", gradient_steps=3, steps_per_task=36_000, eval_every=12_000)
-# The same for a GPU, which idles while the environments step: a wider critic, more updates
-_BEST = replace(
-    _QUICK, critic_width=512, gradient_steps=2, steps_per_task=400_000, workers="auto", threads="auto",
-    precision="float32",
-)  # fmt: skip
+FOLDER = Path(__file__).parent / "presets"
+_LONGEST = 2**20  # characters; the longest of ours has some 2,000
+_KNOWN = {name for name, setting in settings_of(TrainConfig).items() if setting.role.in_presets}
 
-PRESETS: dict[str, tuple[str, TrainConfig]] = {
-    "toy": ("four point-reaching tasks with a known optimum, seconds on a CPU", _TOY),
-    "mt1": ("one Meta-World task, given by --tasks; settings as mt10-quick, batch size 128", _MT1),
-    "mt10": ("MT10 with the settings of Meta-World+: 3 x 400, 128 rows, 2M steps per task", _PLUS),
-    "mt25": ("MT25, settings as mt10", replace(_PLUS, suite="MT25")),
-    "mt50": ("MT50, settings as mt10", replace(_PLUS, suite="MT50")),
-    "mt10-quick": (
-        "MT10 sized for one CPU core: a distributional critic of width 256, high rewards drawn more often, one update "
-        "for 40 environment steps, 200k steps per task",
-        _QUICK,
-    ),
-    "mt50-quick": ("MT50, settings as mt10-quick, three updates for 200 environment steps, 36k steps per task", _MT50),
-    "mt10-best": ("MT10 on a GPU: as mt10-quick with a critic of width 512, two updates for 40 steps", _BEST),
-    "mt50-best": (
-        "MT50 on a GPU: as mt10-best, four updates for 200 steps",
-        replace(_BEST, suite="MT50", gradient_steps=4),
-    ),
-    "mt10-paper2020": (
-        "MT10 as in the PCGrad paper: 6 x 160, v1 rewards, 500k steps per task; horizon 150 is our reading",
-        replace(_PAPER, steps_per_task=500_000, actor_width=160, critic_width=160, actor_depth=6, critic_depth=6),
-    ),
-    "mt50-paper2020": (
-        "MT50 as in the PCGrad paper: 6 x 300, v1 rewards, 400k steps per task; horizon 150 is our reading",
-        replace(
-            _PAPER,
-            suite="MT50",
-            steps_per_task=400_000,
-            actor_width=300,
-            critic_width=300,
-            actor_depth=6,
-            critic_depth=6,
-        ),
-    ),
-}  # name -> (one line, settings)
+
+@dataclass(frozen=True)
+class Preset:
+    """A name, one line about it, and its settings."""
+
+    name: str
+    summary: str
+    config: TrainConfig
+
+
+def find(word: str) -> Preset:
+    """The preset of that name, or the one in that file. Raises UsageError, naming file and key, if there is none."""
+    path = Path(word)
+    if path.suffix == ".json":
+        return _from_run(path)
+    return _read(path) if path.suffix == ".toml" else PRESETS[choose("preset", word, PRESETS)]
+
+
+def _read(path: Path) -> Preset:
+    """The preset in a file of its own."""
+    keys = _merged(path, ())
+    summary = keys.pop("summary", "settings of your own")
+    return _preset(path, path.stem, summary, keys)
+
+
+def _from_run(path: Path) -> Preset:
+    """The settings of a run, without what its machine decided."""
+    keys = _parsed(path, json.loads)
+    name = keys.get("preset") or path.stem
+    for own in names_of(TrainConfig, "machine") | (settings_of(TrainConfig).keys() - _KNOWN):
+        keys.pop(own, None)
+    _require_known(path, keys)
+    return _preset(path, name, f"as the run in {path.parent}", keys)
+
+
+def _preset(path: Path, name: Any, summary: Any, keys: dict[str, Any]) -> Preset:
+    if not isinstance(summary, str) or len(summary.splitlines()) != 1:
+        raise UsageError(f"{path}: summary: expected one line of text; found {summary!r}.")
+    if not isinstance(name, str) or not name.strip() or "/" in name:
+        raise UsageError(f"{path}: expected a preset with a name; found {name!r}.")
+    check_folder(str(path), name)  # runs will be called after it
+    try:
+        config = TrainConfig.from_json({**TrainConfig().to_json(), "preset": name, **keys})
+        check_settings(config)
+    except SettingError as error:
+        raise UsageError(f"{path}: {error}.") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+    if code := code_of(config):
+        raise UsageError(
+            f"{path}: expected settings that run no code; found {code[0]!r}. Take it out, and name it on the command "
+            "line if you trust it."
+        )
+    return Preset(name, summary, config)
+
+
+def _merged(path: Path, inside: tuple[Path, ...]) -> dict[str, Any]:
+    """The keys of a file over those of its base."""
+    if path.resolve() in inside:
+        raise UsageError(
+            f"{path}: base: expected another preset to begin from; found a file that begins from this one."
+        )
+    keys = _parsed(path, tomllib.loads)
+    base = keys.pop("base", None)
+    _require_known(path, keys)
+    if base is None:
+        return keys
+    if not isinstance(base, str):
+        raise UsageError(f"{path}: base: expected the name or the path of a preset; found {base!r}.")
+    own = path.parent / base if base.endswith(".toml") else FOLDER / f"{_named(path, base)}.toml"
+    below = _merged(own, (*inside, path.resolve()))
+    below.pop("summary", None)
+    return below | keys
+
+
+def _named(path: Path, base: str) -> str:
+    try:
+        return choose("preset", base, (file.stem for file in FOLDER.glob("*.toml")))
+    except UsageError as error:
+        raise UsageError(f"{path}: base: {error}") from error
+
+
+def _require_known(path: Path, keys: Mapping[str, Any]) -> None:
+    for key in keys:
+        choose(f"key in {path}", key, {*_KNOWN, "summary", "base"})
+
+
+def _parsed(path: Path, loads: Any) -> dict[str, Any]:
+    """The keys of a file. Raises UsageError if it is not there, no text, too long, or of another form."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:  # editors on Windows begin a file with a mark
+            text = file.read(_LONGEST + 1)
+        if len(text) > _LONGEST:
+            raise ValueError(f"more than {_LONGEST:,} characters")
+        keys = loads(text)
+    except FileNotFoundError:
+        raise UsageError(f"expected a preset at {path}; found nothing.") from None
+    except (OSError, ValueError, RecursionError) as error:  # of which what is no UTF-8, TOML or JSON is some
+        raise UsageError(f"expected a preset at {path}; found: {error}.") from error
+    if not isinstance(keys, dict):
+        raise UsageError(f"expected a preset at {path}; found {type(keys).__name__}.")
+    return keys
+
+
+def to_toml(config: TrainConfig, summary: str) -> str:
+    """A preset's file with every setting and its help. An aggregator that draws goes on following --seed."""
+    helps, lines = help_of(TrainConfig), [f"summary = {_spelled(summary)}"]
+    for name, value in config.to_json().items():
+        if name in _KNOWN:
+            if isinstance(value, dict):
+                value = {key: item for key, item in value.items() if (key, item) != ("seed", config.seed)}
+            lines += ["", *([f"# {helps[name]}"] if name in helps else []), f"{name} = {_spelled(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _spelled(value: Any) -> str:
+    """A value in TOML."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_spelled(key)} = {_spelled(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_spelled, value))}]"
+    # JSON's text is TOML's, but for one control character
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+PRESETS = {path.stem: _read(path) for path in sorted(FOLDER.glob("*.toml"))}

@@ -32,10 +32,10 @@ from mtrl import diagnostics
 from scripts.analysis.style import COLORS, picture_path
 from scripts.common import methods
 from scripts.common.screen import Screen
-from scripts.common.usage import UsageError, choose
+from scripts.common.usage import UsageError
 from scripts.setup.build import make_agent, make_env, resolve
 from scripts.setup.config import Names, TrainConfig
-from scripts.setup.presets import PRESETS
+from scripts.setup.presets import find
 
 NETWORKS = ("critic", "actor")
 PAPER, TOY = ("reach-v3", "button-press-topdown-v3"), ("point-0", "point-1")
@@ -117,7 +117,7 @@ def check(request: TriadConfig) -> TrainConfig:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag}: expected at least {least}, found {getattr(request, name)}.")
     methods.check_aggregators([request.aggregator])
-    preset = PRESETS[choose("preset", request.preset, PRESETS)][1]
+    preset = find(request.preset).config
     suite, tasks = ("toy", TOY) if preset.suite == "toy" else ("custom", PAPER)
     config = replace(
         preset, suite=suite, tasks=request.tasks or tasks, aggregator=request.aggregator, seed=request.seed

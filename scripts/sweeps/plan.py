@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from agents.fields import names_of
 from agents.saving.checkpoint import checkpoints
 from envs import machine
 from mtrl import AGGREGATORS
@@ -20,7 +21,7 @@ from scripts.runs import Run
 from scripts.runs.claim import claimed
 from scripts.setup import parse
 from scripts.setup.config import TrainConfig
-from scripts.setup.presets import PRESETS
+from scripts.setup.presets import find
 from scripts.setup.trust import code_of
 
 ARMS = {name: f"--aggregator {name}" for name in AGGREGATORS} | {
@@ -102,7 +103,7 @@ def make_jobs(request: SweepConfig) -> list[Job]:
         if len(set(values)) < len(values):
             raise UsageError(f"--{name}: expected each once; found {', '.join(map(str, values))}.")
     for preset in request.presets:
-        choose("preset", preset, PRESETS)
+        find(preset)
     extra = _words("--flags", request.flags)
     words = {arm: [*_words(f"define.{arm}", flags), *extra] for arm, flags in arms.items()}
     for arm, flags in words.items():
@@ -158,11 +159,12 @@ def expand_arms(request: SweepConfig) -> dict[str, str]:
 def make_job(out: Path, preset: str, arm: str, flags: Sequence[str], seed: int) -> Job:
     """One run; its flags are read as scripts.train will read them, so a wrong one is noticed before anything runs."""
     words = [preset, *flags, "--seed", str(seed), "--no-progress"]
-    if PRESETS[preset][1].workers == "auto" and not given("--workers", flags) and "--independent" not in flags:
+    known = find(preset)
+    if known.config.workers == "auto" and not given("--workers", flags) and "--independent" not in flags:
         words += ["--workers", "1"]  # a second worker would be one more process per core
     config = parse.parse_train(words)
     assert isinstance(config, TrainConfig)
-    name = f"{preset}-{arm.rpartition('/')[2].replace(':', '-').replace('.', '-')}-seed{seed}"
+    name = f"{known.name}-{arm.rpartition('/')[2].replace(':', '-').replace('.', '-')}-seed{seed}"
     name = f"trial-{name}" if config.trial else name
     return Job(name, out / name, (*words, "--run-dir", str(out / name)), replace(config, run_dir=str(out / name)))
 
@@ -201,8 +203,8 @@ def logs(job: Job) -> Path:
     return job.path.parent / "logs" / f"{job.name}.log"
 
 
-# What a machine decides, or a resumed run may change.
-_FREE = {"run_dir", "workers", "threads", "device", "progress", "steps_per_task"}
+# What a machine decides; a longer run is checked by itself.
+_FREE = names_of(TrainConfig, "machine") | {"steps_per_task"}
 
 
 def _require_same(job: Job, run: Run) -> None:

@@ -232,7 +232,7 @@ def test_STEPS_makes_a_trial_unless_the_length_is_asked_for(monkeypatch):
     assert parse.parse_train(["mt10"]) == replace(preset, steps_per_task=7000, trial=True)
     for words in ("mt10 --steps-per-task 9000", "mt10 --steps_per_task=9000"):
         assert parse.parse_train(words.split()) == replace(preset, steps_per_task=9000)
-    assert parse.Resume("run", steps_per_task=9_000_000).apply(preset).steps_per_task == 9_000_000
+    assert parse.Resume("run", {"steps_per_task": 9_000_000}).apply(preset).steps_per_task == 9_000_000
 
 
 def test_STEPS_below_one_episode_shortens_the_episodes_too(monkeypatch):
@@ -304,7 +304,7 @@ def test_diff_shows_every_setting_that_differs_and_trains_nothing(nowhere, capsy
     shown = {flag.removeprefix("--").replace("-", "_"): values for flag, *values in rows}
     assert shown["gamma"] == ["0.5", "0.99"]
     assert shown["aggregator"] == ["mean", "pcgrad"]
-    ours, theirs = PRESETS["mt10-quick"][1].to_json(), PRESETS["mt10"][1].to_json()
+    ours, theirs = PRESETS["mt10-quick"].config.to_json(), PRESETS["mt10"].config.to_json()
     different = {name for name in ours if ours[name] != theirs[name]}
     assert shown.keys() == different | {"aggregator", "aggregator.seed", "gamma"}  # the mean draws nothing
 

@@ -277,7 +277,7 @@ def test_labels_name_what_differs_and_no_more(tmp_path):
 
 
 def test_presets_are_named_where_they_differ(tmp_path):
-    quick = PRESETS["mt10-quick"][1]
+    quick = PRESETS["mt10-quick"].config
     other = {"preset": "mt10-quick", "batch_size": quick.batch_size, "actor_layer_norm": True}
     methods = group([make_run(tmp_path / "a"), make_run(tmp_path / "b", **other)])
     assert [method.label for method in methods] == ["mean, mt10", "mean, mt10-quick"]

@@ -158,7 +158,7 @@ def test_several_environments_per_task_with_short_and_staggered_episodes(tmp_pat
 
 
 def test_evaluations_keep_the_horizon_and_one_environment_per_task():
-    config = replace(PRESETS["toy"][1], train_horizon=10, envs_per_task=3, staggered_starts=True, workers=12)
+    config = replace(PRESETS["toy"].config, train_horizon=10, envs_per_task=3, staggered_starts=True, workers=12)
     env = make_evaluation_env(replace(config, workers=0), make_env(replace(config, workers=0), 50).goals)
     env.reset()
     lengths = [info["episode"]["l"] for _ in range(25) for info in env.step(np.zeros((4, 2)))[3] if "episode" in info]
@@ -172,7 +172,7 @@ def test_evaluations_keep_the_horizon_and_one_environment_per_task():
 @pytest.mark.parametrize("gradient_steps", [1, 3])
 @pytest.mark.parametrize("copies", [1, 2, 3, 4])
 def test_the_updates_per_step_do_not_depend_on_the_environments_per_task(train_freq, gradient_steps, copies):
-    config = replace(PRESETS["toy"][1], train_freq=train_freq, gradient_steps=gradient_steps, envs_per_task=copies)
+    config = replace(PRESETS["toy"].config, train_freq=train_freq, gradient_steps=gradient_steps, envs_per_task=copies)
     vector_steps, updates = update_rounds(config)
     assert updates * train_freq == gradient_steps * copies * vector_steps
     if copies == 1:
