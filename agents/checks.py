@@ -12,9 +12,9 @@ import numpy as np
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
-from agents.collecting.replay import check_high_reward
+from agents.fields import check_fields
 from agents.learning.returns import RETURN_SCALES
-from agents.settings import ARS_REMOVED, Reduction
+from agents.settings import ARS_REMOVED, Reduction, SACSettings
 
 
 def named_schedule(learning_rate: float | str) -> float | Schedule:
@@ -69,7 +69,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if seed is not None and (not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32):
         raise ValueError(f"seed is a whole number of 0 to 2**32 - 1, or None; found {seed!r}.")
     check_apart(settings)
-    check_high_reward(settings["high_reward_fraction"], settings["high_reward_candidates"])
+    check_fields(SACSettings, {n: settings[n] for n in ("high_reward_fraction", "high_reward_candidates")})
     if 0 < settings["high_reward_fraction"] * settings["batch_size"] <= 0.5:
         raise ValueError(
             f"high_reward_fraction={settings['high_reward_fraction']} of batch_size={settings['batch_size']} is not "

@@ -81,9 +81,13 @@ NotNegative = Annotated[float, Bound("0 or more", lambda value: value >= 0), _FI
 Share = Annotated[float, Bound("between 0 and 1", lambda value: 0 <= value <= 1)]
 
 
-@functools.cache
-def settings_of(kind: type) -> dict[str, Setting]:
+def settings_of(kind: type) -> Mapping[str, Setting]:
     """The fields of a dataclass of settings, by name."""
+    return _settings_of(kind)
+
+
+@functools.cache
+def _settings_of(kind: type) -> Mapping[str, Setting]:
     found = {}
     for base in reversed(kind.__mro__):  # a field has the role of the class that declares it
         hints = get_type_hints(base, include_extras=True) if base is not object else {}

@@ -165,7 +165,8 @@ class AgentSettings(SACSettings):
             raise ValueError(ARS_REMOVED)
         if values.get("max_grad_norm", 0.0) is None:
             values["max_grad_norm"] = 0.0
-        if _is_positive(coefficient := values.get("ent_coef")) or coefficient in ("0", "0.0"):  # a number, as text
+        coefficient = values.get("ent_coef")
+        if isinstance(coefficient, str) and (_is_positive(coefficient) or coefficient in ("0", "0.0")):
             values["ent_coef"] = float(coefficient)
         for name in ("reward_scale", "reset_at"):
             if name in values:
@@ -270,3 +271,9 @@ def learning_schedule(learning_rate: float | str) -> float | Schedule:
     if isinstance(learning_rate, str) and learning_rate.startswith("linear:"):
         return LinearSchedule(float(learning_rate.removeprefix("linear:")), 0.0, 1.0)
     return float(learning_rate)
+
+
+def half_rate(learning_rate: float | str) -> str:
+    """Half of a learning rate, or of a schedule's beginning, as it is written on the command line."""
+    name, _, number = str(learning_rate).rpartition(":")
+    return f"{name}:{float(number) / 2:g}".lstrip(":")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -15,29 +14,14 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from agents.device.transfer import HostBlock
+from agents.fields import check_fields, settings_of
 from agents.saving.state_file import StateFileError
+from agents.settings import SACSettings
 
 
 def truncations(infos: list[dict[str, Any]]) -> Bool[np.ndarray, " columns"]:
     """Which episodes a time limit has cut off with this step."""
     return np.array([info.get("TimeLimit.truncated", False) for info in infos])
-
-
-MAX_CANDIDATES = 1024  # beyond it the best row of all comes again and again, and the draws cost more than the update
-
-
-def check_high_reward(fraction: float, candidates: int) -> None:
-    """Refuse what no sample can be drawn with.
-
-    :raises ValueError: for a fraction outside 0 to 1, or candidates that are no whole number of 1 to 1024.
-    """
-    if not isinstance(fraction, Real) or not 0 <= fraction <= 1:
-        raise ValueError(f"high_reward_fraction must lie in [0, 1], found {fraction!r}.")
-    whole = isinstance(candidates, Integral) and not isinstance(candidates, bool)
-    if not whole or not 1 <= candidates <= MAX_CANDIDATES:
-        raise ValueError(
-            f"high_reward_candidates must be a whole number of 1 to {MAX_CANDIDATES}, found {candidates!r}."
-        )
 
 
 class TaskReplayBuffer(BaseBuffer):
@@ -88,7 +72,7 @@ class TaskReplayBuffer(BaseBuffer):
         high_reward_fraction: float = 0.0,
         high_reward_candidates: int = 64,
     ):
-        check_high_reward(high_reward_fraction, high_reward_candidates)
+        check_fields(SACSettings, {n: v for n, v in locals().items() if n in settings_of(SACSettings)})
         self.num_tasks = num_tasks or n_envs
         self.envs_per_task = n_envs // self.num_tasks
         buffer_size += -buffer_size % self.envs_per_task

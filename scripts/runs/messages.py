@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agents.saving.checkpoint import checkpoints
+from agents.settings import half_rate
 from scripts.common.screen import FittedTable
 from scripts.common.usage import step_limit
 from scripts.runs.folder import Run
@@ -51,7 +52,7 @@ def way_back(run: Run, lower_rate: bool) -> str:
         return f"There is no checkpoint yet. Begin anew with:\n  {resume_command(run)}"
     if not saved:
         return "There is no checkpoint to go back to: train anew with other settings, in another --run-dir."
-    rate = f" --learning-rate {run.config.learning_rate / 2:g}" if lower_rate else ""
+    rate = f" --learning-rate {half_rate(run.config.learning_rate)}" if lower_rate else ""
     how = " with other settings, for example" if lower_rate else ""
     return f"The last good checkpoint is {saved[-1]}. Go on from it{how}:\n  {resume_command(run)}{rate}"
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float
 from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from agents import TaskReplayBuffer
+from agents.fields import settings_of, taken_by
+from agents.settings import AgentSettings, SACSettings, learning_schedule
 from scripts.setup.config import TrainConfig
 
 
@@ -75,36 +79,26 @@ def policy_options(config: TrainConfig) -> dict[str, Any]:
 def make_sac(config: TrainConfig, env: VecEnv, seed: int) -> SAC:
     """A new SAC with the preset's settings, for the one task of `env`; its own buffer, unless that cannot draw rows for
     their reward."""
-    buffer: dict[str, Any] = {}
+    shared = {name: getattr(config, name) for name in settings_of(SACSettings)}
+    settings = vars(AgentSettings.of({**shared, "learning_starts": config.warmup_steps, "seed": seed}))
     if config.high_reward_fraction:
-        names = ("n_steps", "gamma", "high_reward_fraction", "high_reward_candidates")
-        options = {"num_tasks": 1, "seed": seed, **{name: getattr(config, name) for name in names}}
-        buffer = {"replay_buffer_class": TaskReplayBuffer, "replay_buffer_kwargs": options}
-    return SAC(
-        SizedPolicy,
-        env,
-        learning_rate=config.learning_rate,
-        buffer_size=config.buffer_size,
-        learning_starts=config.warmup_steps,
-        batch_size=config.batch_size,
-        tau=config.tau,
-        gamma=config.gamma,
-        train_freq=config.train_freq,
-        gradient_steps=config.gradient_steps,
-        n_steps=1 if buffer else config.n_steps,  # a buffer of one's own sums the rewards itself
-        ent_coef=config.ent_coef if config.ent_coef.startswith("auto") else float(config.ent_coef),
-        target_entropy=config.target_entropy,
-        policy_kwargs=policy_options(config),
-        **buffer,
-        seed=seed,
-        device=config.device,
-    )
+        own = taken_by(TaskReplayBuffer, settings)
+        buffer = {name: value for name, value in own.items() if name not in signature(ReplayBuffer).parameters}
+        # a buffer of one's own sums the rewards itself
+        settings = {
+            **settings,
+            "n_steps": 1,
+            "replay_buffer_class": TaskReplayBuffer,
+            "replay_buffer_kwargs": {**buffer, "num_tasks": 1},
+        }
+    settings = {**settings, "learning_rate": learning_schedule(config.learning_rate), "device": config.device}
+    return SAC(SizedPolicy, env, policy_kwargs=policy_options(config), **taken_by(SAC, settings))
 
 
 def make_actor(config: TrainConfig, observation_size: int, action_space: spaces.Space) -> Actor:
     """An actor as `make_sac` has it, to be filled with trained weights."""
     space = spaces.Box(-np.inf, np.inf, (observation_size,), np.float32)
-    return SizedPolicy(space, action_space, lambda _: config.learning_rate, **policy_options(config)).actor
+    return SizedPolicy(space, action_space, lambda _: 0.0, **policy_options(config)).actor
 
 
 class Team:

@@ -189,7 +189,7 @@ def shorten(config: TrainConfig, limit: int) -> TrainConfig:
 
 
 # what --independent fixes
-PLAIN_SAC = {
+PLAIN_SAC: dict[str, Any] = {
     name: setting.role.plain_sac
     for name, setting in settings_of(TrainConfig).items()
     if setting.role.plain_sac is not KEEP

@@ -12,6 +12,7 @@ A run's config.json is such a file, too: `python -m scripts.train runs/x/config.
 from __future__ import annotations
 
 import json
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,9 +87,7 @@ def _preset(path: Path, name: Any, summary: Any, keys: dict[str, Any]) -> Preset
 def _merged(path: Path, inside: tuple[Path, ...]) -> dict[str, Any]:
     """The keys of a file over those of its base."""
     if path.resolve() in inside:
-        raise UsageError(
-            f"{path}: base: expected another preset to begin from; found a file that begins from this one."
-        )
+        raise UsageError(f"{path}: base: expected another preset to begin from; found a circle.")
     keys = _parsed(path, tomllib.loads)
     base = keys.pop("base", None)
     _require_known(path, keys)
@@ -133,13 +132,14 @@ def _parsed(path: Path, loads: Any) -> dict[str, Any]:
 
 def to_toml(config: TrainConfig, summary: str) -> str:
     """A preset's file with every setting and its help. An aggregator that draws goes on following --seed."""
-    helps, lines = help_of(TrainConfig), [f"summary = {_spelled(summary)}"]
+    helps, parts = help_of(TrainConfig), [f"summary = {_spelled(summary)}"]
     for name, value in config.to_json().items():
-        if name in _KNOWN:
-            if isinstance(value, dict):
-                value = {key: item for key, item in value.items() if (key, item) != ("seed", config.seed)}
-            lines += ["", *([f"# {helps[name]}"] if name in helps else []), f"{name} = {_spelled(value)}"]
-    return "\n".join(lines) + "\n"
+        if isinstance(value, dict):
+            value = {key: item for key, item in value.items() if (key, item) != ("seed", config.seed)}
+        if name in _KNOWN and value != {}:
+            comment = textwrap.fill(helps.get(name, ""), 100, initial_indent="# ", subsequent_indent="# ")
+            parts.append(f"{comment}\n{name} = {_spelled(value)}".lstrip())
+    return "\n\n".join(parts) + "\n"
 
 
 def _spelled(value: Any) -> str:
