@@ -33,3 +33,10 @@ def test_shapes_in_signatures_are_checked_while_testing(call):
     call(torch.ones(1, 1))
     with pytest.raises(jaxtyping.TypeCheckError):
         call(torch.ones(3))
+
+
+def test_what_stands_directly_in_scripts_is_a_command_and_thin():
+    commands = [path for path in (ROOT / "scripts").glob("*.py") if path.name != "__init__.py"]
+    texts = {path.name: path.read_text() for path in commands}
+    assert [name for name, text in texts.items() if 'if __name__ == "__main__":' not in text] == []
+    assert {name: text.count("\n") for name, text in texts.items() if text.count("\n") > 120} == {}

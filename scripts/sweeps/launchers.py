@@ -1,6 +1,6 @@
 """Where the runs of a sweep are executed: one small interface, and this machine behind it.
 
-Another back end (a cluster's queue) is a class with `start`, whose result can be asked and stopped.
+Another one (a cluster's queue) is a class that is a `Launcher`, and a row in LAUNCHERS.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Literal, Protocol
 
 from agents.saving.atomic import not_through_links
+from envs import machine
 from scripts.common.signals import SWEEP, listening
+from scripts.common.usage import UsageError
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -32,8 +34,14 @@ class Started(Protocol):
         """Asks it to stop with a checkpoint; at once: without one. Returns immediately."""
 
 
+Number = Literal["auto"] | int
+
+
 class Launcher(Protocol):
-    """Starts trainings."""
+    """Starts trainings. `str(launcher)` says, as part of a sentence, how much runs at once."""
+
+    at_once: int  # trainings side by side
+    flags: tuple[str, ...]  # of scripts.train, for each that begins: its share of the machine
 
     def start(self, argv: Sequence[str], log: Path) -> Started:
         """Starts `python -m scripts.train ARGV`; what it prints goes to the end of `log`."""
@@ -56,13 +64,26 @@ class LocalProcess:
 
 
 class LocalLauncher:
-    """Trainings as processes of this machine.
+    """Trainings as processes of this machine, which share its cores.
 
-    :param threads: for the libraries of each; torch's own number is a flag of the training.
+    :param jobs: trainings at once; auto: one per core, as one thread each makes the most of a machine.
+    :param threads: threads of each; auto: cores / trainings at once.
+    :param runs: how many trainings there are.
+    :raises UsageError: for a number below 1.
     """
 
-    def __init__(self, threads: int) -> None:
-        self.environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), SWEEP: str(os.getpid())}
+    def __init__(self, jobs: Number, threads: Number, runs: int) -> None:
+        for name, number in (("jobs", jobs), ("threads", threads)):
+            if number != "auto" and number < 1:
+                raise UsageError(f"--{name}: expected auto or at least 1; found {number}.")
+        self.at_once = min(machine.cores(), max(runs, 1)) if jobs == "auto" else jobs
+        self.threads = max(1, machine.cores() // self.at_once) if threads == "auto" else threads
+        self.flags = ("--threads", str(self.threads))
+        libraries = dict.fromkeys(_THREAD_VARIABLES, str(self.threads))  # torch's own number is the flag
+        self.environment = {**os.environ, **libraries, SWEEP: str(os.getpid())}
+
+    def __str__(self) -> str:
+        return f"{self.at_once} at once, torch threads of each: {self.threads}"
 
     def start(self, argv: Sequence[str], log: Path) -> LocalProcess:
         """A process in a session of its own: Ctrl-C in the terminal reaches the sweep alone, which tells it once."""
@@ -77,6 +98,9 @@ class LocalLauncher:
                     start_new_session=True,
                 )
             )
+
+
+LAUNCHERS: dict[str, Callable[[Number, Number, int], Launcher]] = {"local": LocalLauncher}  # (jobs, threads, runs)
 
 
 class Stop:
@@ -103,12 +127,13 @@ class Stop:
 def execute(
     commands: Mapping[str, tuple[Sequence[str], Path]],
     launcher: Launcher,
-    at_once: int,
     stop: Stop,
     tell: Callable[[dict[str, Started], dict[str, int]], None],
     every: float = 0.5,
 ) -> dict[str, int]:
-    """Runs all commands, `at_once` side by side, until they have ended or `stop` heard a signal; name -> exit code.
+    """Runs all commands, as many at once as the launcher allows, until they end or `stop` hears a signal.
+
+    Returns name -> exit code.
 
     One that fails does not stop the others. What was not started has no exit code.
 
@@ -120,7 +145,7 @@ def execute(
     told = 0  # 1: to stop, 2: at once
     try:
         while running or (waiting and not stop.signal):
-            while waiting and len(running) < at_once and not stop.signal:
+            while waiting and len(running) < launcher.at_once and not stop.signal:
                 name = waiting.pop(0)
                 running[name] = launcher.start(*commands[name])
             if told < (wish := bool(stop.signal) + stop.at_once):

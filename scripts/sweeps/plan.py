@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from agents.fields import names_of
 from agents.saving.checkpoint import checkpoints
-from envs import machine
-from mtrl import AGGREGATORS
-from scripts.common.flags import Counts, Names
 from scripts.common.usage import UsageError, choose, given
 from scripts.runs import Run
 from scripts.runs.claim import claimed
@@ -23,18 +18,7 @@ from scripts.setup import parse
 from scripts.setup.config import TrainConfig
 from scripts.setup.presets import find
 from scripts.setup.trust import code_of
-
-ARMS = {name: f"--aggregator {name}" for name in AGGREGATORS} | {
-    "multi-head-mean": "--aggregator mean --multi-head",
-    "multi-head-pcgrad": "--aggregator pcgrad --multi-head",
-    "pcgrad-critic-only": "--aggregator mean --critic-aggregator pcgrad",
-    "pcgrad-actor-only": "--aggregator pcgrad --critic-aggregator mean",
-    "independent": "--independent",
-}  # name -> flags of scripts.train
-GROUPS = {
-    "paper": "mean multi-head-mean pcgrad multi-head-pcgrad pcgrad-direction pcgrad-magnitude pcgrad-fixed gradnorm "
-    "independent".split()
-}  # the comparison of Yu et al. 2020
+from scripts.sweeps.request import ARMS, GROUPS, SweepConfig
 
 ABANDONED = "abandoned"  # beside the runs: those that had no checkpoint to go on from
 
@@ -47,32 +31,6 @@ _INSTEAD = {  # flags of scripts.train that the sweep gives itself -> what to us
     "--help": "scripts.train itself",
     "-h": "scripts.train itself",
 }
-
-
-@dataclass(frozen=True)
-class SweepConfig:
-    """Which runs, and how many at once."""
-
-    presets: Annotated[Names, tyro.conf.Positional]
-    """Presets of scripts.train, e.g. mt10-quick or toy,mt10; or a .toml file with what follows as keys."""
-    arms: Names = ("mean", "pcgrad")
-    """Aggregators, other arms, or a group of them."""
-    seeds: Counts = (0,)
-    """Seeds of each arm: the same for all, so that they pair."""
-    out: Path = Path("runs")
-    """Folder for the runs, PRESET-ARM-seedSEED, and for what they print, logs/."""
-    flags: str = ""
-    """Further flags of scripts.train for every run, in quotes; without --workers none has more than one."""
-    jobs: Literal["auto"] | int = "auto"
-    """Runs at once; auto: one per core, as one thread each makes the most of a machine."""
-    threads: Literal["auto"] | int = "auto"
-    """Torch threads of each run; auto: cores / runs at once. A resumed run keeps its number."""
-    dry_run: bool = False
-    """Print the commands and stop."""
-    run_code: bool = False
-    """Run the Python files that a .toml file names as aggregators; only where you trust it."""
-    define: tyro.conf.Suppress[Mapping[str, str]] = field(default_factory=dict)
-    trusted: tyro.conf.Suppress[bool] = True  # False: some of it comes from a file
 
 
 @dataclass(frozen=True)
@@ -228,12 +186,3 @@ def set_aside(path: Path) -> None:
     folder = path.parent / ABANDONED
     folder.mkdir(exist_ok=True)
     path.rename(folder / f"{path.name}-{sum(1 for _ in folder.iterdir())}")
-
-
-def share_cores(request: SweepConfig, runs: int) -> tuple[int, int]:
-    """Runs at once and threads of each."""
-    for name in ("jobs", "threads"):
-        if (number := getattr(request, name)) != "auto" and number < 1:
-            raise UsageError(f"--{name}: expected auto or at least 1; found {number}.")
-    at_once = min(machine.cores(), max(runs, 1)) if request.jobs == "auto" else request.jobs
-    return at_once, max(1, machine.cores() // at_once) if request.threads == "auto" else request.threads

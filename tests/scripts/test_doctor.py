@@ -4,13 +4,14 @@ import pytest
 
 from scripts import doctor
 from scripts.common.usage import UsageError
+from scripts.runs import checkup
 
 BACK_END = "egl"
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(doctor, "back_end", lambda: BACK_END)
+    monkeypatch.setattr(checkup, "back_end", lambda: BACK_END)
 
 
 def run(tmp_path, capsys):
@@ -38,8 +39,8 @@ def test_other_software_and_no_back_end_are_told(tmp_path, capsys, monkeypatch):
     def no_back_end():
         raise UsageError("expected a way to render. Install libegl1.")
 
-    monkeypatch.setattr(doctor, "back_end", no_back_end)
-    monkeypatch.setattr(doctor, "version", lambda name: "0.1")
+    monkeypatch.setattr(checkup, "back_end", no_back_end)
+    monkeypatch.setattr(checkup, "version", lambda name: "0.1")
     code, printed = run(tmp_path, capsys)
     assert code == 1
     assert "wrong mujoco: 0.1; tested with" in printed
@@ -55,7 +56,7 @@ def test_too_little_disk_is_told(tmp_path, capsys, monkeypatch):
 
 
 def test_a_task_without_a_gradient_or_a_living_temperature_is_named(tmp_path, capsys, monkeypatch):
-    make_agent = doctor.make_agent
+    make_agent = checkup.make_agent
 
     def lame(config, env):
         agent = make_agent(config, env)
@@ -64,7 +65,7 @@ def test_a_task_without_a_gradient_or_a_living_temperature_is_named(tmp_path, ca
         agent.learn = lambda *args, **kwargs: (learn(*args, **kwargs), agent.log_ent_coef.data[2].fill_(begin))
         return agent
 
-    monkeypatch.setattr(doctor, "make_agent", lame)
+    monkeypatch.setattr(checkup, "make_agent", lame)
     code, printed = run(tmp_path, capsys)
     assert code == 1
     assert "wrong gradient of the actor: expected above zero for every task; not so for point-1" in printed

@@ -7,6 +7,7 @@ import pytest
 
 from scripts import record, train
 from scripts.common.usage import UsageError
+from scripts.runs import rendering
 
 imageio = pytest.importorskip("imageio.v2")
 pytest.importorskip("imageio_ffmpeg")
@@ -24,7 +25,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def gl():
     try:
-        return record.back_end()
+        return rendering.back_end()
     except UsageError as error:
         pytest.skip(str(error))
 
@@ -53,19 +54,19 @@ def test_what_cannot_be_filmed_is_said(flags, message, run):
 
 
 def test_without_a_back_end_the_packages_are_named(monkeypatch):
-    monkeypatch.setattr(record, "PROBE", "raise SystemExit(1)")
+    monkeypatch.setattr(rendering, "PROBE", "raise SystemExit(1)")
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     with pytest.raises(UsageError, match=r"egl and osmesa did not work\. Install .*libosmesa6"):
-        record.back_end()
-    monkeypatch.setattr(record, "PROBE", "import os; raise SystemExit(os.environ['MUJOCO_GL'] == 'egl')")
-    assert record.back_end() == "osmesa"
+        rendering.back_end()
+    monkeypatch.setattr(rendering, "PROBE", "import os; raise SystemExit(os.environ['MUJOCO_GL'] == 'egl')")
+    assert rendering.back_end() == "osmesa"
 
 
 def test_rendering_that_hangs_is_ended_and_leaves_nothing(run, tmp_path):
     before = set(os.listdir(tmp_path))
     order = {"run": str(run), "agent": "nowhere", "out": str(tmp_path / "x.mp4"), "tasks": ["reach-v3"], "each": False}
     with pytest.raises(UsageError, match=r"took longer than --timeout 0\.01 s"):
-        record.film(order, "egl", 0.01)
+        rendering.film(order, "egl", 0.01)
     with pytest.raises(UsageError, match="rendering with egl failed"):
         record.film(order, "egl", 60)
     assert set(os.listdir(tmp_path)) == before

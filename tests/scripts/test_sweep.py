@@ -25,7 +25,8 @@ from scripts.sweeps import launchers as launcher
 from scripts.sweeps import plan as sweep_plan
 from scripts.sweeps.board import Board
 from scripts.sweeps.launchers import Stop, execute
-from scripts.sweeps.plan import ARMS, GROUPS, SweepConfig, make_jobs, plan, share_cores
+from scripts.sweeps.plan import make_jobs, plan
+from scripts.sweeps.request import ARMS, GROUPS, SweepConfig, parse
 
 SHORT = (
     "--steps-per-task 60 --warmup-steps 20 --eval-every 20 --checkpoint-every 20 --log-every 10 --horizon 10 "
@@ -74,7 +75,8 @@ class FakeRun:
 
 def run_fake(fake, names, at_once=2, tell=lambda *_: None, stop=None):
     commands = {name: ((name,), Path(os.devnull)) for name in names}
-    return execute(commands, fake, at_once, stop or Stop(print), tell, every=0.001)
+    fake.at_once = at_once
+    return execute(commands, fake, stop or Stop(print), tell, every=0.001)
 
 
 # ----------------------------------------------------------------------------------------------------- the launcher
@@ -135,7 +137,7 @@ def test_a_training_that_a_signal_ended_was_stopped(number, tmp_path, capsys):
 
 
 def test_a_training_knows_its_sweep():
-    assert launcher.LocalLauncher(1).environment["MTRL_SWEEP"] == str(os.getpid())
+    assert launcher.LocalLauncher("auto", 1, 1).environment["MTRL_SWEEP"] == str(os.getpid())
 
 
 def test_an_error_of_ours_leaves_no_training_behind():
@@ -219,11 +221,15 @@ def test_a_run_without_a_checkpoint_is_set_aside_not_deleted(tmp_path):
 
 def test_cores_are_shared(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    request = SweepConfig(presets=("toy",))
-    assert share_cores(request, 20) == (8, 1)
-    assert share_cores(request, 3) == (3, 2)
-    assert share_cores(SweepConfig(presets=("toy",), jobs=2), 20) == (2, 4)
-    assert share_cores(SweepConfig(presets=("toy",), jobs=2, threads=1), 20) == (2, 1)
+    for asked, shared in (
+        (("auto", "auto", 20), (8, 1)),
+        (("auto", "auto", 3), (3, 2)),
+        ((2, "auto", 20), (2, 4)),
+        ((2, 1, 20), (2, 1)),
+    ):
+        local = launcher.LocalLauncher(*asked)
+        assert (local.at_once, local.threads) == shared
+        assert local.flags == ("--threads", str(shared[1]))
 
 
 def test_one_worker_unless_the_user_says_how_many():
@@ -339,13 +345,13 @@ def test_a_link_in_the_folder_of_a_sweep_is_refused(place, tmp_path):
 def test_what_a_run_prints_is_never_written_through_a_link(tmp_path):
     (tmp_path / "log").symlink_to(tmp_path / "bashrc")
     with pytest.raises(OSError, match="symbolic links"):
-        launcher.LocalLauncher(1).start([], tmp_path / "log")
+        launcher.LocalLauncher("auto", 1, 1).start([], tmp_path / "log")
     assert not (tmp_path / "bashrc").exists()
 
 
 def test_a_file_that_begins_with_a_mark_is_read(tmp_path):
     (tmp_path / "s.toml").write_bytes(b"\xef\xbb\xbf" + TOML.encode())
-    assert sweep.parse([str(tmp_path / "s.toml")]).seeds == (0, 3)
+    assert parse([str(tmp_path / "s.toml")], "").seeds == (0, 3)
 
 
 def test_two_classes_of_one_name_need_two_folders(tmp_path):
@@ -389,7 +395,9 @@ def test_another_run_at_its_place_is_named(tmp_path):
 class Here:
     """Trains in this process, which is faster than to begin another."""
 
-    def __init__(self, threads):
+    at_once, flags = 1, ("--threads", "1")
+
+    def __init__(self, jobs, threads, runs):
         assert threads == 1
 
     def start(self, argv, log):
@@ -403,7 +411,7 @@ class Here:
 
 
 def test_a_failed_run_is_named_and_the_rest_is_finished_and_skipped_next_time(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sweep, "LocalLauncher", Here)
+    monkeypatch.setitem(launcher.LAUNCHERS, "local", Here)
     (tmp_path / "s.toml").write_text(
         'presets = ["toy"]\narms = ["mean", "bad"]\ndefine.bad = "--aggregator mean --reward-scale 1,1,1e30,1"'
     )

@@ -1,0 +1,79 @@
+"""What the runs of several methods come to, side by side: success, hours, differences to the plain mean."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scripts.analysis import intervals
+from scripts.analysis.intervals import Interval, Scores
+from scripts.analysis.methods import Method, hours_at
+from scripts.common.usage import UsageError
+from scripts.runs import Run
+from scripts.runs.files import as_usage_error, read_json
+
+BASELINE = "mean"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the runs of one method come to."""
+
+    method: Method
+    scores: Scores  # success (seeds, tasks)
+    best: np.ndarray  # (seeds,) highest mean over tasks of all evaluations
+    hours: float | None  # median of the trainings' wall clock
+
+
+def require_finished(runs: Sequence[Run]) -> None:
+    """Raises UsageError if a run is neither finished nor broken down."""
+    if waiting := [str(run.path) for run in runs if run.status == "unfinished"]:
+        raise UsageError(
+            f"expected finished runs; {len(waiting)} of {len(runs)} are not: {', '.join(waiting)}. "
+            "Go on with them (python -m scripts.train --resume RUN), leave them out, or compare with --at STEPS."
+        )
+
+
+def summarise(method: Method, at: int | None) -> Row:
+    """The method's success at the end, or at a step. Raises UsageError if that step was not evaluated."""
+    steps, curves = method.curves
+    if at is not None and at not in steps:
+        raise UsageError(
+            f"--at: expected a step at which all runs of {method.label} were evaluated, one of "
+            f"{', '.join(map(str, steps))}; found {at}."
+        )
+    upto = steps <= (steps[-1] if at is None else at)
+    best = curves[:, :, upto].mean(1).max(1)
+    return Row(method, curves[:, :, upto][:, :, -1], best, hours(method, at))
+
+
+def hours(method: Method, at: int | None) -> float | None:
+    """Median over the finished runs; at a step, over those that tell their times until then. None without any."""
+    found = []
+    for run in method.runs:
+        if at is not None:
+            with contextlib.suppress(UsageError):  # metrics.csv was not kept
+                found.append(float(hours_at(run, np.array([at]), evaluations=True)[0]))
+        elif run.status == "finished":
+            with as_usage_error(run.path / "result.json"):
+                found.append(sum(read_json(run.path / "result.json")["seconds"].values()) / 3600)
+    return float(np.median(found)) if found else None
+
+
+def baseline_of(rows: Sequence[Row]) -> Row | None:
+    """The plain mean; None without one, and where several settings of it leave open which is meant."""
+    configs = [(row, row.method.runs[0].config) for row in rows if row.method.aggregator == BASELINE]
+    plain = [row for row, config in configs if not config.multi_head and not config.critic_aggregator]
+    return plain[0] if len(plain) == 1 else None
+
+
+def paired(row: Row, baseline: Row) -> tuple[tuple[float, Interval | None], int] | None:
+    """`intervals.paired_difference` over the seeds that both have, and how many these are; None without any."""
+    common = [seed for seed in row.method.seeds if seed in baseline.method.seeds]
+    if not common:
+        return None
+    ours, theirs = (r.scores[[r.method.seeds.index(seed) for seed in common]] for r in (row, baseline))
+    return intervals.paired_difference(ours, theirs), len(common)

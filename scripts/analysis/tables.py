@@ -1,0 +1,141 @@
+"""A comparison as Markdown to read and as CSV to compute with."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from scripts.analysis import intervals
+from scripts.analysis.comparison import Row, baseline_of, paired
+from scripts.analysis.intervals import Interval
+from scripts.analysis.published import published
+from scripts.common.text import in_csv, in_markdown
+from scripts.runs.protocol import Protocol
+
+
+def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature: bool) -> Iterable[str]:
+    """All tables."""
+    after = at or protocol.env_steps_per_task
+    over = f"mean over {len(protocol.tasks)} tasks" if len(protocol.tasks) > 1 else protocol.tasks[0]
+    yield f"## {in_markdown(protocol.benchmark)}: success after {after:,} steps per task, {over}\n"
+    yield explain(protocol, at) + "\n"
+    yield from main_table(rows, at)
+    yield ""
+    yield from notes(rows)
+    yield "\n### Per task, mean over seeds\n"
+    names = [in_markdown(row.method.label) for row in rows]
+    per_task = np.array([row.scores.mean(0) for row in rows]).T
+    yield from table(
+        ["task", *names],
+        [[task, *(f"{x:.2f}" for x in line)] for task, line in zip(protocol.tasks, per_task, strict=True)],
+    )
+    if literature and (found := published(protocol.benchmark)):
+        yield "\n### From the literature: other code, and another protocol where the last column says so\n"
+        yield from table(
+            ["method", "steps per task", "success", "statistic", "seeds", "source", "differs from ours in"],
+            [
+                [p.method, f"{p.steps:,}", f"{p.success:g}", f"{p.selection}, {p.statistic}", str(p.seeds or "?"),
+                 f"[{p.source}]({p.url})", "; ".join(p.differences(protocol, after)) or "nothing that is stated"]
+                for p in found
+            ],
+        )  # fmt: skip
+
+
+def explain(protocol: Protocol, at: int | None) -> str:
+    """The protocol in a paragraph."""
+    episodes = protocol.episodes_during if at and at < protocol.env_steps_per_task else protocol.episodes_final
+    horizon = str(protocol.horizon)
+    if protocol.train_horizon != protocol.horizon:
+        horizon += f" (in training {protocol.train_horizon})"
+    reward = f"Reward {protocol.reward_version}, horizon" if protocol.reward_version else "Horizon"
+    versions = {name: getattr(protocol, name) for name in ("metaworld", "mujoco", "gymnasium")}
+    return (
+        f"{reward} {horizon}, {protocol.goals_per_task} goals per task, "
+        f"success {protocol.success}, deterministic policy, {episodes} episodes per task; "
+        f"{', '.join(f'{name} {in_markdown(number)}' for name, number in versions.items() if number)}."
+    )
+
+
+def main_table(rows: Sequence[Row], at: int | None) -> Iterable[str]:
+    """A line per method, the mean first."""
+    baseline = baseline_of(rows)
+    headings = ["method", "seeds", "failed", "final success" if at is None else f"success at {at:,}", "IQM"]
+    headings.append("best (optimistic)")
+    if baseline:
+        headings += ["minus mean, paired", "P(beats mean)"]
+    lines = []
+    for row in rows:
+        scores = row.scores
+        line = [
+            in_markdown(row.method.label),
+            str(len(scores)),
+            str(len(row.method.failed)),
+            f"**{intervals.mean(scores):.3f}** {spelled(intervals.mean_interval(scores))}".strip(),
+            f"{intervals.iqm(scores):.3f} {spelled(intervals.iqm_interval(scores))}".strip(),
+            f"{row.best.mean():.3f}",
+        ]
+        if baseline:
+            line += ["", ""] if row is baseline else against(row, baseline)
+        lines.append([*line, "?" if row.hours is None else f"{row.hours:.2f}"])
+    yield from table([*headings, "hours"], lines)
+
+
+def against(row: Row, baseline: Row) -> list[str]:
+    """Difference over the seeds that both have, and the probability of improvement over all."""
+    difference = paired(row, baseline)
+    probability = intervals.improvement(row.scores, baseline.scores)
+    interval = intervals.improvement_interval(row.scores, baseline.scores)
+    if difference is None:
+        return ["no seed in common", f"{probability:.2f} {spelled(interval, 2)}".strip()]
+    (centre, half), seeds = difference
+    words = f"{centre:+.3f} {spelled(half)}".strip() + f", {seeds} {'pair' if seeds == 1 else 'pairs'}"
+    return [words, f"{probability:.2f} {spelled(interval, 2)}".strip()]
+
+
+def notes(rows: Sequence[Row]) -> Iterable[str]:
+    """What the numbers mean, and what they cannot say."""
+    yield (
+        "Brackets: 95 % intervals over seeds. Success and IQM: stratified bootstrap as in rliable, each task's seeds "
+        "redrawn by themselves. Paired: Student's t over the seeds' differences. P: probability that a seed beats one "
+        "of the mean on a task, ties half. Best: the highest evaluation on the way, chosen after the fact. Hours: "
+        "wall clock, median, on whatever else the machine did."
+    )
+    if len(rows) > 1 and baseline_of(rows) is None:
+        yield "\nNot exactly one plain mean is among the methods, so there are no differences to it."
+    if single := [in_markdown(row.method.label) for row in rows if len(row.scores) == 1]:
+        yield f"\n**A single seed, so no interval and no verdict: {', '.join(single)}.**"
+    if few := [len(row.scores) for row in rows if 1 < len(row.scores) < 5]:
+        yield f"\n**Only {min(few)} seeds: bootstrap intervals over so few are too narrow.** See docs/comparing.md."
+    for row in rows:
+        if row.method.failed:
+            seeds = ", ".join(map(str, row.method.failed))
+            yield f"\n{in_markdown(row.method.label)}: training broke down with seed {seeds}; counted with success 0."
+
+
+def table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterable[str]:
+    """A Markdown table."""
+    yield f"| {' | '.join(headings)} |"
+    yield f"|{'---|' * len(headings)}"
+    for line in lines:
+        yield f"| {' | '.join(line)} |"
+
+
+def numbers(rows: Sequence[Row]) -> str:
+    """CSV: a line per method, seed and task, from which every table can be made again."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["method", "seed", "failed", "task", "success", "best_mean_success"])
+    for row in rows:
+        for run, scores, best in zip(row.method.runs, row.scores, row.best, strict=True):
+            seed, failed = run.config.seed, int(run.status == "failed")
+            for task, score in zip(run.protocol.tasks, scores, strict=True):
+                writer.writerow([in_csv(row.method.label), seed, failed, in_csv(task), f"{score:.6g}", f"{best:.6g}"])
+    return file.getvalue()
+
+
+def spelled(interval: Interval | None, digits: int = 3) -> str:
+    """As [0.10, 0.20]; nothing for None."""
+    return f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else ""

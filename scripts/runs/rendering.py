@@ -1,0 +1,94 @@
+"""Where and how films are rendered: in a process of its own, with EGL or, failing that, OSMesa, and a timeout."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+from envs import find_benchmark
+from scripts.common.usage import UsageError
+from scripts.runs.folder import Run
+
+_ROOT = Path(__file__).resolve().parents[2]
+BACK_ENDS = ("egl", "osmesa")
+PACKAGES = (
+    "libegl1 and libgl1 for EGL, or libosmesa6 for OSMesa (apt-get install libosmesa6; dnf install mesa-libOSMesa)"
+)
+PROBE = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
+
+
+def require_encoder() -> None:
+    """Raises ImportError without the packages of the extra `video`."""
+    try:
+        import imageio.v2  # noqa: F401
+        import imageio_ffmpeg  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"recording needs packages that are not there ({error}): pip install -e '.[video]'"
+        ) from error
+
+
+def back_end_for(run: Run) -> str:
+    """What MuJoCo renders with; empty where nothing is found and the environments may render without it."""
+    try:
+        return back_end()
+    except UsageError:
+        if find_benchmark(run.config.suite).camera == "mujoco":
+            raise
+        return ""
+
+
+def back_end(timeout: float = 120.0) -> Literal["egl", "osmesa"]:
+    """The first back end that renders here, each tried in a process of its own, as a driver may crash or hang.
+
+    Raises UsageError with the packages to install if none does.
+    """
+    asked = os.environ.get("MUJOCO_GL")
+    for name in BACK_ENDS if asked not in BACK_ENDS else (asked,):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(
+                [sys.executable, "-c", PROBE],
+                env=_rendering_with(name),
+                capture_output=True,
+                timeout=timeout,
+            )
+            if done.returncode == 0:
+                return name  # type: ignore[return-value]
+    tried = asked if asked in BACK_ENDS else " and ".join(BACK_ENDS)
+    raise UsageError(f"expected a way to render without a screen; {tried} did not work. Install {PACKAGES}.")
+
+
+def _rendering_with(name: str) -> dict[str, str]:
+    """The environment of a process that renders: a PYOPENGL_PLATFORM left over from something else would stop it."""
+    return {**os.environ, "MUJOCO_GL": name, "PYOPENGL_PLATFORM": name}
+
+
+def film(order: dict[str, object], gl: str, timeout: float) -> None:
+    """Renders in a process of its own. Raises UsageError if that fails or hangs; then no file is left.
+
+    :param gl: what MuJoCo renders with; empty: whatever it finds.
+    """
+    variables = _rendering_with(gl) if gl else {**os.environ}
+    words = [sys.executable, "-m", "scripts.runs.film", json.dumps(order)]
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(words, env=variables | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+    try:
+        _, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(
+            f"rendering with {gl or 'no OpenGL'} took longer than --timeout {timeout:g} s. Give it more."
+        ) from error
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode:
+        last = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+        raise UsageError(
+            f"rendering with {gl or 'no OpenGL'} failed: {last[0].removeprefix('error: ')}. Try another way to render: "
+            "MUJOCO_GL=egl or osmesa."
+        )
