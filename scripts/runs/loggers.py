@@ -5,7 +5,8 @@ A logger is a class with `metrics` and a row in LOGGERS. What else it can show, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -115,31 +116,36 @@ class Loggers(KVWriter):
     def __init__(self, run: Run, say: Callable[[str], None]) -> None:
         self.say, self.loggers = say, dict[str, RunLogger]()
         for name in run.config.loggers:
-            self._guarded(name, lambda name=name: self.loggers.update({name: LOGGERS[name](run)}))
+            with self._guarded(name):
+                self.loggers[name] = LOGGERS[name](run)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Pass on what Stable-Baselines3's logger has gathered."""
         numbers = {key: value for key, value in key_values.items() if not key.startswith(_COSINES)}
         cosines = {key.removeprefix(_COSINES): key_values[key] for key in key_values if key not in numbers}
         for name, logger in list(self.loggers.items()):
-            values = filter_excluded_keys(numbers, key_excluded, name)
-            self._guarded(name, lambda logger=logger, values=values: logger.metrics(step, values))
-            if cosines:
-                self._guarded(name, lambda logger=logger: logger.conflicts(step, cosines))
+            with self._guarded(name):
+                logger.metrics(step, filter_excluded_keys(numbers, key_excluded, name))
+                if cosines:
+                    logger.conflicts(step, cosines)
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Pass on an evaluation."""
         for name, logger in list(self.loggers.items()):
-            self._guarded(name, lambda logger=logger: logger.evaluation(step, evaluation))
+            with self._guarded(name):
+                logger.evaluation(step, evaluation)
 
     def close(self) -> None:
         """Close all."""
         for name, logger in list(self.loggers.items()):
-            self._guarded(name, logger.close)
+            with self._guarded(name):
+                logger.close()
 
-    def _guarded(self, name: str, call: Callable[[], None]) -> None:
+    @contextmanager
+    def _guarded(self, name: str) -> Iterator[None]:
+        """Inside, an error of this logger costs no more than the logger, unless it is essential."""
         try:
-            call()
+            yield
         except Exception as error:
             if LOGGERS[name].essential:
                 raise

@@ -78,7 +78,7 @@ class LocalLauncher:
                 raise UsageError(f"--{name}: expected auto or at least 1; found {number}.")
         self.at_once = min(machine.cores(), max(runs, 1)) if jobs == "auto" else jobs
         self.threads = max(1, machine.cores() // self.at_once) if threads == "auto" else threads
-        self.flags = ("--threads", str(self.threads))
+        self.flags: tuple[str, ...] = ("--threads", str(self.threads))
         libraries = dict.fromkeys(_THREAD_VARIABLES, str(self.threads))  # torch's own number is the flag
         self.environment = {**os.environ, **libraries, SWEEP: str(os.getpid())}
 
