@@ -9,8 +9,9 @@ PRESET ?= mt10-quick
 AGGREGATOR ?= pcgrad
 SEED ?= 0
 ARGS ?=
+JOBS ?= auto
 
-.PHONY: help train test stress check format clean
+.PHONY: help train test coverage stress check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -25,8 +26,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 train: $(VENV)/.installed  ## train an agent (default: PCGrad on MT10, sized for two cores)
 	$(BIN)/python -m scripts.train $(PRESET) --aggregator $(AGGREGATOR) --seed $(SEED) $(ARGS)
 
-test: $(VENV)/.installed  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.installed  ## run the tests, as many at once as there are cores (JOBS=1: one after the other)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 $(ARGS)
+
+coverage: $(VENV)/.installed  ## run the tests and list the lines that they never reach (takes longer)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 stress: $(VENV)/.installed  ## the long attacks on runs: kills, full disks, all tasks (about an hour)
 	$(BIN)/python -m pytest -v -m stress $(ARGS)

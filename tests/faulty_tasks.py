@@ -14,7 +14,7 @@ from envs.toy import Countdown
 class Faulty(Countdown):
     """Do `fault` at step `at`, and give rewards of NaN or 1e15 from then on if that is the fault.
 
-    A "slow" step takes half a second, in short naps, a "slow-reset" a second and a half.
+    A "slow" step takes half a second, in short naps, a "slow-reset" three and a half.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Faulty(Countdown):
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
         if self._fault == "slow-reset" and self._steps:
-            time.sleep(1.5)
+            time.sleep(3.5)
         return super().reset(**options)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:

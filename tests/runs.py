@@ -19,9 +19,14 @@ from scripts import train
 from scripts.common import command
 from scripts.runs import Run
 
+PATIENCE = 600.0  # seconds: far more than anything here takes, however busy the machine
+
 # A child of this server has everything imported already: a training begins after a few milliseconds.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["scripts.train", "envs.meta_world.task", "torch._dynamo", "torch.utils.tensorboard"])
+# a toy training of tiny networks, which logs, evaluates and saves often
+TINY = "toy --warmup-steps 20 --eval-every 20 --checkpoint-every 20 --log-every 5 --horizon 10 --final-goals 2".split()
+TINY += "--eval-goals 1 --actor-width 8 --critic-width 8 --batch-size 4 --threads 1".split()
 
 
 def rows(path, without="time/seconds"):
@@ -72,11 +77,35 @@ def start_or_resume(path, argv, printed=os.devnull, cpu_seconds=0.0):
     return start(again if (path / "config.json").exists() else [*argv, "--run-dir", path], printed, cpu_seconds)
 
 
+def end(process, printed=os.devnull, code=0):
+    """Wait for a process to end with the exit code; return what it printed. One that hangs is killed."""
+    process.join(PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    text = Path(printed).read_text()
+    assert process.exitcode == code, f"exit code {process.exitcode}; printed:\n{text}"
+    return text
+
+
+def wait_until(there, process=None, printed=os.devnull):
+    """Wait until `there()` holds; fail with what the process printed if it ends before, or takes for ever."""
+    deadline = time.monotonic() + PATIENCE
+    while not there():
+        running = process is None or process.is_alive()
+        assert running or there(), f"ended early with {process.exitcode}; printed:\n{Path(printed).read_text()}"
+        assert time.monotonic() < deadline, f"nothing for {PATIENCE} s; printed:\n{Path(printed).read_text()}"
+        time.sleep(0.01)
+
+
 def python(words, folder, environment, printed):
     """`python WORDS`, which are -m MODULE ... or -c TEXT, in `folder`; returns the exit code. Prints go to a file."""
     process = _SERVER.Process(target=_python, args=(words, str(folder), environment, str(printed)))
     process.start()
-    process.join()
+    process.join(PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
     return process.exitcode
 
 
@@ -123,7 +152,8 @@ def kill_at_random(path, argv, kills, cpu_seconds, seed, printed):
     while done < kills:
         process = start_or_resume(path, argv, printed, generator.uniform(0.01, cpu_seconds))
         workers = set()
-        while process.is_alive():
+        deadline = time.monotonic() + PATIENCE
+        while process.is_alive() and time.monotonic() < deadline:
             workers.update(children(process.pid))
             process.join(0.05)
         assert process.exitcode in (0, -signal.SIGPROF), printed.read_text()
@@ -133,9 +163,7 @@ def kill_at_random(path, argv, kills, cpu_seconds, seed, printed):
             continue
         done += 1
         lost.append(_logged(path) - _saved(path))
-    process = start_or_resume(path, argv, printed)
-    process.join()
-    assert process.exitcode == 0, printed.read_text()
+    end(start_or_resume(path, argv, printed), printed)
     return path, max(lost)
 
 

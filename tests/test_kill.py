@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -13,7 +12,7 @@ from agents.saving.checkpoint import checkpoints
 from scripts.common import command
 from scripts.runs import Run
 from scripts.runs.resuming import concluded
-from tests.runs import assert_same_training, children, kill_at_random, start, start_or_resume
+from tests.runs import assert_same_training, children, end, kill_at_random, start, start_or_resume, wait_until
 
 EVERY = 20
 SHORT = f"--steps-per-task 100 --warmup-steps 20 --eval-every {EVERY} --checkpoint-every {EVERY} --log-every 5".split()
@@ -24,10 +23,8 @@ MT10 = ["mt10-quick", *SHORT, "--horizon", "15", "--goals", "2", "--no-progress"
 
 def undisturbed(argv, folder):
     """The run that nobody kills, and the seconds that it computed."""
-    process = start([*argv, "--run-dir", folder / "run"], folder / "printed")
-    process.join()
-    assert process.exitcode == 0
-    return folder / "run", float((folder / "printed").read_text().split()[-1])
+    printed = end(start([*argv, "--run-dir", folder / "run"], folder / "printed"), folder / "printed")
+    return folder / "run", float(printed.split()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +63,15 @@ def test_killed_at_random_mt10(seed, mt10, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
 def test_a_scheduler_that_stops_a_run_gets_a_checkpoint_and_a_code_to_requeue_on(number, toy, tmp_path):
-    path = tmp_path / "run"
-    process = start([*TOY, "--run-dir", path], tmp_path / "printed")
-    while not (path / "metrics.csv").exists():
-        time.sleep(0.01)
+    path, printed = tmp_path / "run", tmp_path / "printed"
+    process = start([*TOY, "--run-dir", path], printed)
+    wait_until((path / "metrics.csv").exists, process, printed)
     os.kill(process.pid, number)
     os.kill(process.pid, signal.SIGTERM)  # some send it twice, to the job and to its step
-    process.join()
-    assert process.exitcode == 128 + number, (tmp_path / "printed").read_text()
+    end(process, printed, 128 + number)
     assert Run(path).verified().newest_checkpoint().is_dir()
     assert not children(process.pid)
-    start_or_resume(path, TOY).join()
+    end(start_or_resume(path, TOY, printed), printed)
     assert_same_training(toy[0], path)
 
 
@@ -93,21 +88,17 @@ def test_a_full_disk_stops_a_run_cleanly_and_it_goes_on_when_there_is_room(small
     printed, path, filler = tmp_path_factory.mktemp("out") / "printed", small_disk / "run", small_disk / "filler"
     longer = ["--steps-per-task", "400"]
     process = start([*TOY, *longer, "--run-dir", path], printed)
-    while not checkpoints(path / "checkpoints"):
-        time.sleep(0.01)
+    wait_until(lambda: checkpoints(path / "checkpoints"), process, printed)
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
-    process.join()
-    assert process.exitcode == command.EXIT_DISK, printed.read_text()
-    assert "error: the disk took no more" in printed.read_text()
-    assert "Traceback" not in printed.read_text()
+    told = end(process, printed, command.EXIT_DISK)
+    assert "error: the disk took no more" in told
+    assert "Traceback" not in told
     assert latest_checkpoint(path / "checkpoints") == checkpoints(path / "checkpoints")[-1]
     assert not list(path.rglob("*.partial"))
     filler.unlink()
-    process = start_or_resume(path, TOY, printed)
-    process.join()
-    assert process.exitcode == 0, printed.read_text()
+    end(start_or_resume(path, TOY, printed), printed)
     whole, _ = undisturbed([*TOY, *longer], tmp_path_factory.mktemp("whole"))
     assert_same_training(whole, path)
 
@@ -115,7 +106,5 @@ def test_a_full_disk_stops_a_run_cleanly_and_it_goes_on_when_there_is_room(small
 def test_a_run_that_cannot_fit_says_so_first(small_disk, tmp_path_factory):
     printed = tmp_path_factory.mktemp("out") / "printed"
     process = start([*TOY, "--run-dir", small_disk / "run", "--critic-width", "300"], printed)
-    process.join()
-    assert process.exitcode == command.EXIT_USAGE
-    assert "expected room on the disk for 3 checkpoints" in printed.read_text()
+    assert "expected room on the disk for 3 checkpoints" in end(process, printed, command.EXIT_USAGE)
     assert not list(small_disk.iterdir())

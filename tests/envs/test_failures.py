@@ -32,7 +32,7 @@ def faulty_run(monkeypatch, path, fault, workers):
             TaskSpec(name, "tests.faulty_tasks:Faulty", {"fault": kind, "at": 50})
             for name, kind in zip(names, faults, strict=True)
         ]
-        env = TaskVecEnv.from_specs(specs, workers=workers, step_timeout=3.0)
+        env = TaskVecEnv.from_specs(specs, workers=workers, step_timeout=5.0 if fault == "hang" else 60.0)
         pids.extend(env.worker_pids)
         return env
 
@@ -46,7 +46,7 @@ def faulty_run(monkeypatch, path, fault, workers):
     [
         ("raise", 2, WorkerError, "(?s)at point-1, raised an error:.*the floor is lava"),
         ("die", 2, WorkerError, "at point-1, was killed by SIGKILL"),
-        ("hang", 2, WorkerError, "at point-1, did not answer within 3 s"),
+        ("hang", 2, WorkerError, "at point-1, did not answer within 5 s"),
         ("raise", 0, ZeroDivisionError, "(?s)the floor is lava"),
         ("nan", 0, NonFiniteError, "critic loss of task point-1 became non-finite"),
         ("huge", 0, NonFiniteError, "critic loss of task point-1 became non-finite .*beyond 1e"),

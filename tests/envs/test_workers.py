@@ -54,7 +54,7 @@ def test_a_signal_to_all_does_not_kill_a_worker_that_just_begins(monkeypatch):
 
 
 def test_a_step_is_given_its_time_and_a_reset_after_it_a_resets():
-    env = faulty("none", "slow-reset", step_timeout=1.0)
+    env = faulty("none", "slow-reset", step_timeout=3.0)
     env.reset()
     for _ in range(4):
         env.step(np.zeros((2, 1)))
@@ -63,10 +63,11 @@ def test_a_step_is_given_its_time_and_a_reset_after_it_a_resets():
 
 def test_a_step_that_hangs_after_a_reset_is_a_step():
     specs = [TaskSpec("task", "tests.faulty_tasks:Faulty", {"fault": "hang", "at": 4})]
-    env = TaskVecEnv.from_specs(specs, workers=1, step_timeout=0.5)
+    env = TaskVecEnv.from_specs(specs, workers=1)
     env.reset()
     for _ in range(3):
         env.step(np.zeros((1, 1)))
+    env._crew._step_timeout = 0.5
     with pytest.raises(envs.WorkerError, match=r"did not answer within 0.5 s"):
         env.step(np.zeros((1, 1)))
 
@@ -74,7 +75,7 @@ def test_a_step_that_hangs_after_a_reset_is_a_step():
 STOPPED = """
 from envs.columns import TaskSpec
 from envs.workers.pool import Pool
-pool = Pool([TaskSpec("slow", "tests.faulty_tasks:Faulty", {"fault": "slow", "at": 1})], 1, step_timeout=2.0)
+pool = Pool([TaskSpec("slow", "tests.faulty_tasks:Faulty", {"fault": "slow", "at": 1})], 1, step_timeout=4.0)
 pool.reset([0], [{}], [None])
 pool.step_async()
 print(flush=True)
@@ -90,9 +91,9 @@ def test_time_in_which_all_are_stopped_does_not_count():
     trainer.stdout.readline()
     time.sleep(0.2)  # it waits for the slow one
     os.killpg(trainer.pid, signal.SIGSTOP)
-    time.sleep(2.5)
+    time.sleep(4.5)
     os.killpg(trainer.pid, signal.SIGCONT)
-    trainer.communicate()
+    trainer.communicate(timeout=60)
     assert trainer.returncode == 0
 
 
@@ -105,10 +106,11 @@ def test_time_in_which_all_are_stopped_does_not_count():
     ],
 )
 def test_a_failing_worker_names_the_task_and_leaves_nobody_behind(fault, message):
-    env = faulty("none", "none", "none", fault, step_timeout=3.0)
+    env = faulty("none", "none", "none", fault)
     env.reset()
     pids = env.worker_pids
     env.step(np.zeros((4, 1)))
+    env._crew._step_timeout = 3.0 if fault == "hang" else 60.0
     env.step_async(np.zeros((4, 1)))
     with pytest.raises(envs.WorkerError, match=message):
         env.step_wait()
@@ -160,5 +162,5 @@ def test_workers_end_when_the_trainer_is_killed():
     assert len(pids) == 2
     assert all(map(alive, pids))
     trainer.kill()
-    trainer.communicate()
+    trainer.communicate(timeout=60)
     assert all_gone(pids)

@@ -29,7 +29,7 @@ def test_a_folder_is_claimed_by_one_process_and_free_again_after_its_death(tmp_p
     with pytest.raises(UsageError, match=f"process {other.pid} trains there"), claimed(path):
         pass
     other.kill()
-    other.communicate()
+    other.communicate(timeout=60)
     assert (path / ".lock").exists()  # killed: its file stays, its lock does not
     require_new(path)
     with claimed(path):

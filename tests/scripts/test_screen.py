@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import sys
-import time
 from string import ascii_letters
 
 import pytest
@@ -19,12 +18,7 @@ from scripts.common import command
 from scripts.common.screen import FittedTable, Guarded, Screen
 from scripts.common.usage import UsageError, check_folder
 from scripts.runs.messages import success_table, training_table
-from tests.runs import start
-
-SHORT = (
-    "--warmup-steps 20 --eval-every 20 --checkpoint-every 20 --log-every 5 --horizon 10 --final-goals 2 --eval-goals 1"
-)
-TOY = ["toy", *SHORT.split(), "--actor-width", "8", "--critic-width", "8", "--batch-size", "4", "--threads", "1"]
+from tests.runs import PATIENCE, TINY, start, wait_until
 
 
 # ----------------------------------------------------------------------------------------------------------- readers
@@ -44,24 +38,18 @@ def terminal(folder):
 @pytest.mark.parametrize("reader", [pipe, terminal])
 def test_a_reader_that_goes_away_costs_nothing(reader, steps, tmp_path):
     path, (name, ends) = tmp_path / "run", reader(tmp_path)
-    process = start([*TOY, "--steps-per-task", steps, "--run-dir", path], name)
-    wait_for(path / "config.json")
+    process = start([*TINY, "--steps-per-task", steps, "--run-dir", path], name)
+    wait_until((path / "config.json").exists, process)
     for end in ends:
         os.close(end)
     if steps > 60:
-        wait_for(path / "metrics.csv")
+        wait_until((path / "metrics.csv").exists, process)
         os.kill(process.pid, signal.SIGINT)
-    process.join(120)
+    process.join(PATIENCE)
     assert process.exitcode == (0 if steps == 60 else 130)
     result = json.loads((path / "result.json").read_text())
     assert result["status"] == ("finished" if steps == 60 else "interrupted")
     assert checkpoints(path / "checkpoints")[-1].name == f"step_{result['env_steps_per_task']:09d}"
-
-
-def wait_for(path):
-    deadline = time.monotonic() + 120
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
 
 
 def printing(argv):
@@ -121,7 +109,7 @@ def test_a_run_on_a_narrow_screen_without_utf_8(encoding, monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(there, encoding))
     for name, value in {"COLUMNS": "40", "FORCE_COLOR": "1", "STEPS": "30"}.items():
         monkeypatch.setenv(name, value)
-    assert train.main([*TOY, "--run-dir", str(tmp_path / "run")]) == 0
+    assert train.main([*TINY, "--run-dir", str(tmp_path / "run")]) == 0
     sys.stdout.flush()
     printed = there.getvalue().decode(encoding)
     assert (tmp_path / "run" / "result.json").exists()
@@ -176,7 +164,7 @@ def test_no_text_is_markup(capsys):
 def test_what_is_printed_about_a_run_can_be_pasted(monkeypatch, tmp_path, capsys):
     path = tmp_path / ODD
     monkeypatch.setenv("STEPS", "20")
-    words = [*TOY, "--no-progress", "--run-dir", str(path)]
+    words = [*TINY, "--no-progress", "--run-dir", str(path)]
     assert train.main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     commands = [shlex.split(line) for line in lines if "python -m " in line]

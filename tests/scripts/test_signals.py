@@ -12,28 +12,26 @@ from agents.saving.checkpoint import checkpoints
 from envs.signals import STOP_SIGNALS
 from scripts import train
 from scripts.common.signals import SWEEP, follow_sweep, listening
-from tests.runs import all_gone, children, start
-from tests.scripts.test_screen import TOY, wait_for
+from tests.runs import PATIENCE, TINY, all_gone, children, end, start, wait_until
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_to_the_whole_group_ends_it_with_a_checkpoint(number, tmp_path):
     path = tmp_path / "run"
-    words = [*TOY, "--workers", "1", "--steps-per-task", "100000", "--no-progress", "--run-dir", path]
-    process = start(words, tmp_path / "printed", group=True)
-    wait_for(path / "metrics.csv")
+    words = [*TINY, "--workers", "1", "--steps-per-task", "100000", "--no-progress", "--run-dir", path]
+    printed = tmp_path / "printed"
+    process = start(words, printed, group=True)
+    wait_until((path / "metrics.csv").exists, process, printed)
     workers = children(process.pid)
     assert len(workers) == 2  # of training and of evaluation
     os.killpg(process.pid, number)
     if number != signal.SIGINT:
         os.killpg(process.pid, number)  # schedulers send it twice
-    process.join(120)
-    assert process.exitcode == 128 + number, (tmp_path / "printed").read_text()
+    assert "Traceback" not in end(process, printed, 128 + number)
     result = json.loads((path / "result.json").read_text())
     assert result["status"] == "interrupted"
     assert checkpoints(path / "checkpoints")[-1].name == f"step_{result['env_steps_per_task']:09d}"
     assert all_gone(workers)
-    assert "Traceback" not in (tmp_path / "printed").read_text()
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -53,11 +51,11 @@ def test_a_signal_that_was_ignored_stays_ignored(number, monkeypatch):
 def test_a_training_in_a_thread(tmp_path):
     """Of a server, say: signals are its program's own."""
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
-    words = [*TOY, "--steps-per-task", "40", "--no-progress", "--run-dir", str(tmp_path / "run")]
+    words = [*TINY, "--steps-per-task", "40", "--no-progress", "--run-dir", str(tmp_path / "run")]
     codes = []
     thread = threading.Thread(target=lambda: codes.append(train.main(words)))
     thread.start()
-    thread.join()
+    thread.join(PATIENCE)
     assert codes == [0]
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -27,6 +26,7 @@ from scripts.sweeps.board import Board
 from scripts.sweeps.launchers import Stop, execute
 from scripts.sweeps.plan import make_jobs, plan
 from scripts.sweeps.request import ARMS, GROUPS, SweepConfig, parse
+from tests.runs import wait_until
 
 SHORT = (
     "--steps-per-task 60 --warmup-steps 20 --eval-every 20 --checkpoint-every 20 --log-every 10 --horizon 10 "
@@ -431,9 +431,10 @@ def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(tmp_path, capsys):
     words += ["--flags", SHORT.replace("60", "100000", 1)]
 
     def press():
-        while not (tmp_path / "toy-mean-seed0" / "metrics.csv").exists():
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            wait_until((tmp_path / "toy-mean-seed0" / "metrics.csv").exists)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
 
     Thread(target=press, daemon=True).start()
     assert sweep.main(words) == 130

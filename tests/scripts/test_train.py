@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,18 +21,11 @@ from scripts.runs import Run, session
 from scripts.runs.protocol import describe
 from scripts.setup.build import make_env, make_evaluation_env, update_rounds
 from scripts.setup.presets import PRESETS
-from tests.runs import assert_same_training, rows, start
+from tests.runs import PATIENCE, assert_same_training, end, rows, start, wait_until
 
 ROOT = Path(__file__).parents[2]
 SHORT = "--steps-per-task 200 --warmup-steps 40 --eval-every 50 --checkpoint-every 50 --log-every 20".split()
 SHORT += "--final-goals 4 --eval-goals 2 --log-conflicts 7 --actor-width 16 --critic-width 16 --batch-size 8".split()
-
-
-def end(process, printed, code=0):
-    """What a process of tests.runs.start printed, which ends with the given exit code."""
-    process.join()
-    assert process.exitcode == code, printed.read_text()
-    return printed.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +33,7 @@ def finished(tmp_path_factory):
     """A run that was never stopped, and what it printed."""
     path = tmp_path_factory.mktemp("runs") / "whole"
     words = [sys.executable, "-m", "scripts.train", "toy", *SHORT, "--run-dir", str(path)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     return path, done.stdout + done.stderr
 
@@ -84,8 +76,7 @@ def test_a_finished_run_shows_and_keeps_everything(finished):
 def test_ctrl_c_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
     path, output = tmp_path / "stopped", tmp_path / "printed"
     process = start(["toy", *SHORT, "--run-dir", path, "--workers", 2], output)
-    while not (path / "evaluations.csv").exists() and process.is_alive():
-        time.sleep(0.02)
+    wait_until((path / "evaluations.csv").exists, process, output)
     os.kill(process.pid, signal.SIGINT)
     printed = end(process, output, code=128 + signal.SIGINT)
     result = json.loads((path / "result.json").read_text())
@@ -103,8 +94,8 @@ def test_kill_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
     path, printed = tmp_path / "killed", tmp_path / "printed"
     process = start(["toy", *SHORT, "--run-dir", path], printed)
     metrics = path / "metrics.csv"
-    while process.is_alive() and not (metrics.exists() and metrics.read_text().count("\n") > 3):
-        time.sleep(0.02)  # until the row of step 60, past the checkpoint of step 50
+    # until the row of step 60, past the checkpoint of step 50
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, process, printed)
     process.kill()
     process.join()
     assert Run(path).verified().newest_checkpoint().is_dir()

@@ -12,9 +12,9 @@ from scripts.runs import Run
 from scripts.runs.resuming import concluded
 from scripts.setup import parse
 from tests.run_folders import make_run
-from tests.scripts.test_screen import TOY
+from tests.runs import TINY
 
-FLAGS = [*TOY[1:], "--no-progress"]
+FLAGS = [*TINY[1:], "--no-progress"]
 
 
 @pytest.fixture
