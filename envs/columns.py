@@ -182,7 +182,7 @@ class Column:
         for key in ("return", "length", "solved"):
             self.row[key] = state[key]
         self._cut = state["cut"]
-        return None if np.array_equal(observation, state["observation"], equal_nan=True) else "bits"
+        return None if np.array_equal(self._observation, state["observation"], equal_nan=True) else "bits"
 
     def get_attr(self, name: str) -> Any:
         """Read an attribute of the task, or of a wrapper around it."""
