@@ -80,11 +80,8 @@ def test_a_grid_has_at_most_five_columns_and_a_success_is_green():
     assert whole[::4, ::4, 0].tolist() == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
     assert film.grid(pictures[:3]).shape == (8, 8, 3)
     scene = object.__new__(film.Scene)
-    scene.name, scene.solved_at, scene.task = "reach-v3", None, None
-    scene.renderer = type(
-        "Blank", (), {"update_scene": lambda *_, **__: None, "render": lambda _: np.zeros((32, 32, 3), np.uint8)}
-    )()
-    scene.task = type("Task", (), {"_env": type("Env", (), {"data": None})})()
+    scene.name, scene.solved_at, scene.size = "reach-v3", None, 32
+    scene.task = type("Blank", (), {"render": lambda _: np.zeros((32, 32, 3), np.uint8)})()
     assert tuple(scene.picture()[-1, -1]) == (0, 0, 0)
     scene.solved_at = 3
     assert tuple(scene.picture()[-1, -1]) == film.SUCCESS
