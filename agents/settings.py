@@ -20,10 +20,10 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
 from agents.fields import Bound, Count, NotNegative, Positive, Role, SettingError, Share, Whole, build, check_fields
+from agents.networks.conditioning import CONDITIONINGS
+from agents.networks.torsos import TORSOS
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-Torso = Literal["mlp", "bronet"]
-Conditioning = Literal["one-hot", "own-columns", "embedding"]
 CriticHead = Literal["scalar", "c51", "hl-gauss"]
 Reduction = Literal["min", "mean"]
 ReturnScaleName = Literal["none", "brc", "reward-std", "popart"]
@@ -66,6 +66,10 @@ FACTORS = Bound(
 GROWING = Bound("growing whole numbers of steps above 0", _is_growing)
 CANDIDATES = Bound(f"1 to {MAX_CANDIDATES}", lambda value: 1 <= value <= MAX_CANDIDATES)
 SEED = Bound("a seed of 0 to 2**32 - 1", lambda value: value is None or value < 2**32)
+TORSO = Bound(f"one of {', '.join(TORSOS)}, or a name added to TORSOS", lambda name: name in TORSOS)
+CONDITIONING = Bound(
+    f"one of {', '.join(CONDITIONINGS)}, or a name added to CONDITIONINGS", lambda name: name in CONDITIONINGS
+)
 
 
 @dataclass(frozen=True)
@@ -196,10 +200,19 @@ class NetworkSettings:
     """LayerNorm before each ReLU of the actor."""
     critic_layer_norm: bool = False
     """LayerNorm before each ReLU of the critics."""
-    actor_torso: Annotated[Torso, Role(plain_sac="mlp")] = "mlp"
-    """Hidden layers of the actor; bronet: one layer and --actor-depth residual blocks of two, with LayerNorm."""
-    critic_torso: Annotated[Torso, Role(plain_sac="mlp")] = "mlp"
-    """Hidden layers of the critics; bronet: one layer and --critic-depth residual blocks of two, with LayerNorm."""
+    actor_torso: Annotated[str, TORSO, Role(plain_sac="mlp")] = "mlp"
+    """Hidden layers of the actor. mlp: plain layers; bronet: one layer and --actor-depth residual blocks of two, with
+    LayerNorm; soft-modularization: --actor-depth layers of modules, whose connections depend on task and state."""
+    critic_torso: Annotated[str, TORSO, Role(plain_sac="mlp")] = "mlp"
+    """Hidden layers of the critics, likewise."""
+    actor_modules: Annotated[Count, Role(added=True)] = 2
+    """Modules in a layer of the actor, with soft-modularization."""
+    critic_modules: Annotated[Count, Role(added=True)] = 2
+    """Modules in a layer of each critic, with soft-modularization."""
+    actor_module_width: Annotated[Count, Role(added=True)] = 256
+    """Units of a module of the actor, with soft-modularization."""
+    critic_module_width: Annotated[Count, Role(added=True)] = 256
+    """Units of a module of the critics, with soft-modularization."""
     n_critics: Annotated[Count, Role(plain_sac=2)] = 2
     """Number of critics."""
     critic_head: Annotated[CriticHead, Role(plain_sac="scalar")] = "scalar"
@@ -208,9 +221,9 @@ class NetworkSettings:
     """Bins of the histogram."""
     v_max: Positive = 10.0
     """Largest return a histogram critic can represent; its bins span [-v_max, v_max]. brc scales returns into it."""
-    conditioning: Annotated[Conditioning, Role(plain_sac="one-hot")] = "one-hot"
-    """How the networks see the task: a one-hot among the inputs; own-columns: the same, with the one-hot's columns of
-    the first layer left out of surgery; embedding: a learned vector per task."""
+    conditioning: Annotated[str, CONDITIONING, Role(plain_sac="one-hot")] = "one-hot"
+    """How the networks see the task. one-hot: among the inputs; own-columns: the same, with the one-hot's columns of
+    the first layer left out of surgery; embedding: a learned vector per task. soft-modularization has its own way."""
     embedding_size: Count = 32
     """Numbers in a task's embedding."""
     multi_head: Annotated[bool, Role(plain_sac=False)] = False

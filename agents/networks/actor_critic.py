@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+import mtrl
 from agents.networks.form import Form
 from agents.networks.layers import TaskHeads, make_linear
 from agents.networks.values import ScalarValue
@@ -32,6 +33,7 @@ class MultiTaskNetwork(nn.Module):
     def __init__(self, form: Form, obs_dim: int, others: int, num_outputs: int, num_members: int | None = None):
         super().__init__()
         self.num_tasks, self.multi_head = form.num_tasks, form.multi_head
+        self._obs_dim, self._others = obs_dim, others
         plain = obs_dim - form.num_tasks + others  # columns without the one-hot
         # saved agents have the parameters of any conditioning under this name
         self.embedding = form.conditioning(plain, form.num_tasks, num_members, **form.conditioning_options)
@@ -53,6 +55,29 @@ class MultiTaskNetwork(nn.Module):
         """Parameters that all tasks share: the ones that surgery sees."""
         own = {id(p) for p in self.task_parameters()}
         return [p for p in self.parameters() if id(p) not in own]
+
+    def check_block_gradients(self, name: str) -> None:
+        """Refuse a torso from which one backward pass does not yield the gradient of every task, before it is trained.
+
+        :param name: "actor" or "critic", for the message.
+        :raises ValueError: naming the layer, and what to do.
+        """
+        parameter = next(self.parameters())
+        task = torch.eye(self.num_tasks, dtype=parameter.dtype, device=parameter.device).repeat_interleave(2, 0)
+        observations = torch.cat([task.new_zeros(len(task), self._obs_dim - self.num_tasks), task], 1)
+        others = [task.new_zeros(len(task), self._others)] if self._others else []
+        try:
+            with mtrl.record(self, self.num_tasks, self.task_parameters()) as tape:
+                outputs = self._outputs(observations, *others, blocks=True)
+            losses = outputs.unflatten(-2, (self.num_tasks, -1)).square().sum((-1, -2))
+            tape.check_uses(losses.reshape(-1, self.num_tasks).sum(0))
+            tape.task_gradients(torch.autograd.grad(losses.sum(), tape.outputs, allow_unused=True))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{type(self.torso).__name__} as {name}'s torso: {error}. It should have forward(features, task) and "
+                "task_parameters(), and each layer with shared parameters a method block_gradients; "
+                "agents.networks.layers.one_by_one is one for any layer, slower (see docs/architectures.md)."
+            ) from error
 
     def _outputs(self, observations: Tensor, *others: Tensor, blocks: bool) -> Tensor:
         """What the head makes of the hidden layers; only these multiply in less precision, and only in training.

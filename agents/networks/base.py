@@ -72,6 +72,11 @@ class Torso(nn.Module):
         named = [layer.task_parameters() for layer in layers if hasattr(layer, "task_parameters")]
         return list(dict.fromkeys(parameter for parameters in named for parameter in parameters))
 
+    @classmethod
+    def as_mlp(cls, depth: int) -> dict[str, Any]:
+        """`depth` and `layer_norm` of the plain layers that come nearest, for what knows no others: plain SAC."""
+        return {}
+
 
 class Stack(nn.Sequential, Torso):
     """Layers one after another; the task is in the features, or does not matter."""

@@ -35,12 +35,9 @@ class Form:
         A torso takes those that its constructor names, without `actor_` or `critic_`, and a conditioning likewise.
 
         :param network: "actor" or "critic".
-        :raises ValueError: for a name that is not registered.
         """
-        torso = registered(f"{network}_torso", settings[f"{network}_torso"], TORSOS)
-        conditioning = registered("conditioning", settings["conditioning"], CONDITIONINGS)
-        if takes_task(torso):
-            conditioning = Conditioning
+        torso = TORSOS[settings[f"{network}_torso"]]
+        conditioning = Conditioning if takes_task(torso) else CONDITIONINGS[settings["conditioning"]]
         return cls(
             num_tasks,
             torso,
@@ -51,23 +48,32 @@ class Form:
         )
 
 
-def registered(setting: str, given: Any, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    """The class of that name, or the class that was given itself.
+REGISTRIES: dict[str, dict[str, Any]] = {
+    **{"actor_torso": TORSOS, "critic_torso": TORSOS},
+    "conditioning": CONDITIONINGS,
+}
 
-    :raises ValueError: for a name that is not registered.
+
+def by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with classes of torsos and conditionings replaced by their names, as a file has them.
+
+    A class that is in no registry is added to its own, as "module:Class".
     """
-    if callable(given):
-        return given
-    if given not in known:
-        raise ValueError(f"{setting} is one of {', '.join(known)}; found {given!r}.")
-    return known[given]
+    return {name: _name_of(value, REGISTRIES.get(name, {})) for name, value in settings.items()}
 
 
-def takes_task(torso: Callable[..., Any]) -> bool:
+def _name_of(value: Any, registry: dict[str, Any]) -> Any:
+    if not isinstance(value, type):
+        return value
+    known = next((name for name, kind in registry.items() if kind is value), None)
+    name = known or f"{value.__module__}:{value.__qualname__}"
+    registry[name] = value
+    return name
+
+
+def takes_task(torso: Any) -> bool:
     """Whether the torso is given the task apart from its features: `Torso.takes_task`."""
-    while hasattr(torso, "func"):  # functools.partial
-        torso = torso.func
-    return getattr(torso, "takes_task", False)
+    return getattr(getattr(torso, "func", torso), "takes_task", False)  # func: of functools.partial
 
 
 def _options(kind: Callable[..., Any], settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -11,10 +10,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
+from agents.fields import build, check_fields
 from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
-from agents.networks.form import Form
+from agents.networks.form import Form, by_name, takes_task
 from agents.networks.values import make_value
-from agents.settings import Precision
+from agents.settings import NetworkSettings
 
 
 class MultiTaskPolicy(BasePolicy):
@@ -23,23 +23,10 @@ class MultiTaskPolicy(BasePolicy):
     A subclass may have networks of its own; see `make_optimizers`.
 
     :param num_tasks: T; set by MTSAC from its environment.
-    :param actor_width: units of each hidden layer of the actor; `actor_depth` layers.
-    :param critic_width: units of each hidden layer of each critic; `critic_depth` layers.
-    :param actor_layer_norm: LayerNorm before each ReLU of the actor; `critic_layer_norm` of the critics.
-    :param actor_torso: "mlp", or "bronet": one layer and `actor_depth` residual blocks of two, with LayerNorm;
-        `critic_torso` of the critics.
-    :param conditioning: how the task enters: "one-hot", as inputs like the others; "own-columns", the same with the
-        one-hot's columns of the first layer left out of surgery; "embedding", a learned vector per task.
-    :param embedding_size: numbers in such a vector.
-    :param multi_head: one output layer per task instead of one for all.
-    :param n_critics: number of critics.
-    :param critic_head: what a critic's outputs are: "scalar" a value, "c51" or "hl-gauss" a histogram of returns with
-        `bins` bins from -`v_max` to `v_max` (see `agents.networks.values`).
-    :param precision: of the products in the hidden layers during training: "float32", or "bfloat16", faster where the
-        device has units for it. Weights, optimizer, heads, surgery and acting stay in float32. "tf32" is for CUDA:
-        all products of an update but those of surgery, heads included, round their factors to 10 bits.
-    :param weight_decay: of AdamW; 0 is Adam.
     :param optimizer_kwargs: further options of Adam, such as `eps`.
+    :param settings: those of `agents.settings.NetworkSettings`. `actor_torso`, `critic_torso` and `conditioning` may be
+        classes, too (see docs/architectures.md).
+    :raises ValueError: for a setting that does not fit, and for networks that the settings do not describe.
     """
 
     actor: MultiTaskActor
@@ -52,53 +39,33 @@ class MultiTaskPolicy(BasePolicy):
         action_space: spaces.Box,
         lr_schedule: Schedule,
         num_tasks: int,
-        actor_width: int = 400,
-        actor_depth: int = 3,
-        critic_width: int = 400,
-        critic_depth: int = 3,
-        actor_layer_norm: bool = False,
-        critic_layer_norm: bool = False,
-        actor_torso: str = "mlp",
-        critic_torso: str = "mlp",
-        actor_modules: int = 2,
-        critic_modules: int = 2,
-        actor_module_width: int = 256,
-        critic_module_width: int = 256,
-        conditioning: str = "one-hot",
-        embedding_size: int = 32,
-        multi_head: bool = False,
-        n_critics: int = 2,
-        critic_head: str = "scalar",
-        bins: int = 101,
-        v_max: float = 10.0,
-        precision: str = "float32",
-        weight_decay: float = 0.0,
         optimizer_kwargs: dict[str, Any] | None = None,
+        **settings: Any,
     ):
-        settings = {name: value for name, value in locals().items() if name not in ("self", "num_tasks")}
         super().__init__(observation_space, action_space, optimizer_kwargs=optimizer_kwargs or {}, squash_output=True)
-        sizes = {"actor_width": actor_width, "actor_depth": actor_depth, "critic_width": critic_width}
-        more = {"critic_depth": critic_depth, "n_critics": n_critics, "embedding_size": embedding_size}
-        for name, value in {**sizes, **more}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, found {value}.")
-        if not 0 <= weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be 0 or more, found {weight_decay}.")
-        if precision not in get_args(Precision):
-            raise ValueError(f"precision is one of {', '.join(get_args(Precision))}; found {precision!r}.")
-        self.v_max = v_max
-        of_actor, of_critic = (Form.of(network, num_tasks, settings) for network in ("actor", "critic"))
+        settings = by_name(settings)
+        check_fields(NetworkSettings, settings)
+        self.settings: NetworkSettings = build(NetworkSettings, settings)
+        actor, critic = (Form.of(network, num_tasks, vars(self.settings)) for network in ("actor", "critic"))
+        if self.settings.conditioning != "one-hot" and all(takes_task(form.torso) for form in (actor, critic)):
+            raise ValueError(
+                f"conditioning={self.settings.conditioning!r} has no effect on {self.settings.actor_torso}, which "
+                "takes the task in a way of its own: leave it at one-hot."
+            )
+        self.v_max = self.settings.v_max
         obs_dim, action_dim = observation_space.shape[0], action_space.shape[0]
-        self.actor = MultiTaskActor(of_actor, obs_dim, action_dim)
+        self.actor = MultiTaskActor(actor, obs_dim, action_dim)
         self.critic, self.critic_target = (
-            MultiTaskCritic(of_critic, obs_dim, action_dim, n_critics, make_value(critic_head, bins, v_max))
+            MultiTaskCritic(
+                *(critic, obs_dim, action_dim, self.settings.n_critics),
+                make_value(self.settings.critic_head, self.settings.bins, self.v_max),
+            )
             for _ in range(2)
         )
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.requires_grad_(False)
         for network in (self.actor, self.critic, self.critic_target):
-            network.precision = precision
-        self.weight_decay = weight_decay
+            network.precision = self.settings.precision
         self.make_optimizers(lr_schedule)
 
     def make_optimizers(self, lr_schedule: Schedule) -> None:
@@ -107,16 +74,17 @@ class MultiTaskPolicy(BasePolicy):
         A subclass that replaces a part (`self.actor.torso = ...`, or of `critic` and `critic_target` alike) calls this
         after it: the optimizers of before do not know the new parameters.
         """
-        kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
+        kind = torch.optim.AdamW if self.settings.weight_decay else torch.optim.Adam
         for trained in (self.actor, self.critic):
             # fused: one pass over parameters and moments instead of one per operation
-            options = {"fused": True, "weight_decay": self.weight_decay, **self.optimizer_kwargs}
+            options = {"fused": True, "weight_decay": self.settings.weight_decay, **self.optimizer_kwargs}
             trained.optimizer = kind(trained.parameters(), lr=lr_schedule(1), **options)
 
     def check_trained(self) -> None:
-        """Refuse parameters that no optimizer moves, and target critics that do not follow the critics.
+        """Refuse parameters that no optimizer moves, target critics that do not follow the critics, and layers without
+        a rule for per-task gradients.
 
-        :raises ValueError: naming the parameters.
+        :raises ValueError: naming the parameters or the layer.
         """
         optimizers = (self.actor.optimizer, self.critic.optimizer)
         moved = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
@@ -138,6 +106,8 @@ class MultiTaskPolicy(BasePolicy):
                 f"Expected the same parameters in critic and critic_target of {type(self).__name__}; found others in "
                 f"{', '.join(dict.fromkeys(differing))}. Replace a part in both."
             )
+        self.actor.check_block_gradients("actor")
+        self.critic.check_block_gradients("critic")
 
     def save(self, path: str) -> None:
         """Refuse: Stable-Baselines3's way is a pickle.

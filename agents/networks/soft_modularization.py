@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -79,3 +81,8 @@ class SoftModularization(Torso):
                 before = gate * self.up[number - 1](torch.cat([routes.flatten(-2) for routes in found], -1))
             found.append(down(before.relu()).unflatten(-1, (-1, self.modules_per_layer)).softmax(-1))
         return found
+
+    @classmethod
+    def as_mlp(cls, depth: int) -> dict[str, Any]:
+        """As many layers, those of f included."""
+        return {"depth": 2 + depth}

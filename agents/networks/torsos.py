@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import nn
 
@@ -48,6 +49,11 @@ class BroNet(Stack):
         first = inputs.first(linear(inputs.features))
         super().__init__(first, norm(), nn.ReLU(), *(block() for _ in range(depth)))
         self.out_features = width
+
+    @classmethod
+    def as_mlp(cls, depth: int) -> dict[str, Any]:
+        """As many layers."""
+        return {"depth": 1 + 2 * depth, "layer_norm": True}
 
 
 TORSOS: dict[str, type[Torso]] = {

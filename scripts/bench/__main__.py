@@ -26,7 +26,7 @@ import tyro
 from rich.table import Table
 
 from agents import keep_freed_memory
-from agents.networks.policies import Precision
+from agents.settings import Precision
 from envs.meta_world.suites import task_names
 from scripts.bench import environments, trace, training, updates
 from scripts.bench.figures import Figure

@@ -31,6 +31,7 @@ from agents.fields import (
     check_fields,
     settings_of,
 )
+from agents.networks.torsos import TORSOS
 from agents.settings import SEED, NetworkSettings, Precision, SACSettings, check_together
 from envs import find_benchmark
 from scripts.common.flags import Capture, Names
@@ -197,12 +198,11 @@ PLAIN_SAC: dict[str, Any] = {
 
 
 def plain_sac(config: TrainConfig) -> TrainConfig:
-    """The config as far as plain SAC can follow it; a BroNet becomes as many plain layers with LayerNorm."""
+    """The config as far as plain SAC can follow it, with plain layers in place of other torsos."""
     layers: dict[str, Any] = {}
     for network in ("actor", "critic"):
-        if getattr(config, f"{network}_torso") == "bronet":
-            depth = 1 + 2 * getattr(config, f"{network}_depth")
-            layers |= {f"{network}_depth": depth, f"{network}_layer_norm": True}
+        torso, depth = (getattr(config, f"{network}_{name}") for name in ("torso", "depth"))
+        layers |= {f"{network}_{name}": value for name, value in TORSOS[torso].as_mlp(depth).items()}
     return replace(config, **PLAIN_SAC, **layers)
 
 

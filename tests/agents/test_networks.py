@@ -201,14 +201,19 @@ def test_a_bronet_is_what_its_paper_writes():
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        ({"critic_torso": "resnet"}, "critic_torso is one of mlp, bronet, soft-modularization; found 'resnet'"),
-        ({"conditioning": "none"}, "conditioning is one of one-hot, own-columns, embedding"),
-        ({"critic_head": "quantile"}, "critic_head is scalar, c51 or hl-gauss; found 'quantile'"),
-        ({"critic_head": "c51", "bins": 1}, "at least 2 bins"),
-        ({"critic_head": "c51", "v_max": 0.0}, "a positive v_max"),
-        ({"embedding_size": 0}, "embedding_size must be at least 1"),
-        ({"n_critics": 0}, "n_critics must be at least 1"),
-        ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
+        (
+            {"critic_torso": "resnet"},
+            "critic_torso: expected one of mlp, bronet, soft-modularization, .*; found 'resnet'",
+        ),
+        ({"conditioning": "none"}, "conditioning: expected one of one-hot, own-columns, embedding"),
+        ({"critic_head": "quantile"}, "critic_head: expected one of scalar, c51, hl-gauss; found 'quantile'"),
+        ({"critic_head": "c51", "bins": 1}, "bins: expected at least 2"),
+        ({"critic_head": "c51", "v_max": 0.0}, "v_max: expected more than 0"),
+        ({"embedding_size": 0}, "embedding_size: expected at least 1"),
+        ({"n_critics": 0}, "n_critics: expected at least 1"),
+        ({"actor_modules": 0}, "actor_modules: expected at least 1"),
+        ({**SOFT, "conditioning": "embedding"}, "has no effect on soft-modularization"),
+        ({"weight_decay": -1.0}, "weight_decay: expected 0 or more"),
     ],
     ids=str,
 )
