@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -47,9 +48,13 @@ class MultiTaskNetwork(nn.Module):
             self.head = make_linear(num_members, self.torso.out_features, num_outputs)
 
     def task_parameters(self) -> list[nn.Parameter]:
-        """Parameters that belong to one task each (its embedding, input column, head ...): never projected."""
-        heads = self.head.task_parameters() if isinstance(self.head, TaskHeads) else []
-        return [*self.embedding.task_parameters(), *self.torso.task_parameters(), *heads]
+        """Parameters that belong to one task each (its embedding, input column, head ...): never projected.
+
+        They are what the modules within name in a method `task_parameters()`.
+        """
+        parts: list[Any] = [module for module in self.modules() if module is not self]
+        named = [part.task_parameters() for part in parts if hasattr(part, "task_parameters")]
+        return list(dict.fromkeys(parameter for parameters in named for parameter in parameters))
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters that all tasks share: the ones that surgery sees."""
@@ -74,9 +79,10 @@ class MultiTaskNetwork(nn.Module):
             tape.task_gradients(torch.autograd.grad(losses.sum(), tape.outputs, allow_unused=True))
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"{type(self.torso).__name__} as {name}'s torso: {error}. It should have forward(features, task) and "
-                "task_parameters(), and each layer with shared parameters a method block_gradients; "
-                "agents.networks.layers.one_by_one is one for any layer, slower (see docs/architectures.md)."
+                f"{type(self.torso).__name__} as {name}'s torso: {error}. A torso has forward(features, task), it "
+                "or its layers name the parameters of single tasks in task_parameters(), and a layer with others has a "
+                "method block_gradients; agents.networks.layers.one_by_one is one for any layer, slower (see "
+                "docs/architectures.md)."
             ) from error
 
     def _outputs(self, observations: Tensor, *others: Tensor, blocks: bool) -> Tensor:

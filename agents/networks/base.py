@@ -66,11 +66,9 @@ class Torso(nn.Module):
         raise NotImplementedError
 
     def task_parameters(self) -> list[nn.Parameter]:
-        """Parameters that belong to one task each and take no part in surgery: unless overridden, those that its
-        layers name."""
-        layers: list[Any] = [layer for layer in self.modules() if layer is not self]
-        named = [layer.task_parameters() for layer in layers if hasattr(layer, "task_parameters")]
-        return list(dict.fromkeys(parameter for parameters in named for parameter in parameters))
+        """Parameters that belong to one task each and take no part in surgery, besides those that its layers name in a
+        method of this name."""
+        return []
 
     @classmethod
     def as_mlp(cls, depth: int) -> dict[str, Any]:
