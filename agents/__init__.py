@@ -1,27 +1,42 @@
-"""Multi-task agents: Stable-Baselines3 algorithms built on `mtrl`."""
+"""Multi-task agents: Stable-Baselines3 algorithms built on `mtrl`.
 
-from agents.callbacks import CheckpointCallback, EvaluationCallback
-from agents.collecting.replay import TaskReplayBuffer
-from agents.device.memory import keep_freed_memory
-from agents.evaluation import Evaluation, evaluate
-from agents.learning.guard import NonFiniteError
-from agents.mtsac import MTSAC
-from agents.networks.policies import MultiTaskPolicy
-from agents.saving.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from agents.saving.state_file import StateFileError
+The names below are imported when they are first asked for: settings and run folders can be read without torch.
+"""
 
-__all__ = [
-    "MTSAC",
-    "CheckpointCallback",
-    "Evaluation",
-    "EvaluationCallback",
-    "MultiTaskPolicy",
-    "NonFiniteError",
-    "StateFileError",
-    "TaskReplayBuffer",
-    "evaluate",
-    "keep_freed_memory",
-    "latest_checkpoint",
-    "load_checkpoint",
-    "save_checkpoint",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same for tools that only read
+    from agents.callbacks import CheckpointCallback as CheckpointCallback
+    from agents.callbacks import EvaluationCallback as EvaluationCallback
+    from agents.collecting.replay import TaskReplayBuffer as TaskReplayBuffer
+    from agents.device.memory import keep_freed_memory as keep_freed_memory
+    from agents.evaluation import Evaluation as Evaluation
+    from agents.evaluation import evaluate as evaluate
+    from agents.learning.guard import NonFiniteError as NonFiniteError
+    from agents.mtsac import MTSAC as MTSAC
+    from agents.networks.policies import MultiTaskPolicy as MultiTaskPolicy
+    from agents.saving.checkpoint import latest_checkpoint as latest_checkpoint
+    from agents.saving.checkpoint import load_checkpoint as load_checkpoint
+    from agents.saving.checkpoint import save_checkpoint as save_checkpoint
+    from agents.saving.state_file import StateFileError as StateFileError
+
+_HOMES = {
+    "agents.callbacks": ("CheckpointCallback", "EvaluationCallback"),
+    "agents.collecting.replay": ("TaskReplayBuffer",),
+    "agents.device.memory": ("keep_freed_memory",),
+    "agents.evaluation": ("Evaluation", "evaluate"),
+    "agents.learning.guard": ("NonFiniteError",),
+    "agents.mtsac": ("MTSAC",),
+    "agents.networks.policies": ("MultiTaskPolicy",),
+    "agents.saving.checkpoint": ("latest_checkpoint", "load_checkpoint", "save_checkpoint"),
+    "agents.saving.state_file": ("StateFileError",),
+}
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,14 +48,18 @@ def _read(words: list[str]) -> Any:
     return _WORDS[word] if word in _WORDS else int(word)
 
 
+_CAPTURE: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="auto|true|false|N",
+    instance_from_str=_read,
+    is_instance=lambda value: value == "auto" or isinstance(value, int),
+    str_from_instance=lambda value: [str(value).lower()],
+)
+_AUTO_OR = Literal["auto"] | bool | int
 # Whether updates are captured as CUDA graphs; a number: so many in one
-Capture = Annotated[
-    Literal["auto"] | bool | int,
-    PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="auto|true|false|N",
-        instance_from_str=_read,
-        is_instance=lambda value: value == "auto" or isinstance(value, int),
-        str_from_instance=lambda value: [str(value).lower()],
-    ),
-]
+Capture = Annotated[_AUTO_OR, _CAPTURE]
+
+
+def auto_true_false(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """How `auto`, yes or no is written, where the type does not say so: a rule for tyro's registry."""
+    return _CAPTURE if info.type == _AUTO_OR else None

@@ -15,8 +15,6 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from tyro.conf import Suppress
-
 from agents.fields import (
     KEEP,
     Bound,
@@ -34,7 +32,6 @@ from agents.fields import (
 from agents.networks.torsos import TORSOS
 from agents.settings import SEED, NetworkSettings, Precision, SACSettings, check_together
 from envs import find_benchmark
-from scripts.common.flags import Capture, Names
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class EnvSettings:
     suite: str = "MT10"
     """MT1, MT10, MT25, MT50, custom (any list of --tasks) or toy; or module:function or path/to/file.py:function, which
     returns Gymnasium environments."""
-    tasks: Annotated[Names, Bound("every task once", lambda value: len(set(value)) == len(value))] = ()
+    tasks: Annotated[tuple[str, ...], Bound("every task once", lambda value: len(set(value)) == len(value))] = ()
     """Task names, e.g. reach-v3,push-v3; empty: all tasks of the suite."""
     reward_version: Literal["v1", "v2"] = "v2"
     """Version of Meta-World's reward functions; never compare across versions."""
@@ -69,13 +66,13 @@ class MethodSettings:
 
     aggregator: Annotated[str, Role(plain_sac="mean")] = "pcgrad"
     """How task gradients become one update; its own options follow as --aggregator.NAME."""
-    aggregator_options: Suppress[dict[str, Any]] = field(default_factory=dict)
+    aggregator_options: dict[str, Any] = field(default_factory=dict)
     actor_aggregator: Annotated[str, Role(plain_sac="")] = ""
     """Another aggregator for the actor; empty: the same one."""
-    actor_aggregator_options: Suppress[dict[str, Any]] = field(default_factory=dict)
+    actor_aggregator_options: dict[str, Any] = field(default_factory=dict)
     critic_aggregator: Annotated[str, Role(plain_sac="")] = ""
     """Another aggregator for the critic; empty: the same one."""
-    critic_aggregator_options: Suppress[dict[str, Any]] = field(default_factory=dict)
+    critic_aggregator_options: dict[str, Any] = field(default_factory=dict)
     independent: bool = False
     """One plain Stable-Baselines3 SAC per task, nothing shared: the baseline. It has neither clipping nor overlap."""
     warmup_steps: Whole = 4_000
@@ -90,8 +87,8 @@ class RunSettings:
 
     role: ClassVar[Kind] = "machine"
 
-    preset: Annotated[Suppress[str], Role("method", in_presets=False)] = ""
-    trial: Annotated[Suppress[bool], Role(added=True, in_presets=False)] = False  # made with STEPS set: no result
+    preset: Annotated[str, Role("method", in_presets=False)] = ""
+    trial: Annotated[bool, Role(added=True, in_presets=False)] = False  # made with STEPS set: no result
     seed: Annotated[Whole, SEED, Role("protocol")] = 0
     """Random seed for goals, network initialisation, exploration and batch sampling."""
     steps_per_task: Annotated[Count, Role("protocol", resume="Extend the run to this many steps per task.")] = 2_000_000
@@ -101,7 +98,7 @@ class RunSettings:
     ] = "auto"
     """Device of the networks; auto: cuda if there is one."""
     capture: Annotated[
-        Capture,
+        Literal["auto"] | bool | int,
         Role(
             resume="Whether to capture updates as CUDA graphs; by default as the run does, auto on another device.",
             plain_sac=False,
@@ -134,7 +131,7 @@ class RunSettings:
     """Minutes between checkpoints, besides those by steps; 0: by steps only."""
     keep_checkpoints: Annotated[Count, Role("monitoring")] = 2
     """How many of the newest checkpoints to keep."""
-    loggers: Annotated[Names, Role("monitoring", added=True)] = ("csv", "tensorboard")
+    loggers: Annotated[tuple[str, ...], Role("monitoring", added=True)] = ("csv", "tensorboard")
     """Where the numbers of a training go, evaluations included; csv is always among them."""
 
 

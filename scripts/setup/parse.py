@@ -12,17 +12,19 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import tyro
 from rich import box
 from rich.table import Table
+from tyro.constructors import StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from agents.fields import settings_of
+from agents.fields import help_of, settings_of
 from envs import find_benchmark
 from mtrl import AGGREGATORS, make_aggregator
-from scripts.common.flags import comma_separated
+from scripts.common.flags import auto_true_false, comma_separated
 from scripts.common.methods import aggregator_kind
 from scripts.common.screen import Screen, strong
 from scripts.common.usage import UsageError, given, step_limit, usage_errors
@@ -87,10 +89,24 @@ def _parse_resume(argv: Sequence[str]) -> Resume:
 
 
 def _cli(kind: Any, argv: Sequence[str], program: str, description: str) -> Any:
-    """Reads `argv`; the tuples of settings are written `a,b,c`."""
+    """Reads `argv`. How settings become flags is said here: `setup.config` knows nothing of a command line."""
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(comma_separated)
+    registry.primitive_rule(auto_true_false)
+    registry.struct_rule(_settings_with_help)
     return tyro.cli(kind, prog=program, args=argv, description=description, registry=registry)
+
+
+def _settings_with_help(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """A flag for every setting of a config that has words of help; the others stay as they are."""
+    if info.type is not TrainConfig:
+        return None
+    hints, default = get_type_hints(TrainConfig, include_extras=True), info.default
+    flags = (
+        StructFieldSpec(name, hints[name], getattr(default, name), helptext=words)
+        for name, words in help_of(TrainConfig).items()
+    )
+    return StructConstructorSpec(partial(replace, default), tuple(flags))
 
 
 def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:

@@ -40,9 +40,9 @@ from torch import Tensor
 from mtrl import AGGREGATORS, GramianAggregator, LossAggregator
 from scripts.analysis.style import ENDINGS, STYLES, color_of
 from scripts.common import methods
+from scripts.common.flags import Names
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError, check_output, step_limit
-from scripts.setup.config import Names
 
 START = (0.5, -3.0)
 FLOOR = 5e-6  # the losses are flat below: log 0 has no value

@@ -31,10 +31,11 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from mtrl import diagnostics
 from scripts.analysis.style import COLORS, picture_path
 from scripts.common import methods
+from scripts.common.flags import Names
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError
 from scripts.setup.build import make_agent, make_env, resolve
-from scripts.setup.config import Names, TrainConfig
+from scripts.setup.config import TrainConfig
 from scripts.setup.presets import find
 
 NETWORKS = ("critic", "actor")

@@ -34,9 +34,12 @@ def test_an_empty_cell_is_no_number(tmp_path):
     np.testing.assert_array_equal(run.metrics["a"], [1, np.nan])
 
 
-@pytest.mark.parametrize("module", ["scripts.runs", "scripts.analysis.methods"])
-def test_opening_runs_needs_no_matplotlib(module):
-    code = f"import sys, {module}; print(*{{'matplotlib'}} & set(sys.modules))"
+HEAVY = ["tyro", "matplotlib", "tensorboard", "stable_baselines3", "torch"]
+
+
+@pytest.mark.parametrize(("module", "without"), [("scripts.runs", HEAVY), ("scripts.analysis.methods", HEAVY[:3])])
+def test_runs_are_read_without_torch_and_neither_needs_the_command_line_nor_pictures(module, without):
+    code = f"import sys, {module}; print(*set({without}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 

@@ -28,9 +28,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mtrl import AGGREGATORS
 from mtrl.diagnostics import conflict_intensity
 from scripts.common import methods
+from scripts.common.flags import Names
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError, check_output, choose, step_limit
-from scripts.setup.config import Names
 from scripts.studies.digits import results
 from scripts.studies.digits.data import TASKS, Pairs, load_images, make_pairs
 from scripts.studies.digits.networks import ARCHITECTURES
