@@ -178,7 +178,7 @@ def spell(hint: Any) -> str:
         return " or ".join(map(spell, arguments))
     if kind is tuple:
         return f"a list of {_PLURALS.get(arguments[0], spell(arguments[0]))}"
-    return _TYPES.get(hint, getattr(kind or hint, "__name__", str(hint)))
+    return _TYPES.get(kind or hint, getattr(kind or hint, "__name__", str(hint)))
 
 
 _TYPES = {

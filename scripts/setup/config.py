@@ -209,7 +209,8 @@ def check(config: TrainConfig) -> None:
         check_settings(config)
         benchmark = find_benchmark(config.suite)
         if (number := benchmark.num_tasks) and len(config.tasks) != number:
-            expected = f"{number} task name for {benchmark.name}, e.g. --tasks reach-v3"
+            names = "one task name" if number == 1 else f"{number} task names"
+            expected = f"{names} for {benchmark.name}, e.g. --tasks reach-v3"
             raise SettingError("tasks", expected, config.tasks)
     except SettingError as error:
         found = ",".join(map(str, error.found)) if isinstance(error.found, tuple) else error.found

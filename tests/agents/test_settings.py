@@ -1,0 +1,232 @@
+"""Settings are written once: each field reaches the agent, the environment or the run, and nothing keeps a list."""
+
+import ast
+import dataclasses
+import inspect
+from collections import defaultdict
+from dataclasses import dataclass, fields, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+
+from agents.fields import (
+    Bound,
+    Count,
+    Role,
+    SettingError,
+    build,
+    check_fields,
+    help_of,
+    names_of,
+    settings_of,
+    spell,
+    taken_by,
+)
+from agents.settings import AgentSettings, NetworkSettings, SACSettings, half_rate, learning_schedule
+from scripts.analysis.methods import group, settings
+from scripts.setup.build import RESUMABLE, agent_settings, require_settings
+from scripts.setup.config import PLAIN_SAC, TrainConfig
+from scripts.setup.presets import PRESETS
+from tests.run_folders import make_run
+
+ROOT = Path(__file__).parents[2]
+CONFIG = PRESETS["toy"].config
+
+
+# --------------------------------------------------------------------------------------------------------- completeness
+@pytest.mark.parametrize("kind", [AgentSettings, NetworkSettings, TrainConfig])
+def test_every_field_has_help_and_a_default_within_its_bounds(kind):
+    known, helps = settings_of(kind), help_of(kind)
+    shown = {name for name in known if not name.endswith("_options")} - {"preset", "trial"}  # no flags
+    assert shown <= helps.keys()
+    check_fields(kind, {name: setting.default for name, setting in known.items()})
+    assert all(setting.role.kind for setting in known.values())
+
+
+def other_value(setting):
+    """A value of the setting that is not `CONFIG`'s, and within its bounds."""
+    value, kinds = getattr(CONFIG, setting.name), spell(setting.type)
+    tries = [*kinds.removeprefix("one of ").split(", "), not value, 2, 3, 0.5, 0.25, (2.0,), (5,), ("csv",), "auto_0.5"]
+    for other in tries:
+        with_it = {setting.name: other}
+        try:
+            check_fields(TrainConfig, with_it)
+        except SettingError:
+            continue
+        if (other != value and type(other) is not bool) or isinstance(value, bool):
+            return other
+    raise AssertionError(f"no other value of {setting.name}")
+
+
+@pytest.mark.parametrize("name", settings_of(SACSettings) | settings_of(NetworkSettings))
+def test_every_setting_of_the_agent_reaches_it_from_the_command_line(name):
+    """A flag that is read, saved and then forgotten on the way to the agent is the worst kind of list."""
+    changed = replace(CONFIG, **{name: other_value(settings_of(TrainConfig)[name])})
+    before, after = (agent_settings(config, 4) for config in (CONFIG, changed))
+    found, was = ({**s, **s["policy_kwargs"]} for s in (after, before))
+    assert {key for key in found if found[key] != was[key]} - {"policy_kwargs"} == {name}
+
+
+@pytest.mark.parametrize("name", ["warmup_steps", "adam_eps", "seed", "aggregator", "critic_aggregator"])
+def test_what_the_command_line_calls_otherwise_reaches_the_agent_too(name):
+    changed = replace(CONFIG, **{name: {"adam_eps": 0.5}.get(name, "mean" if "aggregator" in name else 7)})
+    assert agent_settings(changed, 4) != agent_settings(CONFIG, 4)
+
+
+def test_every_other_setting_is_read_by_the_environment_or_the_run():
+    """What is not the agent's is read somewhere by name: a setting that nobody reads is one that does nothing."""
+    read = {
+        node.attr
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    read |= settings_of(SACSettings).keys() | settings_of(NetworkSettings).keys()
+    assert settings_of(TrainConfig).keys() - {f"{n}_aggregator_options" for n in ("actor", "critic")} <= read | {
+        f"{n}_aggregator"
+        for n in ("actor", "critic")  # by getattr, with the network's name
+    }
+
+
+def test_an_agents_file_holds_every_setting():
+    saved = AgentSettings().to_json()
+    assert saved.keys() == {f.name for f in fields(AgentSettings)}
+    assert AgentSettings.of(saved) == AgentSettings()
+
+
+# ------------------------------------------------------------------------------------------------------------ one place
+def sources():
+    """Our code, without tests."""
+    return [path for room in ("mtrl", "agents", "envs", "scripts") for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def words_of(path):
+    """Every name in a file: of variables, attributes, arguments, keywords, and texts that are one word."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.keyword(arg=str(name)):
+                yield name
+            case ast.Constant(value=str(text)) if text.isidentifier():
+                yield text
+
+
+def test_the_name_of_a_setting_stands_in_two_files_at_most():
+    """The field, and its use. Exempt are words that name a thing of the domain, whoever sets it."""
+    files = defaultdict(set)
+    for path in sources():
+        for word in words_of(path):
+            files[word].add(path.relative_to(ROOT).as_posix())
+    found = {
+        name: files[name] for name in settings_of(TrainConfig) | settings_of(AgentSettings) if len(files[name]) > 2
+    }
+    print(*(f"{name}: {', '.join(sorted(places))}" for name, places in sorted(found.items())), sep="\n")
+    assert found.keys() <= DOMAIN.keys(), found.keys() - DOMAIN.keys()
+
+
+DOMAIN: dict[str, str] = {}
+
+
+# --------------------------------------------------------------------------------------------------------------- roles
+def test_a_method_run_with_and_without_graphs_is_one_method(tmp_path):
+    """On CUDA updates are captured and on a CPU not: that is the machine's, and no other method."""
+    runs = [
+        make_run(tmp_path / str(captured), capture=captured, seed=seed)
+        for seed, captured in enumerate((True, False))
+    ]
+    (method,) = group(runs)
+    assert method.seeds == [0, 1]
+
+
+def test_a_method_is_what_is_left_without_protocol_machine_and_looks():
+    named = settings(CONFIG).keys()
+    assert {"batch_size", "aggregator", "critic_torso", "preset"} <= named
+    assert not named & names_of(TrainConfig, "protocol", "machine", "monitoring")
+
+
+def test_plain_sac_has_no_setting_of_surgery():
+    assert PLAIN_SAC["aggregator"] == "mean"
+    assert PLAIN_SAC["overlap"] is False
+    assert not {"batch_size", "gamma", "actor_width"} & PLAIN_SAC.keys()
+    check_fields(TrainConfig, {name: value for name, value in PLAIN_SAC.items() if name != "capture"})
+
+
+def test_a_run_may_go_on_with_another_rate_but_not_with_another_discount():
+    saved = {**agent_settings(CONFIG, 4), "task_names": ["a"] * 4}
+    assert {"learning_rate", "steps_per_task", "device", "capture", "workers", "max_grad_norm"} == RESUMABLE
+    require_settings(replace(CONFIG, learning_rate=1.0), saved, Path("agent.zip"))
+    with pytest.raises(Exception, match=r"gamma 0.5 there, 0.9 trained"):
+        require_settings(replace(CONFIG, gamma=0.5), saved, Path("agent.zip"))
+
+
+# -------------------------------------------------------------------------------------------------------------- fields
+@dataclass(frozen=True)
+class Toy:
+    role = "machine"
+
+    count: Count = 1
+    """So many."""
+    share: Annotated[float, Bound("less than 1", lambda value: value < 1), Role("method", plain_sac=0.0)] = 0.5
+    """A part
+    of it."""
+    steps: tuple[int, ...] = ()
+    """Steps."""
+
+
+def test_a_field_says_type_bounds_role_and_help():
+    known = settings_of(Toy)
+    assert [setting.role.kind for setting in known.values()] == ["machine", "method", "machine"]
+    assert known["share"].role.plain_sac == 0.0
+    assert help_of(Toy) == {"count": "So many.", "share": "A part of it.", "steps": "Steps."}
+    assert names_of(Toy, "machine") == {"count", "steps"}
+
+
+def test_a_field_that_is_declared_again_keeps_its_place_and_has_the_new_bounds():
+    kind = make_dataclass("Again", [("count", int, 7)], bases=(Toy,), frozen=True)
+    assert [*settings_of(kind)] == ["count", "share", "steps"]
+    assert settings_of(kind)["count"].bounds == ()
+    assert settings_of(kind)["count"].default == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 0}, "count: expected at least 1; found 0"),
+        ({"count": 1.5}, "count: expected a whole number; found 1.5"),
+        ({"count": True}, "count: expected a whole number; found True"),
+        ({"share": 1.0}, "share: expected less than 1; found 1.0"),
+        ({"share": "0.5"}, "share: expected a number; found '0.5'"),
+        ({"steps": [1, "2"]}, "steps: expected a list of whole numbers"),
+    ],
+    ids=str,
+)
+def test_a_value_that_does_not_fit_is_named_with_what_was_expected(values, message):
+    with pytest.raises(SettingError, match=message):
+        check_fields(Toy, values)
+
+
+def test_lists_become_tuples_and_whole_numbers_may_stand_for_others():
+    assert build(Toy, {"steps": [1, 2], "share": 0}) == Toy(steps=(1, 2), share=0)
+    with pytest.raises(TypeError, match="no_field"):
+        build(Toy, {"no_field": 1})
+
+
+def test_what_is_called_alike_is_passed_on():
+    def takes(share, other=1):
+        """Two arguments."""
+
+    assert taken_by(takes, dataclasses.asdict(Toy())) == {"share": 0.5}
+    assert inspect.signature(takes).parameters.keys() == {"share", "other"}
+
+
+# --------------------------------------------------------------------------------------------------------------- agent
+def test_an_agents_settings_take_what_python_writes():
+    found = AgentSettings.of({"max_grad_norm": None, "reward_scale": 2.0, "reset_at": [10, 20], "ent_coef": "0.1"})
+    assert (found.max_grad_norm, found.reward_scale, found.reset_at, found.ent_coef) == (0.0, (2.0,), (10, 20), 0.1)
+
+
+def test_a_learning_rate_is_a_number_or_a_named_schedule():
+    assert learning_schedule(1e-3) == 1e-3
+    schedule = learning_schedule("linear:1e-3")
+    assert [schedule(left) for left in (1.0, 0.5, 0.0)] == pytest.approx([1e-3, 5e-4, 0.0])
+    assert (half_rate(1e-3), half_rate("linear:1e-3")) == ("0.0005", "linear:0.0005")
