@@ -177,15 +177,17 @@ def _parse_preset(preset: Preset, flags: Sequence[str]) -> TrainConfig:
     defaults = plain_sac(preset.config) if "--independent" in flags else preset.config
     networks = {flag: name for flag in _AGGREGATOR_FLAGS if (name := _peek(flag, flags, defaults))}
     kinds = {flag: aggregator_kind(name) for flag, name in networks.items()}
+    others = {flag: _preset_options(flag, name, preset) for flag, name in networks.items()}
     settings: Any = Annotated[TrainConfig, tyro.conf.arg(name="")]  # its flags have no prefix
     groups = [
-        (flag, Annotated[kind, tyro.conf.arg(name=flag.replace("_", "-"))], *_given_options(flag, networks, preset))
+        (flag, Annotated[kind, tyro.conf.arg(name=flag.replace("_", "-"))])
         for flag, kind in kinds.items()
         if inspect.signature(kind).parameters  # tyro refuses a class without options
     ]
     command = make_dataclass("Command", [("config", settings, defaults), *groups], kw_only=True)
-    parsed = _cli(command, flags, f"{PROGRAM} {preset.name}", f"Train: {preset.summary}.")
-    options = {f"{flag}_options": _options(flag, parsed, flags, preset) for flag in kinds}
+    told = "".join(f" Options of its {flag.replace('_', ' ')}: {found}." for flag, found in others.items() if found)
+    parsed = _cli(command, flags, f"{PROGRAM} {preset.name}", f"Train: {preset.summary}.{told}")
+    options = {f"{flag}_options": _options(flag, parsed, flags, others[flag]) for flag in kinds}
     config: TrainConfig = replace(parsed.config, **options)
     full_names: dict[str, Any] = {flag: _in_full(getattr(config, flag)) for flag in _AGGREGATOR_FLAGS}
     config = replace(config, **full_names)
@@ -209,20 +211,22 @@ def _in_full(name: str) -> str:
     return f"{Path(path).resolve()}:{kind}" if path.endswith(".py") else name
 
 
-def _given_options(flag: str, names: Mapping[str, str], preset: Preset) -> tuple[Any, ...]:
-    """The aggregator with the preset's options, as the default of its flags; nothing for one that has none there."""
-    options = getattr(preset.config, f"{flag}_options")
-    if not options or names[flag] != getattr(preset.config, flag):
-        return ()
+def _preset_options(flag: str, name: str, preset: Preset) -> dict[str, Any]:
+    """The options that the preset gives to this very aggregator. Raises UsageError if it does not take them."""
+    options = getattr(preset.config, f"{flag}_options") if name == getattr(preset.config, flag) else {}
     with usage_errors():
-        return (make_aggregator(names[flag], **options),)
+        make_aggregator(name, **options)
+    return options
 
 
-def _options(flag: str, parsed: Any, flags: Sequence[str], preset: Preset) -> dict[str, Any]:
-    """The aggregator's constructor arguments; one that draws follows --seed unless it is given a seed of its own."""
+def _options(flag: str, parsed: Any, flags: Sequence[str], others: Mapping[str, Any]) -> dict[str, Any]:
+    """The aggregator's constructor arguments: flags, then the preset's. One that draws follows --seed unless it is
+    given a seed of its own."""
     options: dict[str, Any] = getattr(parsed, flag).hyperparameters() if hasattr(parsed, flag) else {}
-    own = given(f"--{flag.replace('_', '-')}.seed", flags) or "seed" in getattr(preset.config, f"{flag}_options")
-    if "seed" in options and not own:
+    own = {name: f"--{flag}.{name}".replace("_", "-") for name in options}
+    by_flag = {name for name, word in own.items() if given(word, flags) or given(word.replace(".", ".no-"), flags)}
+    options |= {name: value for name, value in others.items() if name not in by_flag}
+    if "seed" in options and "seed" not in by_flag | others.keys():
         options["seed"] = parsed.config.seed
     return options
 

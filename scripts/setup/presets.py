@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 import textwrap
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.fields import SettingError, help_of, names_of, settings_of
+from agents.fields import SettingError, help_of, settings_of
 from scripts.common.usage import UsageError, check_folder, choose
 from scripts.setup.config import TrainConfig, check_settings
 from scripts.setup.trust import code_of
@@ -54,12 +54,12 @@ def _read(path: Path) -> Preset:
 
 
 def _from_run(path: Path) -> Preset:
-    """The settings of a run, without what its machine decided."""
+    """The settings of a run, but for its folder; an aggregator that draws follows --seed if it did there."""
     keys = _parsed(path, json.loads)
     name = keys.get("preset") or path.stem
-    for own in names_of(TrainConfig, "machine") | (settings_of(TrainConfig).keys() - _KNOWN):
-        keys.pop(own, None)
-    _require_known(path, keys)
+    _require_known(path, keys, settings_of(TrainConfig))
+    seed = keys.get("seed")
+    keys = {key: _without(seed, value) for key, value in keys.items() if key in _KNOWN}
     return _preset(path, name, f"as the run in {path.parent}", keys)
 
 
@@ -89,8 +89,8 @@ def _merged(path: Path, inside: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in inside:
         raise UsageError(f"{path}: base: expected another preset to begin from; found a circle.")
     keys = _parsed(path, tomllib.loads)
+    _require_known(path, keys, {*_KNOWN, "summary", "base"})
     base = keys.pop("base", None)
-    _require_known(path, keys)
     if base is None:
         return keys
     if not isinstance(base, str):
@@ -108,9 +108,9 @@ def _named(path: Path, base: str) -> str:
         raise UsageError(f"{path}: base: {error}") from error
 
 
-def _require_known(path: Path, keys: Mapping[str, Any]) -> None:
+def _require_known(path: Path, keys: Iterable[str], known: Iterable[str]) -> None:
     for key in keys:
-        choose(f"key in {path}", key, {*_KNOWN, "summary", "base"})
+        choose(f"key in {path}", key, known)
 
 
 def _parsed(path: Path, loads: Any) -> dict[str, Any]:
@@ -134,12 +134,18 @@ def to_toml(config: TrainConfig, summary: str) -> str:
     """A preset's file with every setting and its help. An aggregator that draws goes on following --seed."""
     helps, parts = help_of(TrainConfig), [f"summary = {_spelled(summary)}"]
     for name, value in config.to_json().items():
-        if isinstance(value, dict):
-            value = {key: item for key, item in value.items() if (key, item) != ("seed", config.seed)}
+        value = _without(config.seed, value)
         if name in _KNOWN and value != {}:
             comment = textwrap.fill(helps.get(name, ""), 100, initial_indent="# ", subsequent_indent="# ")
             parts.append(f"{comment}\n{name} = {_spelled(value)}".lstrip())
     return "\n\n".join(parts) + "\n"
+
+
+def _without(seed: Any, value: Any) -> Any:
+    """Options of an aggregator without a seed that is the run's; any other value as it is."""
+    if not isinstance(value, dict):
+        return value
+    return {name: option for name, option in value.items() if (name, option) != ("seed", seed)}
 
 
 def _spelled(value: Any) -> str:

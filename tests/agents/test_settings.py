@@ -131,8 +131,7 @@ DOMAIN: dict[str, str] = {}
 def test_a_method_run_with_and_without_graphs_is_one_method(tmp_path):
     """On CUDA updates are captured and on a CPU not: that is the machine's, and no other method."""
     runs = [
-        make_run(tmp_path / str(captured), capture=captured, seed=seed)
-        for seed, captured in enumerate((True, False))
+        make_run(tmp_path / str(captured), capture=captured, seed=seed) for seed, captured in enumerate((True, False))
     ]
     (method,) = group(runs)
     assert method.seeds == [0, 1]
