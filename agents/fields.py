@@ -193,13 +193,22 @@ _PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def build(kind: type, values: Mapping[str, Any]) -> Any:
-    """An instance of `kind` with these values, of the right types; lists are made tuples. Bounds are not checked.
+    """An instance of `kind` with these values, of the right types: lists are made tuples, and whole numbers floats
+    where the field is one. Bounds are not checked.
 
     :raises SettingError: for a value of another type.
     :raises TypeError: for a name that is no field.
     """
     check_types(kind, values)
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    known = settings_of(kind)
+    return kind(**{n: _converted(value, known[n].type) if n in known else value for n, value in values.items()})
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if isinstance(value, list | tuple):
+        return tuple(_converted(item, get_args(hint)[0]) for item in value)
+    return float(value) if isinstance(value, Integral) and float in kinds and int not in kinds else value
 
 
 def taken_by(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:

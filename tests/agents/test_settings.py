@@ -47,7 +47,7 @@ def test_every_field_has_help_and_a_default_within_its_bounds(kind):
 def other_value(setting):
     """A value of the setting that is not `CONFIG`'s, and within its bounds."""
     value, kinds = getattr(CONFIG, setting.name), spell(setting.type)
-    tries = [*kinds.removeprefix("one of ").split(", "), not value, 2, 3, 0.5, 0.25, (2.0,), (5,), ("csv",), "auto_0.5"]
+    tries = [*kinds.removeprefix("one of ").split(", "), not value, 2, 3, 0.5, 0.25, (2.0,), (5,)]
     for other in tries:
         with_it = {setting.name: other}
         try:
