@@ -1,6 +1,9 @@
 """A list of Gymnasium environments on the command line: trained, resumed, evaluated, filmed and compared."""
 
+import importlib
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,3 +123,21 @@ def test_a_file_of_a_sweep_runs_no_suite_unasked(flags, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="expected --run-code"):
         sweep.main(["s.toml", "--dry-run"])
     assert sweep.main(["s.toml", "--dry-run", "--run-code"]) == 0
+
+
+def test_the_page_about_it_keeps_its_word(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("imageio_ffmpeg")
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    code = re.search(r"```python\n(# my_tasks.py\n.*?)```", page, re.DOTALL)[1]
+    lines = re.search(r"```bash\n(.*?)```", page, re.DOTALL)[1].splitlines()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rendering, "PROBE", "raise SystemExit(1)")  # nothing for MuJoCo: it need not be loaded
+    (tmp_path / "my_tasks.py").write_text(code)
+    for line in lines:
+        python, _, name, *words = line.split()
+        assert python == "python"
+        shorter = (
+            [*"--steps-per-task 40 --eval-goals 1 --final-goals 1 --no-progress".split()] if "train" in name else []
+        )
+        assert importlib.import_module(name).main([*words, *shorter]) == 0
+    assert (tmp_path / "runs" / "walks" / "video.mp4").exists()
