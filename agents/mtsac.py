@@ -3,84 +3,71 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
+from stable_baselines3.common.vec_env import VecEnv
 
 import mtrl
-from agents.checks import check_settings, named_schedule
-from agents.collecting.acting import DeviceActing
+from agents.assembly import Assembly, buffer_options, sac_options
+from agents.checks import check_arguments
+from agents.collecting.logs import record
 from agents.collecting.replay import TaskReplayBuffer, truncations
+from agents.collecting.rollout import Step
+from agents.collecting.stopwatch import Stopwatch
 from agents.device.captured import CapturedUpdates
 from agents.environment import check_columns, check_env, check_kind, check_one_hot, task_names
 from agents.learning.aggregation import build_aggregator
-from agents.learning.guard import FiniteGuard
-from agents.learning.metrics import TaskMetrics
-from agents.learning.returns import RETURN_SCALES
-from agents.learning.rounds import UpdateRounds
+from agents.learning.rounds import CHECK_EVERY
+from agents.learning.temperatures import FixedTemperatures, LearnedTemperatures
+from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
 from agents.networks.policies import MultiTaskPolicy
+from agents.saving import agent_file
+from agents.saving.onnx_export import export_onnx
+from agents.settings import AgentSettings
+from mtrl.precision import float32_products
+
+# What of Stable-Baselines3's counts, and is saved
+COUNTERS = ("num_timesteps", "_total_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+# What `_setup_model` builds anew, and no pickle holds
+PARTS = ("return_scale", "task_metrics", "guard", "update", "captured", "rounds", "collection", "timed")
 
 
-class MTSAC(UpdateRounds):
+class MTSAC(SAC):
     """One soft actor-critic for T tasks, with the tasks' gradients reconciled by an aggregator before each step.
 
     Column c of the environment is of task c mod T, and the last T columns of an observation are the task's one-hot.
     Each update takes `batch_size` rows per task from one replay buffer and forms a critic loss and an actor loss per
     task; the aggregators turn the tasks' gradients of the shared parameters into one update each. Temperatures are per
     task, and each moves by its own task's loss alone. With one task and `Mean` this is Stable-Baselines3's SAC to
-    rounding.
-    (Haarnoja et al. 2018, arXiv 1812.05905; Yu et al. 2020, arXiv 2001.06782.)
+    rounding. (Haarnoja et al. 2018, arXiv 1812.05905; Yu et al. 2020, arXiv 2001.06782.)
 
     :param policy: "MultiTaskMlpPolicy"; `policy_kwargs` are those of `MultiTaskPolicy`.
     :param env: a vector environment with one column per task, or `env.envs_per_task` of them.
     :param aggregator: a name that `mtrl.make_aggregator` knows (options in `aggregator_kwargs`), or an instance.
     :param critic_aggregator: the critic's (options in `critic_aggregator_kwargs`), if it is to differ from the actor's;
         else a second instance of the same.
-    :param learning_rate: of actor, critic and temperatures; a number or a named schedule ("linear:3e-4").
-    :param buffer_size: transitions kept *per task*.
-    :param learning_starts: environment steps, all tasks together, of random actions before the first update.
-    :param batch_size: rows *per task* in an update.
-    :param train_freq: vector steps between two rounds of `gradient_steps` updates: with E environments per task, take
-        E times the updates for as many updates per environment step.
-    :param n_steps: rewards that a target adds up before it bootstraps, fewer where the episode or the buffer ends. As
-        in Stable-Baselines3 nothing corrects for the policy having changed since, and of the entropies only that after
-        the last reward counts: with more steps the same temperature is a smaller bonus.
-    :param high_reward_fraction: share of a task's rows in an update that are drawn for their reward, each the best of
-        `high_reward_candidates` uniform draws (see `agents.TaskReplayBuffer`); 0: all are drawn uniformly.
-    :param target_update_interval: updates of a round (`gradient_steps` of them) per update of the target critics, the
-        round's first included, as in Stable-Baselines3.
-    :param policy_delay: critic updates per update of actor and temperatures.
-    :param ent_coef: "auto", "auto_0.1" (initial value), or a fixed number, 0 for no entropy.
-    :param noise_hold: vector steps for which an action's noise stays the same; 1: fresh noise at each.
-    :param ent_coef_min: learned temperatures do not fall below it.
-    :param critic_reduction: "min" or "mean" over the critics, in the target and for the actor.
-    :param max_grad_norm: clip the global norm of actor's and critic's update at this, after surgery; None: no clipping.
-    :param reward_scale: one number, or one per task, that rewards are multiplied by in the update (raw in the buffer).
-    :param return_scale: what brings the tasks' returns to one size: "none", "brc", "reward-std" or "popart" (see
-        `agents.learning.returns`). Temperatures and Q values are in its units.
-    :param reset_at: steps per task at which networks, optimizers, temperatures and aggregators begin anew. Buffer and
-        return scale stay, as do the numbers of updates and steps.
-    :param loss_weighting: "temperature" weights task i's losses with T softmax(-log alpha)_i, "none" equally.
-    :param capture: on a CUDA device, replay an update as one captured graph (see `agents.device.captured`); a
-        number: so many updates together, where `gradient_steps` has as many. Like `device` it is not saved: say it
-        again at `load`.
-    :param overlap: step the environment during the update (see `agents.collecting.rollout`).
-    :param collect_ahead: N above 0: a thread steps the environment, up to N vector steps ahead of the learner, and acts
-        with the actor of N vector steps ago (see `agents.ahead.collector`). Then `overlap` means nothing.
-    :param log_every: environment steps per task between two rows of logs.
-    :param log_conflicts: updates between two measurements of the tasks' conflict (see `mtrl.diagnostics`), rounded up
-        to a multiple of `policy_delay`; 0 for none.
-    :param replay_buffer_kwargs: `seed` and `dtype` of `agents.TaskReplayBuffer`; the rest follows from the others here.
-    :param seed: of weights, actions, samples and random orders; None: another one each time.
+    :param capture: on a CUDA device, replay updates as captured graphs (see `agents.device.captured`). Like `device` it
+        is not saved: give it again at `load`.
+    :param replay_buffer_kwargs: `seed` and `dtype` of `agents.TaskReplayBuffer`; the rest follows from the settings.
+    :param settings: and each of its fields is a keyword, too, such as `learning_rate=1e-3`, which comes first.
+    :raises TypeError: for a keyword that is no setting.
     :raises ValueError: for settings or environments that do not fit; the message says what was expected.
     """
 
     policy_aliases: ClassVar[dict[str, Any]] = {"MultiTaskMlpPolicy": MultiTaskPolicy, "MlpPolicy": MultiTaskPolicy}
     policy: MultiTaskPolicy  # type: ignore[assignment]
+    actor: MultiTaskActor  # type: ignore[assignment]
+    critic: MultiTaskCritic  # type: ignore[assignment]
+    replay_buffer: TaskReplayBuffer  # type: ignore[assignment]
+    target_entropy: float
 
     def __init__(
         self,
@@ -90,163 +77,99 @@ class MTSAC(UpdateRounds):
         aggregator_kwargs: dict[str, Any] | None = None,
         critic_aggregator: str | mtrl.Aggregator | None = None,
         critic_aggregator_kwargs: dict[str, Any] | None = None,
-        learning_rate: float | str = 3e-4,
-        buffer_size: int = 100_000,
-        learning_starts: int = 100,
-        batch_size: int = 128,
-        tau: float = 0.005,
-        gamma: float = 0.99,
-        train_freq: int = 1,
-        gradient_steps: int = 1,
-        n_steps: int = 1,
-        high_reward_fraction: float = 0.0,
-        high_reward_candidates: int = 64,
-        policy_delay: int = 1,
-        ent_coef: str | float = "auto",
-        ent_coef_min: float = 0.0,
-        noise_hold: int = 1,
-        target_entropy: str | float = "auto",
-        target_update_interval: int = 1,
-        critic_reduction: str = "min",
-        max_grad_norm: float | None = None,
-        reward_scale: float | Sequence[float] = 1.0,
-        return_scale: str = "none",
-        reset_at: Sequence[int] = (),
-        loss_weighting: Literal["none", "temperature"] = "none",
-        capture: bool | int = False,
-        overlap: bool = True,
-        collect_ahead: int = 0,
-        log_every: int = 100,
-        log_conflicts: int = 500,
-        stats_window_size: int = 20,
+        *,
+        capture: bool = False,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
-        seed: int | None = None,
         device: torch.device | str = "auto",
+        settings: AgentSettings | None = None,
         _init_setup_model: bool = True,
+        **keywords: Any,
     ):
-        check_settings(locals())
+        agent_file.refuse_unknown(type(self).__name__, keywords)
+        self.settings = AgentSettings.of({**asdict(settings or AgentSettings()), **keywords})
+        check_arguments(
+            self.settings,
+            critic_aggregator=critic_aggregator,
+            critic_aggregator_kwargs=critic_aggregator_kwargs,
+            capture=capture,
+            policy_kwargs=policy_kwargs,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+        )
         check_kind(env)
-        if critic_aggregator is None:
-            critic_aggregator, critic_aggregator_kwargs = aggregator, aggregator_kwargs
-        self._aggregators_given = ((aggregator, aggregator_kwargs), (critic_aggregator, critic_aggregator_kwargs))
-        self.return_steps = n_steps  # Stable-Baselines3's n_steps is for a buffer of its own
-        self.high_reward_fraction, self.high_reward_candidates = high_reward_fraction, high_reward_candidates
-        self.policy_delay = policy_delay
-        self.ent_coef_min = ent_coef_min
-        self.noise_hold = noise_hold
-        self.critic_reduction = critic_reduction
-        self.max_grad_norm = max_grad_norm
-        self.reward_scale = reward_scale
-        self.return_scale_name = return_scale
-        self.reset_at = tuple(reset_at)
-        self.loss_weighting = loss_weighting
         self.capture = capture
-        self.overlap = overlap
-        self.collect_ahead = collect_ahead
-        self.log_every = log_every
-        self.log_conflicts = log_conflicts
-        self.learning_rate_name = learning_rate
+        self.timed = Stopwatch("env", "act", "learn", "evaluate")
+        self._exported: dict[str, Any] | None = None  # state of the parts, in Stable-Baselines3's format
+        given = aggregator, aggregator_kwargs
+        self._given = given, given if critic_aggregator is None else (critic_aggregator, critic_aggregator_kwargs)
         super().__init__(
             policy=policy,  # type: ignore[arg-type]
             env=env,  # type: ignore[arg-type]
-            learning_rate=named_schedule(learning_rate),
-            buffer_size=buffer_size,
-            learning_starts=learning_starts,
-            batch_size=batch_size,
-            tau=tau,
-            gamma=gamma,
-            train_freq=train_freq,
-            gradient_steps=gradient_steps,
+            policy_kwargs=dict(policy_kwargs or {}),  # Stable-Baselines3 and we add entries: not to the caller's
             replay_buffer_class=TaskReplayBuffer,  # type: ignore[arg-type]
             replay_buffer_kwargs=replay_buffer_kwargs,
-            ent_coef=ent_coef,
-            target_update_interval=target_update_interval,
-            target_entropy=target_entropy,
-            stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            policy_kwargs=dict(policy_kwargs or {}),  # Stable-Baselines3 and we add entries: not to the caller's
             verbose=verbose,
-            seed=seed,
             device=device,
             _init_setup_model=False,
+            **sac_options(self.settings),
         )
         self.policy_kwargs.pop("use_sde", None)  # Stable-Baselines3 adds it; this policy has no such noise
         self.task_names = task_names(self.env)
-        self._setup_loop()
-        self._noise: torch.Tensor | None = None
-        self._resets, self._refreshed = 0, -1  # networks begun anew; steps at the last look of the return scale
         if _init_setup_model:
             self._setup_model()
+
+    def set_up_for(self, observations: Any, actions: Any, names: tuple[str, ...], copies: int) -> None:
+        """Set up without an environment: for these spaces and tasks, and so many environments per task."""
+        self.observation_space, self.action_space = observations, actions
+        self.task_names, self.n_envs = names, copies * len(names)
+        self._setup_model()
 
     def _setup_model(self) -> None:
         if self.env is not None:
             check_env(self.env)
+        self.task_names = tuple(self.task_names)  # a list, from Stable-Baselines3's format
         if self.target_entropy == "auto":
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
-        self.policy_kwargs["num_tasks"] = self.num_tasks
-        fixed = {
-            "num_tasks": self.num_tasks,
-            "n_steps": self.return_steps,
-            "gamma": self.gamma,
-            "high_reward_fraction": self.high_reward_fraction,
-            "high_reward_candidates": self.high_reward_candidates,
-        }
         # without a seed it is another one each time, from the generator that Stable-Baselines3 would sample with
-        self._stream_seed = np.random.randint(2**31) if self.seed is None else self.seed
-        self.replay_buffer_kwargs = {"seed": self._stream_seed, **self.replay_buffer_kwargs, **fixed}
+        seed = np.random.randint(2**31) if self.seed is None else self.seed
+        self.policy_kwargs["num_tasks"] = self.num_tasks
+        self.replay_buffer_kwargs = buffer_options(self.settings, self.num_tasks, seed, self.replay_buffer_kwargs)
         super()._setup_model()
         self.policy.check_trained()
-        self._setup_temperatures()
-        tasks, device = self.num_tasks, self.device
         self.aggregator, self.critic_aggregator = (
-            build_aggregator(given, options, self._stream_seed).to(device) for given, options in self._aggregators_given
+            build_aggregator(given, options, seed).to(self.device) for given, options in self._given
         )
-        self._reset_aggregators()
-        scale = torch.as_tensor(self.reward_scale, device=device, dtype=self.replay_buffer.rows.dtype)
-        if scale.ndim > 1 or scale.numel() not in (1, tasks):
-            raise ValueError(f"reward_scale takes one number or one per task ({tasks}), found {self.reward_scale}.")
-        self._reward_scale = scale.expand(tasks)
-        restored = vars(self).get("return_scale")  # Stable-Baselines3's load has put the pickled one here
-        self.return_scale = RETURN_SCALES[self.return_scale_name](
-            tasks, self.n_envs, self.gamma, self.policy.v_max, float(self.target_entropy), device
-        )
-        if restored is not None:
-            self.return_scale.load_state_dict(restored.state_dict())
-        self.task_metrics = TaskMetrics(self.task_names, self._stats_window_size)
-        self.guard = FiniteGuard(self.task_names, self.device)
-        self._looked_at = False
-        self._update_number = torch.zeros((), dtype=torch.int64, device=device)
-        self._captured = CapturedUpdates(self, int(self.capture)) if self.capture else None
-        graphs = self._captured.graphs if self._captured else None
-        self._acting = DeviceActing(self.actor, graphs) if device.type == "cuda" else None
+        assembly = Assembly(self.settings, self.task_names, self.n_envs, seed, self.policy, self.replay_buffer)
+        self.return_scale = assembly.return_scale(self.target_entropy)
+        update = assembly.update(self.aggregator, self.critic_aggregator, self.return_scale, self._make_temperatures())
+        self.update, self.task_metrics, self.guard = update.update, update.metrics, update.guard
+        self.captured = CapturedUpdates(update) if self.capture else None
+        self.rounds = assembly.rounds(update, self.captured)
+        self.collection = assembly.collection(self.timed, self.captured)
+        if self._exported is not None:
+            self.load_counters(self._exported["counters"])
+            self.return_scale.load_state_dict(self._exported["return_scale"])
+            self._exported = None
 
-    def _setup_temperatures(self) -> None:
-        """One temperature per task; Stable-Baselines3's set-up has checked `ent_coef` and made a single one."""
+    def _make_temperatures(self) -> FixedTemperatures:
+        """One per task; Stable-Baselines3's set-up has checked `ent_coef` and made a single one."""
         if self.log_ent_coef is None:
             self.ent_coef_tensor = self.ent_coef_tensor.repeat(self.num_tasks)
-            return
+            return FixedTemperatures(self.ent_coef_tensor)
         self.log_ent_coef = self.log_ent_coef.detach().repeat(self.num_tasks).requires_grad_()
-        self._log_ent_coef_start = float(self.log_ent_coef[0].detach())
         options = {"fused": True, **self.policy.optimizer_kwargs}
         self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), **options)
+        minimum = self.settings.ent_coef_min
+        return LearnedTemperatures(self.log_ent_coef, self.ent_coef_optimizer, self.target_entropy, minimum)
 
-    def _setup_learn(
-        self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
-    ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps or self._last_obs is None:
-            self._begin_loop()
-            self.replay_buffer.cut()  # an episode that was running ends here, for who looks at neighbours
-            self.return_scale.cut()
-        if self.actor.precision == "tf32" and self.device.type != "cuda":
-            warnings.warn(
-                f"precision tf32 has no effect on {self.device}: float32 it is.", RuntimeWarning, stacklevel=3
-            )
-        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
-        check_one_hot(np.asarray(self._last_obs), self.num_tasks)
-        return result
+    def _restart_networks(self) -> None:
+        """New parameters in the tensors that are there, which a captured graph holds on to."""
+        fresh = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
+        self.policy.load_state_dict(fresh.state_dict())
+        self.update.restart()
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As Stable-Baselines3's; the environment must have the tasks that the agent was built for."""
@@ -256,39 +179,103 @@ class MTSAC(UpdateRounds):
         assert self.env is not None
         check_env(self.env)
 
-    def eval_action(self, observations: np.ndarray) -> np.ndarray:
-        """Deterministic actions (rows, A): what `metaworld.evaluation.evaluation` calls."""
-        return self.predict(observations, deterministic=True)[0]
+    def get_env(self) -> VecEnv | None:
+        """The training environment, with nothing moving in it; what callbacks see as `training_env`."""
+        self.settle()
+        return super().get_env()
 
-    def reset(self, env_mask: np.ndarray) -> None:
-        """Nothing to do at an episode's start: the policy has no memory (`metaworld.evaluation` calls this)."""
+    @property
+    def num_tasks(self) -> int:
+        """T: of the environment's E T columns."""
+        return len(self.task_names)
 
-    def _store_transition(self, replay_buffer: Any, buffer_action: Any, *step: Any) -> None:
-        super()._store_transition(replay_buffer, buffer_action, *step)
-        _, rewards, dones, infos = step
-        self.return_scale.observe(rewards, dones, truncations(infos))
+    @property
+    def envs_per_task(self) -> int:
+        """E: environment steps per task in a vector step."""
+        return self.n_envs // self.num_tasks
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """As Stable-Baselines3's, action for action; on CUDA without its detours."""
-        draw = self._draw_held if self.noise_hold > 1 else self._acting
-        if draw is None or self.num_timesteps < learning_starts or action_noise is not None:
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        drawn = self.policy.unscale_action(draw(np.asarray(self._last_obs)))
-        stored = self.policy.scale_action(drawn)  # there and back, as Stable-Baselines3: the same rounding
-        return self.policy.unscale_action(stored), stored
+    @property
+    def steps_per_task(self) -> int:
+        """Environment steps per task so far."""
+        return self.num_timesteps // self.num_tasks
 
-    @torch.no_grad()
-    def _draw_held(self, observations: np.ndarray) -> np.ndarray:
-        """Actions (E T, A) in (-1, 1) whose normal noise stays the same for `noise_hold` vector steps."""
-        if self._noise is None or self.num_timesteps // self.n_envs % self.noise_hold == 0:
-            self._noise = torch.randn(self.n_envs, *self.action_space.shape, device=self.device)  # type: ignore[misc]
-        rows = torch.as_tensor(observations, device=self.device, dtype=next(self.actor.parameters()).dtype)
-        return self.actor(rows, noise=self._noise).cpu().numpy()
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Spent so far waiting for the environment, acting, learning and evaluating."""
+        return self.timed.seconds
 
-    def _record_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
-        self.task_metrics.add_episodes(infos, dones)
+    def due(self, every: int) -> bool:
+        """Whether the last vector step reached or passed a multiple of `every` steps per task; 0: never."""
+        return every > 0 and self.steps_per_task > 0 and self.steps_per_task % every < self.envs_per_task
+
+    def settle(self) -> None:
+        """Wait until nothing moves in the training environment."""
+        self.collection.settle()
+
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
+        """As Stable-Baselines3's. When it ends, normally or not, no environment step is pending.
+
+        :raises NonFiniteError: if a loss is not finite any more, within 100 updates or at the end.
+        """
+        if len(args) < 4:  # the position of tb_log_name
+            kwargs.setdefault("tb_log_name", type(self).__name__)
+        try:
+            super().learn(*args, **kwargs)
+            self.settle()
+        except BaseException:
+            if self.collection.drop():  # the next `learn` begins with a reset
+                self._last_obs = None
+            raise
+        finally:
+            self.collection.stop()
+        self.guard.check()
+        return self
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:
+            self.collection.forget()
+            self.replay_buffer.cut()  # an episode that was running ends here, for who looks at neighbours
+            self.return_scale.cut()
+        if self.actor.precision == "tf32" and self.device.type != "cuda":
+            message = f"precision tf32 has no effect on {self.device}: float32 it is."
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+        check_one_hot(np.asarray(self._last_obs), self.num_tasks)
+        return result
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """Collect steps until an update is due; see `agents.collecting.rollout.Collection.collect`."""
+        return self.collection.collect(self, *args, **kwargs)
+
+    def take_in(self, step: Step) -> None:
+        """Store a vector step and count it."""
+        self._last_obs = step.observations  # where `_store_transition` lets it begin
+        self._store_transition(self.replay_buffer, *step[2:])  # type: ignore[arg-type]
+        self.return_scale.observe(step.rewards, step.dones, truncations(step.infos))
+        self.num_timesteps += self.n_envs
+        self._update_info_buffer(step.infos, step.dones)
+        self.task_metrics.add_episodes(step.infos, step.dones)
+        self._episode_num += int(np.sum(step.dones))
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """`gradient_steps` updates of critics, actor, temperatures and target critics, `batch_size` rows per task each.
+
+        :raises NonFiniteError: within 100 updates of the first non-finite loss.
+        """
+        with self.timed("learn"), float32_products(tf32=self.actor.precision == "tf32"):
+            self.policy.set_training_mode(True)
+            self.rounds.begin(self.steps_per_task, self._n_updates, self._restart_networks)
+            self._update_learning_rate(self.update.all_optimizers())
+            if self.captured is not None:
+                self.captured.hold_learning_rate()
+            for step in range(gradient_steps):
+                self.rounds.update(batch_size, step, self._n_updates)
+                self._n_updates += 1
+                if self._n_updates % CHECK_EVERY == 0:
+                    self.guard.check()
 
     def metrics(self) -> dict[str, float]:
         """The latest numbers, "group/quantity" over all tasks and "group/quantity/task" by task name.
@@ -299,19 +286,109 @@ class MTSAC(UpdateRounds):
 
     def dump_logs(self) -> None:
         """Write one row of `metrics` and times to the logger."""
-        for key, value in self.metrics().items():
-            # by task: to files only, as Stable-Baselines3's table has no room for names that long
-            self.logger.record(key, value, exclude="stdout" if key.count("/") > 1 else None)
-        if self._n_updates:  # `train` records it, too, but that record is lost when a run stops in between
-            self.logger.record("train/learning_rate", float(self.actor.optimizer.param_groups[0]["lr"]))
-        self.logger.record("time/env_steps_per_task", self.steps_per_task)
-        self.logger.record("time/updates", self._n_updates)
-        for part, seconds in self.seconds.items():
-            self.logger.record(f"time/seconds_{part}", round(seconds, 3))
-        for network, aggregator in (("actor", self.aggregator), ("critic", self.critic_aggregator)):
-            if hasattr(aggregator, "fallbacks"):  # of an iterative solver, so far
-                self.logger.record(f"train/{network}_fallbacks", int(aggregator.fallbacks))
-        for network, cosines in self.task_metrics.cosines().items():
-            self.logger.record(f"cosines/{network}", cosines, exclude=("stdout", "log", "csv", "json", "tensorboard"))
-        self.task_metrics.measured.clear()  # each measurement is written once
+        record(self)
         self.logger.dump(step=self.num_timesteps)
+
+    def eval_action(self, observations: np.ndarray) -> np.ndarray:
+        """Deterministic actions (rows, A): what `metaworld.evaluation.evaluation` calls."""
+        return self.predict(observations, deterministic=True)[0]
+
+    def reset(self, env_mask: np.ndarray) -> None:
+        """Nothing to do at an episode's start: the policy has no memory (`metaworld.evaluation` calls this)."""
+
+    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """Write the agent to a file without pickle, but for replay buffer and environment; see
+        `agents.saving.agent_file.save`. `agents.save_checkpoint` writes all.
+
+        :raises ValueError: if `exclude` or `include` is given: this format has no optional parts.
+        """
+        if exclude or include:
+            raise ValueError("MTSAC.save has no optional parts; export_sb3 takes exclude and include.")
+        agent_file.save(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: Any,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        trust: bool = False,
+        run_code: bool = False,
+        **changes: Any,
+    ) -> Self:
+        """An agent from a file of `save`; without an environment it can act, with one it can go on learning.
+
+        :param path: ".zip" may be left out; or a binary file that is open.
+        :param env: with the tasks of the file; the number of environments per task may be another one.
+        :param custom_objects: Stable-Baselines3's, for its format; ours holds no objects.
+        :param print_system_info: print what this machine runs.
+        :param force_reset: begin with a reset of `env` at the next `learn`.
+        :param trust: open Stable-Baselines3's format. It holds pickles, which can run any code: only for files whose
+            origin you trust.
+        :param run_code: allow the aggregator to be a class in a Python file, which is run. Else give another one:
+            `aggregator="mean", critic_aggregator="mean"` for acting.
+        :param changes: constructor arguments to change, such as `learning_rate=1e-4`. Networks keep their weights, also
+            with `policy=`, which an agent with a policy class of its own needs: files hold no code.
+        :raises FileNotFoundError: if there is no such file.
+        :raises StateFileError: if the file is damaged, foreign or a pickle, or needs a policy class that was not given.
+        :raises TypeError: if a change is no argument of the constructor.
+        :raises ValueError: if an aggregator is a class in a file, and `run_code` is not set; if a change does not fit.
+        """
+        agent_file.check_load(cls, changes, custom_objects, print_system_info, trust)
+        if not trust:
+            return agent_file.load(cls, path, env, device, changes, force_reset, run_code)
+        path = agent_file.existing(path)
+        with agent_file.of_this_version(path):
+            return super().load(path, env, device, custom_objects, print_system_info, force_reset, **changes)
+
+    def export_sb3(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """Write Stable-Baselines3's own format (pickles); `MTSAC.load(path, trust=True)` reads it."""
+        self._exported = {"counters": self.counters(), "return_scale": self.return_scale.state_dict()}
+        super().save(path, exclude, include)
+        self._exported = None
+
+    def export_onnx(self, path: Any) -> Path:
+        """Write the deterministic policy as an ONNX file; see `agents.saving.onnx_export`."""
+        return export_onnx(self, path)
+
+    def set_parameters(self, load_path_or_dict: Any, *args: Any, **kwargs: Any) -> None:
+        """As Stable-Baselines3's; a file is one of `save`, whose networks, optimizers and aggregators are taken."""
+        if not isinstance(load_path_or_dict, dict):
+            load_path_or_dict = agent_file.parameters_in(load_path_or_dict, self._get_torch_save_params()[0])
+        super().set_parameters(load_path_or_dict, *args, **kwargs)
+
+    def save_replay_buffer(self, path: Any) -> None:
+        """Write the replay buffer, filled part only, to a file of its own: `path` as in `save`."""
+        agent_file.save_buffer(self.replay_buffer, path)
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """Read what `save_replay_buffer` wrote; see `agents.saving.agent_file.load_buffer`."""
+        agent_file.load_buffer(self.replay_buffer, path, truncate_last_traj)
+
+    def counters(self) -> dict[str, Any]:
+        """Where training is, by its names in a saved agent."""
+        own = {name: getattr(self, name) for name in COUNTERS}
+        return {**own, **self.collection.counters(), "seconds": self.seconds, **self.rounds.counters()}
+
+    def load_counters(self, saved: Mapping[str, Any]) -> None:
+        """Go on from `counters`."""
+        for name in COUNTERS:
+            setattr(self, name, saved[name])
+        self.seconds.update(saved["seconds"])
+        self.collection.load_counters(saved)
+        self.rounds.load_counters(saved)
+
+    def go_on_from(self, observations: np.ndarray, collected: dict[str, Any] | None) -> None:
+        """Go on in an environment that shows `observations`, with what `collection.state_dict` gave."""
+        self._last_obs = observations
+        self.collection.load_state_dict(collected, observations)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "capture", *PARTS]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        return [*state_dicts, "aggregator", "critic_aggregator"], variables

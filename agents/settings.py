@@ -13,16 +13,13 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from agents.fields import Bound, Count, NotNegative, Positive, Role, SettingError, Share, Whole, build, check_fields
 from agents.networks.conditioning import CONDITIONINGS
 from agents.networks.torsos import TORSOS
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.type_aliases import Schedule
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 CriticHead = Literal["scalar", "c51", "hl-gauss"]
@@ -275,18 +272,6 @@ def warn_of_range(settings: SACSettings, networks: NetworkSettings, stacklevel: 
             f"({networks.v_max}) all count as v_max; return_scale='brc' brings them into its range.",
             stacklevel=stacklevel,
         )
-
-
-def learning_schedule(learning_rate: float | str) -> float | Schedule:
-    """What Stable-Baselines3 takes: a number as it is; "linear:3e-4" falls from 3e-4 to 0 over the run.
-
-    Names instead of functions, because a saved agent holds no code.
-    """
-    if isinstance(learning_rate, str) and learning_rate.startswith("linear:"):
-        from stable_baselines3.common.utils import LinearSchedule  # settings are read without it
-
-        return LinearSchedule(float(learning_rate.removeprefix("linear:")), 0.0, 1.0)
-    return float(learning_rate)
 
 
 def half_rate(learning_rate: float | str) -> str:

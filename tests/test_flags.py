@@ -17,9 +17,7 @@ from tests.scripts.test_cli import exit_code
 TOY = PRESETS["toy"].config
 
 
-@pytest.mark.parametrize(
-    ("words", "meaning"), [("", "auto"), ("auto", "auto"), ("true", True), ("False", False), ("4", 4)]
-)
+@pytest.mark.parametrize(("words", "meaning"), [("", "auto"), ("auto", "auto"), ("true", True), ("False", False)])
 def test_capture(words, meaning):
     config = parse_train(["toy", *(["--capture", words] if words else [])])
     assert config.capture == meaning
@@ -27,7 +25,7 @@ def test_capture(words, meaning):
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
-@pytest.mark.parametrize("words", ["0", "-3", "maybe", "1.5", ""])
+@pytest.mark.parametrize("words", ["0", "4", "-3", "maybe", "1.5", ""])
 def test_a_capture_that_means_nothing(words, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert exit_code(monkeypatch, train.main, ["toy", f"--capture={words}"]) == 2
@@ -36,15 +34,22 @@ def test_a_capture_that_means_nothing(words, monkeypatch, capsys, tmp_path):
 
 def test_auto_is_yes_on_cuda_alone():
     assert (resolve_capture("auto", "cuda"), resolve_capture("auto", "cpu")) == (True, False)
-    assert (resolve_capture(4, "cuda"), resolve_capture(False, "cuda"), resolve_capture(False, "cpu")) == (4, 0, 0)
+    assert [resolve_capture(False, device) for device in ("cuda", "cpu")] == [False, False]
 
 
-@pytest.mark.parametrize("words", ["true", "4"])
-def test_capture_on_a_cpu_is_refused_before_anything_is_written(words, monkeypatch, capsys, tmp_path):
+def test_configs_of_version_0_1_are_read_or_refused_by_name():
+    """It could capture several updates in one graph, and it had the return scale ars."""
+    values = json.loads(json.dumps(TOY.to_json()))
+    assert TrainConfig.from_json({**values, "capture": 4}).capture is True
+    with pytest.raises(ValueError, match=r"'ars' is gone since version 0\.2.*Train again with"):
+        TrainConfig.from_json({**values, "return_scale": "ars"})
+
+
+def test_capture_on_a_cpu_is_refused_before_anything_is_written(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert exit_code(monkeypatch, train.main, ["toy", "--device", "cpu", "--capture", words]) == 2
-    assert f"--capture {words}: expected a CUDA device, as graphs are CUDA's; found cpu. Use auto." in (
-        capsys.readouterr().err
+    assert exit_code(monkeypatch, train.main, ["toy", "--device", "cpu", "--capture", "true"]) == 2
+    assert (
+        "--capture true: expected a CUDA device, as graphs are CUDA's; found cpu. Use auto." in capsys.readouterr().err
     )
     assert not list((tmp_path / "runs").glob("*/*"))
 

@@ -14,14 +14,14 @@ from tests.helpers import NoSynchronisation
 
 
 class TracedGraphs:
-    """Takes the place of `agents.device.captured.CudaGraphs`.
+    """Takes the place of `agents.device.graphs.CudaGraphs`: a capture breaks off at what makes a device wait.
 
     :param host: objects, each with names of attributes that an update may not read: gone during a capture.
     """
 
     def __init__(self, *host):
         self.host = host
-        self.warm_ups, self.captures, self.cuts, self.replays = 0, 0, 0, 0
+        self.warm_ups, self.captures, self.replays = 0, 0, 0
         self.broken = 0
 
     def warm_up(self, update):
@@ -30,30 +30,37 @@ class TracedGraphs:
 
     def capture(self, update, generators):
         self.captures += 1
-        tape = self.tape = _Tape([torch.default_generator, *generators])
+        tape = _Tape([torch.default_generator, *generators])
         hidden = [(vars(owner), name, vars(owner).pop(name)) for owner, *names in self.host for name in names]
         no_generator = mock.patch("torch.Generator", side_effect=AssertionError("a generator made in a capture"))
         try:
             with no_generator, NoSynchronisation(), tape:
                 update()
+        except AssertionError as error:
+            if "synchronises" not in str(error):
+                raise
+            self.broken += 1
+            raise RuntimeError(f"operation not permitted when stream is capturing: {error}") from error
         finally:
             tape.undo()
             for attributes, name, value in hidden:
                 attributes[name] = value
+        return _Graph(self, tape)
 
-        broken = self.broken
 
-        def replay():
-            if self.broken != broken:  # as CUDA does, whose generators have new states since
-                raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
-            self.replays += 1
-            tape.replay()
+class _Graph:
+    def __init__(self, graphs, tape):
+        self.graphs, self.tape, self.broken = graphs, tape, graphs.broken
 
-        return replay
+    @property
+    def stale(self):
+        return self.graphs.broken != self.broken
 
-    def cut(self, between):
-        self.cuts += 1
-        self.tape.operations.append((between, (), {}, None))
+    def __call__(self):
+        if self.stale:  # as CUDA does, whose generators have new states since
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+        self.graphs.replays += 1
+        self.tape.replay()
 
 
 class _Tape(TorchDispatchMode):

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from agents.collecting.acting import there_and_back
 from agents.networks.policies import MultiTaskPolicy
 
 
@@ -60,8 +61,7 @@ class ActorCopy:
                 shape = (len(rows), *self._policy.action_space.shape)  # type: ignore[misc]
                 self._noise = torch.randn(shape, generator=self._generator, dtype=rows.dtype)
             drawn = self._policy.unscale_action(self._actor(rows, noise=self._noise).numpy())
-        stored = self._policy.scale_action(drawn)  # there and back, as Stable-Baselines3: the same rounding
-        return self._policy.unscale_action(stored), stored
+        return there_and_back(self._policy, drawn)
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, noise and generator."""

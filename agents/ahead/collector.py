@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,20 +22,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from agents.ahead.actor_copy import ActorCopy, actor_parameters
+from agents.collecting.rollout import Step
 from agents.device.transfer import HostBlock
 from agents.networks.policies import MultiTaskPolicy
-
-
-class Step(NamedTuple):
-    """One vector step of E T columns; actions as the environment and as the buffer takes them."""
-
-    observations: np.ndarray
-    actions: np.ndarray
-    stored_actions: np.ndarray
-    new_observations: np.ndarray
-    rewards: np.ndarray
-    dones: np.ndarray
-    infos: list[dict[str, Any]]
 
 
 class Collector:

@@ -1,12 +1,9 @@
-"""CUDA graphs: what is launched on a device while capturing is launched again by one call.
-
-A graph can be cut, where something cannot be captured: what a replay then runs is a graph, that thing, another graph.
-"""
+"""CUDA graphs: what is launched on a device while capturing is launched again by one call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -17,36 +14,59 @@ Update = Callable[[], None]
 
 
 @runtime_checkable
+class Graph(Protocol):
+    """A captured update: a call runs it, unless it is stale."""
+
+    @property
+    def stale(self) -> bool:
+        """Whether a capture has broken off since: then it must not be run any more."""
+
+    def __call__(self) -> None:
+        """Run what was captured."""
+
+
+@runtime_checkable
 class Graphs(Protocol):
-    """What captures: CUDA, or a stand-in for it in tests.
-
-    `broken` counts the captures that broke off. Each leaves the generators that it knew waiting for its end, so they go
-    on with new states, which graphs from before do not know: those must not be replayed any more.
-    """
-
-    broken: int
+    """What captures: CUDA, or a stand-in for it in tests."""
 
     def warm_up(self, update: Update) -> None:
         """Run an update that comes before a capture."""
 
-    def capture(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
-        """Record the update without running it; what is returned runs it. RuntimeError if that cannot be."""
+    def capture(self, update: Update, generators: Sequence[torch.Generator]) -> Graph:
+        """Record the update without running it.
 
-    def cut(self, between: Update) -> None:
-        """Called by an update under capture: let each replay run `between` here, which is not captured."""
+        :raises RuntimeError: if that cannot be; then nothing was run, and all graphs from before are stale.
+        """
+
+
+class CudaGraph:
+    """A graph, and how many captures had broken off when it was made.
+
+    A capture that breaks off leaves the generators that it knew waiting for its end, so they go on with new states,
+    which graphs from before do not know.
+    """
+
+    broken: int = 0  # captures, of all in this process, which share the device's default generator
+
+    def __init__(self, graph: torch.cuda.CUDAGraph):
+        self._graph, self._broken = graph, CudaGraph.broken
+
+    @property
+    def stale(self) -> bool:
+        """Whether a capture has broken off since."""
+        return self._broken != CudaGraph.broken
+
+    def __call__(self) -> None:
+        """Launch what was captured."""
+        self._graph.replay()
 
 
 class CudaGraphs:
     """Graphs of a CUDA device. They share one pool of memory: nothing that outlives a replay lies in it."""
 
-    broken: int = 0  # of all in this process, which share the device's default generator
-
     def __init__(self, device: torch.device):
         self.device = device
         self.pool = torch.cuda.graph_pool_handle()
-        self._generators: Sequence[torch.Generator] = ()
-        self._pieces: list[Update] = []
-        self._open = ExitStack()
 
     def warm_up(self, update: Update) -> None:
         """On a side stream, as captures are."""
@@ -57,42 +77,66 @@ class CudaGraphs:
                 update()
             present.wait_stream(side)
 
-    def capture(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+    def capture(self, update: Update, generators: Sequence[torch.Generator]) -> CudaGraph:
         """Record the update; the device's own generator is known to every graph."""
-        self._generators, self._pieces = generators, []
+        graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self.device):
             present = torch.cuda.current_stream()
             try:
-                self._begin()
-                try:
+                for generator in generators:
+                    graph.register_generator_state(generator)
+                with torch.cuda.graph(graph, pool=self.pool):
                     update()
-                finally:
-                    self._open.close()
             except RuntimeError:
                 # a capture that breaks off leaves its stream the current one, and generators that wait for its end
                 torch.cuda.set_stream(present)
                 for generator in (torch.cuda.default_generators[torch.cuda.current_device()], *generators):
                     generator.graphsafe_set_state(generator.clone_state())
-                CudaGraphs.broken += 1
+                CudaGraph.broken += 1
                 raise
-        pieces = self._pieces
+        return CudaGraph(graph)
 
-        def replay() -> None:
-            for piece in pieces:
-                piece()
 
-        return replay
+class Replays:
+    """Functions that are run eagerly a few times and replayed as graphs from then on; all eagerly if one cannot be.
 
-    def cut(self, between: Update) -> None:
-        """End this graph and begin another: what lies in memory between the two is `between`'s to read and write."""
-        self._open.close()
-        self._pieces.append(between)
-        self._begin()
+    :param what: is captured, for the warning if it cannot be: "Acting".
+    """
 
-    def _begin(self) -> None:
-        graph = torch.cuda.CUDAGraph()
-        for generator in self._generators:
-            graph.register_generator_state(generator)
-        self._open = ExitStack()
-        self._open.enter_context(torch.cuda.graph(graph, pool=self.pool))
-        self._pieces.append(graph.replay)
+    def __init__(self, graphs: Graphs, what: str):
+        self.graphs, self.what = graphs, what
+        self.refused = False  # a capture broke off: everything runs eagerly
+        self._warm = 0
+        self._captured: dict[Hashable, Graph] = {}
+
+    def run(self, key: Hashable, update: Update, generators: Sequence[torch.Generator] = ()) -> None:
+        """Run the update called `key`.
+
+        :param generators: that it draws from, beside the device's own.
+        """
+        if self.refused:
+            update()
+        elif self._warm < WARM_UP:
+            self._warm += 1
+            self.graphs.warm_up(update)
+        elif key in self._captured and not self._captured[key].stale:
+            self._captured[key]()
+        else:
+            self._capture(key, update, generators)
+
+    def forget(self) -> None:
+        """Begin with eager runs again: what the graphs read or wrote is not in use any more."""
+        self._warm = 0
+        self._captured.clear()
+
+    def _capture(self, key: Hashable, update: Update, generators: Sequence[torch.Generator]) -> None:
+        try:
+            self._captured[key] = self.graphs.capture(update, generators)
+        except RuntimeError as error:
+            self.refused = True
+            self._captured.clear()
+            message = f"{self.what} cannot be captured and runs eagerly from now on, slower and otherwise the same"
+            warnings.warn(f"{message}: {error}", RuntimeWarning, stacklevel=2)
+            update()
+        else:
+            self._captured[key]()

@@ -38,8 +38,3 @@ def describe_aggregator(aggregator: mtrl.Aggregator) -> tuple[str, dict[str, Any
     :raises ValueError: if no name leads to the method, so that a file could not name it.
     """
     return mtrl.name_of(aggregator), aggregator.hyperparameters()
-
-
-def looks_back(aggregator: mtrl.Aggregator) -> bool:
-    """Whether the method wants to see the losses after the step, which costs another forward pass."""
-    return type(aggregator).after_step is not mtrl.Aggregator.after_step

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mtrl.diagnostics import taylor_curvature
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """Takes the numbers of a row of logs, as Stable-Baselines3's `Logger` does."""
+
+    def record(self, key: str, value: Any, exclude: str | tuple[str, ...] | None = None) -> None:
+        """Add a number to the row."""
 
 
 class TaskMetrics:
@@ -45,6 +53,31 @@ class TaskMetrics:
     def read(self) -> dict[str, float]:
         """All numbers: "group/quantity" over the tasks, "group/quantity/task" by name. Waits for the device."""
         return self._of_updates() | self._of_episodes()
+
+    def record(self, logger: Recorder) -> None:
+        """Add all numbers to a row of logs; each measurement is written once."""
+        for key, value in self.read().items():
+            # by task: to files only, as Stable-Baselines3's table has no room for names that long
+            logger.record(key, value, exclude="stdout" if key.count("/") > 1 else None)
+        for network, cosines in self.cosines().items():
+            logger.record(f"cosines/{network}", cosines, exclude=("stdout", "log", "csv", "json", "tensorboard"))
+        self.measured.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next rows of logs depend on."""
+        return {
+            "episodes": [list(episodes) for episodes in self.episodes],
+            "latest": self.latest,
+            "measured": self.measured,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from `state_dict`."""
+        for kept, saved in zip(self.episodes, state["episodes"], strict=True):
+            kept.extend(saved)
+        self.latest, self.measured = (
+            {name: value.to(device) for name, value in state[group].items()} for group in ("latest", "measured")
+        )
 
     def cosines(self) -> dict[str, np.ndarray]:
         """The newest (T, T) cosines of the tasks' gradients, "actor" and "critic", unless they are in a log already."""

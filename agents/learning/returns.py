@@ -7,15 +7,15 @@ what the others' are added to. Temperatures belong to the divided rewards.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.networks.layers import TaskHeads
-from agents.networks.policies import MultiTaskCritic
 
 TINY = 1e-8
 
@@ -53,9 +53,17 @@ class ReturnScale:
     def refresh(self, rewards: Float[Tensor, "times tasks"]) -> None:
         """Look at all stored rewards."""
 
-    def adapt(self, target: Tensor, *critics: MultiTaskCritic) -> Tensor:
-        """See the targets (T, B, 1) of an update, and return them in the units that hold from now on."""
+    def denormalise(self, target: Float[Tensor, "tasks rows targets"]) -> Float[Tensor, "tasks rows targets"]:
+        """Targets in the units of the rewards, from those in the units of now."""
         return target
+
+    def observe_targets(self, returns: Float[Tensor, "tasks rows targets"], *critics: nn.Module) -> None:
+        """See an update's targets in the units of the rewards. If that changes the units, the critics' heads change
+        with them, so that no value does."""
+
+    def normalise(self, returns: Float[Tensor, "tasks rows targets"]) -> Float[Tensor, "tasks rows targets"]:
+        """Targets in the units of now, from those in the units of the rewards."""
+        return returns
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next divisor depends on."""
@@ -154,16 +162,20 @@ class PopArtScale(ReturnScale):
         self._moments = torch.zeros(2, self.num_tasks, dtype=torch.float64, device=device)  # of y and y^2, with bias
         self._weight = torch.zeros((), dtype=torch.float64, device=device)  # what the bias leaves: 1 - (1 - BETA)^n
 
+    def denormalise(self, target: Float[Tensor, "tasks rows targets"]) -> Float[Tensor, "tasks rows targets"]:
+        """(target + shift) * scale, in float64."""
+        assert self.shift is not None
+        by_task = (self.num_tasks, 1, 1)
+        return (target.double() + self.shift.view(by_task)) * self.scale.view(by_task)
+
     @torch.no_grad()
-    def adapt(self, target: Tensor, *critics: MultiTaskCritic) -> Tensor:
+    def observe_targets(self, returns: Float[Tensor, "tasks rows targets"], *critics: nn.Module) -> None:
         """Move the statistics with these targets, and the critics' heads with the statistics."""
         assert self.shift is not None
         by_task = (self.num_tasks, 1, 1)
-        raw = (target.double() + self.shift.view(by_task)) * self.scale.view(by_task)
-        self._moments.lerp_(torch.stack([raw, raw.square()]).mean((2, 3)), self.BETA)
+        self._moments.lerp_(torch.stack([returns, returns.square()]).mean((2, 3)), self.BETA)
         self._weight.lerp_(torch.ones_like(self._weight), self.BETA)
-        mean, second = self._moments / self._weight
-        deviation = (second - mean.square()).clamp(min=self.SMALLEST**2).sqrt()
+        mean, deviation = self._statistics()
         ratio, offset = self.scale / deviation, (self.shift * self.scale - mean) / deviation
         for critic in critics:
             assert isinstance(critic.head, TaskHeads)
@@ -171,7 +183,17 @@ class PopArtScale(ReturnScale):
             critic.head.bias.mul_(ratio.view(by_task)).add_(offset.view(by_task))
         self.scale.copy_(deviation)
         self.shift.copy_(mean / deviation)
-        return ((raw - mean.view(by_task)) / deviation.view(by_task)).to(target.dtype)
+
+    def normalise(self, returns: Float[Tensor, "tasks rows targets"]) -> Float[Tensor, "tasks rows targets"]:
+        """(returns - mean) / deviation, in float64."""
+        by_task = (self.num_tasks, 1, 1)
+        mean, deviation = self._statistics()
+        return (returns - mean.view(by_task)) / deviation.view(by_task)
+
+    def _statistics(self) -> tuple[Float[Tensor, " tasks"], Float[Tensor, " tasks"]]:
+        """Mean and deviation of each task's targets."""
+        mean, second = self._moments / self._weight
+        return mean, (second - mean.square()).clamp(min=self.SMALLEST**2).sqrt()
 
     def state_dict(self) -> dict[str, Any]:
         """Statistics of the targets."""
@@ -191,6 +213,17 @@ RETURN_SCALES: dict[str, type[ReturnScale]] = {
     "reward-std": StdScale,
     "popart": PopArtScale,
 }
+
+
+def reward_factors(scale: Sequence[float], num_tasks: int, like: Float[Tensor, ...]) -> Float[Tensor, " tasks"]:
+    """What rewards are multiplied by: one factor for all tasks, or one per task.
+
+    :param like: rewards, whose type and device the factors have.
+    :raises ValueError: for another number of factors.
+    """
+    if len(scale) not in (1, num_tasks):
+        raise ValueError(f"reward_scale takes one number or one per task ({num_tasks}), found {tuple(scale)}.")
+    return torch.as_tensor(scale, device=like.device, dtype=like.dtype).expand(num_tasks)
 
 
 def largest_return(rewards: list[float], gamma: float, truncated: bool | np.bool_) -> float:

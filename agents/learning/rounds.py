@@ -1,102 +1,117 @@
-"""Rounds of updates: how many at once, which of them moves what, and when the networks begin anew."""
+"""Rounds of updates: what an update moves, when conflict is measured, and when the networks begin anew."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
-from agents.device.captured import CapturedUpdates
-from agents.learning.update import TaskUpdates, Turn
-from mtrl.precision import float32_products
+from agents.learning.guard import FiniteGuard
+from agents.learning.metrics import TaskMetrics
+from agents.learning.update import Batch, SACUpdate, Turn
 
 CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
 
 
-class UpdateRounds(TaskUpdates):
-    """What the host decides between updates; `agents.MTSAC` sets it up."""
+@runtime_checkable
+class Buffer(Protocol):
+    """What transitions are drawn from: `agents.TaskReplayBuffer`."""
 
-    policy_delay: int
-    log_conflicts: int
-    reset_at: Sequence[int]
-    _captured: CapturedUpdates | None
-    _log_ent_coef_start: float
-    _resets: int
-    _refreshed: int
+    rows: Tensor
+    generator: torch.Generator
 
-    def learn(self, *args: Any, **kwargs: Any) -> Any:
-        """As Stable-Baselines3's.
+    def sample(self, batch_size: int) -> Any:
+        """T blocks of so many rows, in the order of `Batch`."""
 
-        :raises NonFiniteError: if a loss is not finite any more, within 100 updates or at the end.
+    def rewards(self) -> Tensor:
+        """All stored rewards (times, T)."""
+
+
+class NotedUpdate:
+    """An update with what surrounds it on the device: the batch is drawn before, and its numbers are noted after."""
+
+    def __init__(self, update: SACUpdate, buffer: Buffer, metrics: TaskMetrics, guard: FiniteGuard):
+        self.update, self.buffer, self.metrics, self.guard = update, buffer, metrics, guard
+        self.number = torch.zeros((), dtype=torch.int64, device=buffer.rows.device)  # of the update, for the device
+
+    def __call__(self, batch_size: int, turn: Turn, measure: bool = False) -> None:
+        """One update with `batch_size` rows per task."""
+        report = self.update.update(Batch(*self.buffer.sample(batch_size)), turn, measure)
+        self.guard.watch(report.watched, self.number)
+        self.number += 1
+        self.metrics.note(**report.numbers)
+        self.metrics.measured |= report.measured
+
+
+class UpdateRounds:
+    """What the host decides between updates.
+
+    :param replay: makes an update that nothing is measured in, such as a captured one; None: `update` does.
+    :param policy_delay: updates of the critics per update of the actor.
+    :param target_update_interval: updates of a round per update of the target critics, the first included.
+    :param log_conflicts: updates between two measurements of conflict; 0: none.
+    :param reset_at: steps per task at which the networks begin anew.
+    """
+
+    def __init__(
+        self,
+        update: NotedUpdate,
+        replay: Callable[[int, Turn], None] | None = None,
+        *,
+        policy_delay: int = 1,
+        target_update_interval: int = 1,
+        log_conflicts: int = 0,
+        reset_at: Sequence[int] = (),
+    ):
+        self._update, self._replay = update, replay
+        self._policy_delay, self._target_update_interval = policy_delay, target_update_interval
+        # conflict is measured where the actor moves, too
+        self._measure_every = -(-log_conflicts // policy_delay) * policy_delay
+        self._reset_at = tuple(reset_at)
+        self._resets, self._refreshed = 0, -1  # networks begun anew; steps at the last look of the return scale
+
+    def begin(self, steps_per_task: int, number: int, restart_networks: Callable[[], None]) -> None:
+        """Before a round: begin the networks anew where it is time, and let the return scale look at the buffer.
+
+        :param number: of the next update, of all from 0.
         """
-        result = super().learn(*args, **kwargs)
-        self.guard.check()
-        return result
-
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """`gradient_steps` updates of critic, actor, temperatures and target network, `batch_size` rows per task each.
-
-        :raises NonFiniteError: within 100 updates of the first non-finite loss.
-        """
-        with self.timed("learn"), float32_products(tf32=self.actor.precision == "tf32"):
-            self.policy.set_training_mode(True)
-            self._begin_anew_where_due()
-            self._update_learning_rate(self._optimizers())
-            self._update_number.fill_(self._n_updates)
-            step = 0
-            while step < gradient_steps:
-                count, measure = self._next_updates(gradient_steps - step)
-                turns = tuple(self._turn(step + i, self._n_updates + i) for i in range(count))
-                if measure or self._captured is None:
-                    self._draw_and_update(batch_size, turns, measure)
-                else:
-                    self._captured(batch_size, turns)
-                step += count
-                self._n_updates += count
-                if self._n_updates % CHECK_EVERY < count:
-                    self.guard.check()
-
-    def _turn(self, step: int, update: int) -> Turn:
-        """Of one update: the `step`-th of this round and the `update`-th of all, both from 0."""
-        return Turn(actor=update % self.policy_delay == 0, target=step % self.target_update_interval == 0)
-
-    def _begin_anew_where_due(self) -> None:
-        """Reset the networks at the steps given, and let the return scale look at the buffer now and then."""
-        due = sum(step <= self.steps_per_task for step in self.reset_at)
+        due = sum(step <= steps_per_task for step in self._reset_at)
         reset, self._resets = due > self._resets, due
         if reset:
-            self._reset_networks()
-        every = self.return_scale.refresh_every
-        since = self.steps_per_task - self._refreshed  # negative where `learn` counts from 0 again
-        if self._refreshed < 0 or reset or (every and not 0 <= since < every):
-            self.return_scale.refresh(self.replay_buffer.rewards())
-            self._refreshed = self.steps_per_task
+            restart_networks()
+        scale, since = self._update.update.scale, steps_per_task - self._refreshed
+        # `since` is negative where `learn` counts from 0 again
+        if self._refreshed < 0 or reset or (scale.refresh_every and not 0 <= since < scale.refresh_every):
+            scale.refresh(self._update.buffer.rewards())
+            self._refreshed = steps_per_task
+        self._update.number.fill_(number)
 
-    def _reset_networks(self) -> None:
-        """New parameters in the tensors that are there, which a captured graph holds on to."""
-        fresh = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
-        self.policy.load_state_dict(fresh.state_dict())
-        with torch.no_grad():
-            for optimizer in self._optimizers():
-                for moments in optimizer.state.values():
-                    torch._foreach_zero_(list(moments.values()))
-            if self.log_ent_coef is not None:
-                self.log_ent_coef.fill_(self._log_ent_coef_start)
-        self._reset_aggregators()
+    def update(self, batch_size: int, step: int, number: int) -> None:
+        """One update with `batch_size` rows per task.
 
-    def _reset_aggregators(self) -> None:
-        for network, aggregator in ((self.actor, self.aggregator), (self.critic, self.critic_aggregator)):
-            aggregator.reset(self.num_tasks, sum(p.numel() for p in network.shared_parameters()))
+        :param step: of the update within its round, from 0.
+        :param number: of the update, of all from 0.
+        """
+        turn, measure = self.turn(step, number), self.measures(number)
+        if measure or self._replay is None:
+            self._update(batch_size, turn, measure)
+        else:
+            self._replay(batch_size, turn)
 
-    def _next_updates(self, left: int) -> tuple[int, bool]:
-        """How many updates to make at once, and whether to measure conflict, which is one eager update."""
-        every = -(-self.log_conflicts // self.policy_delay) * self.policy_delay  # where the actor moves, too
-        until_measured = -self._n_updates % every if every else left
-        together = self._captured.together if self._captured is not None else 1
-        return (together if 1 < together <= min(left, until_measured) else 1), until_measured == 0
+    def turn(self, step: int, number: int) -> Turn:
+        """What that update moves."""
+        return Turn(actor=number % self._policy_delay == 0, target=step % self._target_update_interval == 0)
 
-    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
-        super()._update_learning_rate(optimizers)
-        if self._captured is not None:
-            self._captured.hold_learning_rate()
+    def measures(self, number: int) -> bool:
+        """Whether that update measures conflict."""
+        return self._measure_every > 0 and number % self._measure_every == 0
+
+    def counters(self) -> dict[str, int]:
+        """What the next rounds depend on, by its name in a saved agent."""
+        return {"_resets": self._resets, "_refreshed": self._refreshed}
+
+    def load_counters(self, saved: Mapping[str, Any]) -> None:
+        """Go on from `counters`."""
+        self._resets, self._refreshed = saved["_resets"], saved["_refreshed"]

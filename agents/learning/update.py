@@ -1,29 +1,44 @@
 """One update of multi-task SAC as a function of tensors on the device, and of nothing else.
 
-What the host decides (which networks move, measure or not) comes as arguments; counters, fill level, learning rate
-and logged numbers are tensors that stay the same and are changed in place. So the same code runs eagerly and inside
-the capture of a CUDA graph (`agents.device.captured`).
+What the host decides (which networks move, measure or not) comes as arguments; whatever an update changes is a tensor
+that stays where it is and is changed in place. So the same code runs eagerly and inside the capture of a CUDA graph
+(`agents.device.captured`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 
 import mtrl
-from agents.collecting.replay import TaskReplayBuffer
-from agents.learning.aggregation import looks_back
 from agents.learning.metrics import StepPath
 from agents.learning.returns import ReturnScale
-from agents.networks.policies import MultiTaskActor, MultiTaskCritic
-from agents.saving.agent_file import SafeSaves
+from agents.learning.temperatures import FixedTemperatures
+from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
+
+Network = Literal["actor", "critic"]
+
+
+class Batch(NamedTuple):
+    """T blocks of B rows, block t from task t: what `agents.TaskReplayBuffer.sample` draws, in its order."""
+
+    observations: Float[Tensor, "all obs"]
+    """(T B, D), the task's one-hot in the last T columns."""
+    actions: Float[Tensor, "all actions"]
+    next_observations: Float[Tensor, "all obs"]
+    """After the last reward of an n-step sum."""
+    dones: Float[Tensor, "all 1"]
+    """1 where the episode terminated; a time limit is no end."""
+    rewards: Float[Tensor, "all 1"]
+    """Raw; with n steps their discounted sum."""
+    discounts: Float[Tensor, "all 1"] | None = None
+    """Of the value at the next observations: gamma^n; None: gamma."""
 
 
 class Turn(NamedTuple):
@@ -33,174 +48,260 @@ class Turn(NamedTuple):
     target: bool
 
 
-class TaskUpdates(SafeSaves):
-    """The losses of T tasks and the steps down their gradients; `agents.MTSAC` calls it and sets it up."""
+@runtime_checkable
+class Networks(Protocol):
+    """What learns: `agents.MultiTaskPolicy`, or anything else that holds these three."""
 
-    actor: MultiTaskActor  # type: ignore[assignment]
-    critic: MultiTaskCritic  # type: ignore[assignment]
-    critic_target: MultiTaskCritic  # type: ignore[assignment]
-    replay_buffer: TaskReplayBuffer  # type: ignore[assignment]
-    max_grad_norm: float | None
-    loss_weighting: str
-    critic_reduction: str
-    ent_coef_min: float
-    return_scale: ReturnScale
-    _reward_scale: Tensor  # (T,)
-    _looked_at: bool  # an update of all networks was made
-    _update_number: Tensor  # (), int64: _n_updates, for the device
+    actor: MultiTaskActor
+    critic: MultiTaskCritic
+    critic_target: MultiTaskCritic
 
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        temperatures = [self.ent_coef_optimizer] if self.ent_coef_optimizer is not None else []
-        return [self.actor.optimizer, self.critic.optimizer, *temperatures]
 
-    def _record(self, network: MultiTaskActor | MultiTaskCritic) -> AbstractContextManager[mtrl.Tape]:
-        # every update computes the same: whether the tape sees all of it is looked at once
-        return mtrl.record(network, self.num_tasks, network.task_parameters(), trusted=self._looked_at)
+@dataclass(frozen=True)
+class SoftBackup:
+    """The soft Bellman backup of values at the next states, y = r + gamma (1 - terminated) (V(s') - alpha log pi).
 
-    def _draw_and_update(self, batch_size: int, turns: Sequence[Turn], measure: bool = False) -> None:
-        """One update for each turn."""
-        for turn in turns:
-            self._update(self.replay_buffer.sample(batch_size), turn, measure)
+    Everything is (T, B, 1) and in the units of the return scale; values in them are lower by `shift`.
+    """
 
-    def _update(self, batch: ReplayBufferSamples, turn: Turn, measure: bool = False) -> None:
-        alpha = self._temperatures()
+    rewards: Tensor
+    discounts: Tensor
+    entropy_cost: Tensor  # alpha log pi
+    shift: Tensor | None  # (T, 1, 1)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The target for a value at the next state."""
+        if self.shift is None:
+            return self.rewards + self.discounts * (value - self.entropy_cost)
+        return self.rewards + self.discounts * (value + self.shift - self.entropy_cost) - self.shift
+
+
+class Given(NamedTuple):
+    """What the losses of one update are made of, beside the parameters."""
+
+    batch: Batch
+    alpha: Float[Tensor, " tasks"]
+    weights: Float[Tensor, " tasks"] | float  # of the tasks' losses
+    target: Float[Tensor, "tasks rows targets"]
+    noise: Float[Tensor, "all actions"] | None  # of the actor's actions; None: it does not move
+
+
+@dataclass
+class Report:
+    """What happened in an update: tensors on its device."""
+
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+    """For the logs: (T,) or a scalar each."""
+    measured: dict[str, Tensor] = field(default_factory=dict)
+    """How the tasks' gradients conflict, if it was measured."""
+    watched: Float[Tensor, "quantities tasks"] = field(init=False)
+    """Losses of critic and actor, and temperatures: finite, unless training breaks down."""
+
+
+class SACUpdate:
+    """Multi-task SAC's update: a loss per task for critics and actor, surgery on the tasks' gradients, one step each.
+
+    With one task and the mean it is that of Stable-Baselines3's SAC. Build it once, with what lives on: it changes
+    networks, optimizers, temperatures and aggregators in place, and keeps no tensor of its own.
+
+    :param optimizers: of "actor" and "critic".
+    :param aggregators: of "actor" and "critic": two instances, as each has a state of its own.
+    :param scale: what brings the tasks' returns to one size.
+    :param gamma: discount of a step.
+    :param tau: share by which the target critics move towards the critics.
+    :param reward_scale: (T,), what rewards are multiplied by; None: by one.
+    :param critic_reduction: "min" or "mean" over the critics, in the target and for the actor.
+    :param loss_weighting: "temperature" weights task i's losses with T softmax(-log alpha)_i, "none" equally.
+    :param max_grad_norm: largest global norm of an update after surgery; 0: no clipping.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        optimizers: Mapping[Network, torch.optim.Optimizer],
+        aggregators: Mapping[Network, mtrl.Aggregator],
+        scale: ReturnScale,
+        temperatures: FixedTemperatures,
+        *,
+        gamma: float = 0.99,
+        tau: float = 0.005,
+        reward_scale: Float[Tensor, " tasks"] | None = None,
+        critic_reduction: str = "min",
+        loss_weighting: str = "none",
+        max_grad_norm: float = 0.0,
+    ):
+        self.actor, self.critic, self.critic_target = networks.actor, networks.critic, networks.critic_target
+        self.optimizers, self.aggregators = dict(optimizers), dict(aggregators)
+        self.scale, self.temperatures = scale, temperatures
+        self.num_tasks = scale.num_tasks
+        self.gamma, self.tau = gamma, tau
+        self.reward_scale = torch.ones_like(scale.scale) if reward_scale is None else reward_scale
+        self.critic_reduction, self.loss_weighting = critic_reduction, loss_weighting
+        self.max_grad_norm = max_grad_norm
+        self._trusted = False  # an update of all networks was made, under the eyes of `mtrl.record`
+
+    def update(self, batch: Batch, turn: Turn, measure: bool = False) -> Report:
+        """Move the critics, and on its turn the actor with the temperatures, and the target critics.
+
+        :param measure: measure how the tasks' gradients conflict, too, which costs several backward passes.
+        """
+        report = Report()
+        alpha = self.temperatures.values()
+        noise = None
         if turn.actor:
-            # One draw of a and log pi at s serves temperature and actor; it comes before the critic's step.
+            # a_pi ~ pi(. | s): one draw serves temperatures and actor, and comes before the critics' step
             noise = torch.randn_like(batch.actions)
             with self._record(self.actor) as actor_tape:
                 actions_pi, log_prob = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
-            self._step_temperatures(self._by_task(log_prob))
-        weights = self._loss_weights(alpha)
+            # log alpha_i descends -log alpha_i (mean_B log pi(a_pi | s) + target entropy)
+            self.temperatures.step(self.by_task(log_prob))
+        # w_i = T softmax(-log alpha)_i, or 1
+        weights = self.loss_weights(alpha)
 
-        target = self.return_scale.adapt(self._target(batch, alpha), self.critic, self.critic_target)
+        # y = r + gamma (1 - terminated) (min_n Q_target_n(s', a') - alpha_i log pi(a' | s')), a' ~ pi(. | s')
+        target = self.target(batch, alpha)
+        # PopArt: the statistics of y move, and the critics' heads with them, so that no value changes
+        returns = self.scale.denormalise(target)
+        self.scale.observe_targets(returns, self.critic, self.critic_target)
+        target = self.scale.normalise(returns).to(target.dtype)
+
+        # critics: L_i = w_i mean_B sum_n loss(Q_n(s, a), y)
         with self._record(self.critic) as critic_tape:
-            outputs = self._critic_outputs(self.critic, batch.observations, batch.actions)
-        critic_losses = self._critic_losses(outputs, target)
-
-        def critic_again() -> Tensor:
-            after = self._critic_outputs(self.critic, batch.observations, batch.actions)
-            return self._critic_losses(after, target) * weights
-
-        self._step("critic", critic_losses * weights, self.critic_aggregator, critic_tape, measure, critic_again)
+            outputs = self.q_outputs(self.critic, batch.observations, batch.actions)
+        critic_losses = self.critic_losses(outputs, target)
+        given = Given(batch, alpha, weights, target, noise)
+        self._step("critic", critic_losses, critic_tape, given, measure, report)
 
         actor_losses = None
         if turn.actor:
-            # The critic's parameters are constants here: mtrl.backward differentiates by the actor's alone.
-            actor_losses = self._actor_losses(batch.observations, actions_pi, log_prob, alpha)
-
-            def actor_again() -> Tensor:
-                after = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
-                return self._actor_losses(batch.observations, *after, alpha) * weights
-
-            self._step("actor", actor_losses * weights, self.aggregator, actor_tape, measure, actor_again)
-            self.task_metrics.note(actor_loss=actor_losses, entropy=-self._by_task(log_prob).mean(-1))
-            self._looked_at = True
+            # actor: L_i = w_i mean_B (alpha_i log pi(a_pi | s) - min_n Q_n(s, a_pi)), the critics of now are constants
+            actor_losses = self.actor_losses(batch.observations, actions_pi, log_prob, alpha)
+            self._step("actor", actor_losses, actor_tape, given, measure, report)
+            report.numbers |= {"actor_loss": actor_losses, "entropy": -self.by_task(log_prob).mean(-1)}
+            self._trusted = True
 
         if turn.target:
+            # Q_target_n <- Q_target_n + tau (Q_n - Q_target_n)
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
-        self._note(critic_losses, actor_losses, alpha, outputs)
+        self._conclude(report, critic_losses, actor_losses, alpha, outputs)
+        return report
 
-    def _critic_outputs(
-        self, critic: MultiTaskCritic, observations: Tensor, actions: Tensor
-    ) -> Float[Tensor, "critics tasks rows outputs"]:
-        return critic.outputs(observations, actions, blocks=True).unflatten(1, (self.num_tasks, -1))
+    def restart(self) -> None:
+        """Forget moments, temperatures and the aggregators' state, for networks that begin anew; all tensors stay."""
+        with torch.no_grad():
+            for optimizer in self.all_optimizers():
+                for moments in optimizer.state.values():
+                    torch._foreach_zero_(list(moments.values()))
+        self.temperatures.restart()
+        self.reset_aggregators()
 
-    def _critic_losses(self, outputs: Float[Tensor, "critics tasks rows outputs"], target: Tensor) -> Tensor:
-        """Of each task, (T,): the mean over its rows, the sum over the critics."""
-        return self.critic.values.loss(outputs, target).mean(-1).sum(0)
+    def reset_aggregators(self) -> None:
+        """Let the aggregators begin anew, for as many tasks and shared parameters as there are."""
+        networks: dict[Network, MultiTaskActor | MultiTaskCritic] = {"actor": self.actor, "critic": self.critic}
+        for name, network in networks.items():
+            self.aggregators[name].reset(self.num_tasks, sum(p.numel() for p in network.shared_parameters()))
 
-    def _actor_losses(
-        self, observations: Tensor, actions: Tensor, log_prob: Tensor, alpha: Tensor
-    ) -> Float[Tensor, " tasks"]:
-        outputs = self._critic_outputs(self.critic, observations, actions)
-        q_pi = self.critic.values.reduce(outputs, self.critic_reduction)
-        return (alpha.unsqueeze(1) * self._by_task(log_prob) - q_pi).mean(-1)
+    def all_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those of actor and critics, and of the temperatures if they are learned."""
+        return [self.optimizers["actor"], self.optimizers["critic"], *self.temperatures.optimizers]
 
-    def _by_task(self, rows: Tensor) -> Tensor:
+    def by_task(self, rows: Float[Tensor, "*rest all"]) -> Float[Tensor, "*rest tasks rows"]:
         """(..., T B) -> (..., T, B)."""
         return rows.unflatten(-1, (self.num_tasks, -1))
 
-    def _temperatures(self) -> Float[Tensor, " tasks"]:
-        return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
+    def q_outputs(
+        self, critic: MultiTaskCritic, observations: Tensor, actions: Tensor
+    ) -> Float[Tensor, "critics tasks rows outputs"]:
+        """What `critic.values` turns into Q values."""
+        return critic.outputs(observations, actions, blocks=True).unflatten(1, (self.num_tasks, -1))
 
-    def _step_temperatures(self, log_prob: Float[Tensor, "tasks rows"]) -> None:
-        """Each temperature moves by its own task's loss."""
-        if self.log_ent_coef is None or self.ent_coef_optimizer is None:
-            return
-        # gradient of -log_alpha_i (mean_B log pi + target entropy): no autograd needed for a linear loss
-        assert isinstance(self.target_entropy, float)
-        self.log_ent_coef.grad = -(log_prob.detach() + self.target_entropy).mean(-1)
-        self.ent_coef_optimizer.step()
-        if self.ent_coef_min:
-            self.log_ent_coef.data.clamp_(min=math.log(self.ent_coef_min))
+    def critic_losses(
+        self, outputs: Float[Tensor, "critics tasks rows outputs"], target: Float[Tensor, "tasks rows targets"]
+    ) -> Float[Tensor, " tasks"]:
+        """Mean over the task's rows, sum over the critics."""
+        return self.critic.values.loss(outputs, target).mean(-1).sum(0)
 
-    def _loss_weights(self, alpha: Tensor) -> Tensor | float:
+    def actor_losses(
+        self, observations: Tensor, actions: Tensor, log_prob: Tensor, alpha: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, " tasks"]:
+        """Mean over the task's rows of alpha log pi(a | s) - Q(s, a)."""
+        outputs = self.q_outputs(self.critic, observations, actions)
+        q_pi = self.critic.values.reduce(outputs, self.critic_reduction)
+        return (alpha.unsqueeze(1) * self.by_task(log_prob) - q_pi).mean(-1)
+
+    def loss_weights(self, alpha: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"] | float:
+        """Weight of each task's losses; they sum to T."""
         return self.num_tasks * torch.softmax(-alpha.log(), 0) if self.loss_weighting == "temperature" else 1.0
 
     @torch.no_grad()
-    def _target(self, batch: ReplayBufferSamples, alpha: Tensor) -> Float[Tensor, "tasks rows targets"]:
-        """What the critics learn: for a scalar critic, K = 1 and, in the units of the return scale,
+    def target(self, batch: Batch, alpha: Float[Tensor, " tasks"]) -> Float[Tensor, "tasks rows targets"]:
+        """What the critics learn, in the units of the return scale; a scalar critic has one target.
 
-        y = r + gamma (1 - terminated) (min_n Q_target(s', a') - alpha_i log pi(a' | s')), a' ~ pi(. | s').
-
-        With n steps r is their discounted sum, without the entropies of the states between, and gamma is gamma^n.
+        With n steps the reward is their discounted sum, without the entropies of the states between, and gamma is
+        gamma^n.
         """
         next_actions, next_log_prob = self.actor.action_log_prob(batch.next_observations, blocks=True)
-        outputs = self._critic_outputs(self.critic_target, batch.next_observations, next_actions)
+        outputs = self.q_outputs(self.critic_target, batch.next_observations, next_actions)
         by_task = (self.num_tasks, -1, 1)
-        entropy = alpha.view(by_task) * next_log_prob.view(by_task)
-        scale = self._reward_scale / self.return_scale.divisor(alpha)
-        rewards = batch.rewards.view(by_task) * scale.view(by_task)
+        reward_scale = self.reward_scale / self.scale.divisor(alpha)
         gamma = self.gamma if batch.discounts is None else batch.discounts.view(by_task)
-        discounts = gamma * (1 - batch.dones.view(by_task))
+        backup = SoftBackup(
+            rewards=batch.rewards.view(by_task) * reward_scale.view(by_task),
+            discounts=gamma * (1 - batch.dones.view(by_task)),
+            entropy_cost=alpha.view(by_task) * next_log_prob.view(by_task),
+            shift=None if self.scale.shift is None else self.scale.shift.view(by_task),
+        )
+        return self.critic_target.values.target(outputs, backup, self.critic_reduction)
 
-        def backup(value: Tensor) -> Tensor:
-            return rewards + discounts * (value - entropy)
+    @torch.no_grad()
+    def recompute_losses(self, name: Network, given: Given) -> Float[Tensor, " tasks"]:
+        """The losses of the same batch, target and noise, with the parameters of now."""
+        batch = given.batch
+        if name == "critic":
+            losses = self.critic_losses(self.q_outputs(self.critic, batch.observations, batch.actions), given.target)
+        else:
+            drawn = self.actor.action_log_prob(batch.observations, blocks=True, noise=given.noise)
+            losses = self.actor_losses(batch.observations, *drawn, given.alpha)
+        return losses * given.weights
 
-        def shifted_backup(value: Tensor) -> Tensor:
-            shift = self.return_scale.shift.view(by_task)  # type: ignore[union-attr]
-            return backup(value + shift) - shift
-
-        moves = self.return_scale.shift is not None
-        return self.critic_target.values.target(outputs, shifted_backup if moves else backup, self.critic_reduction)
+    def _record(self, network: MultiTaskActor | MultiTaskCritic) -> AbstractContextManager[mtrl.Tape]:
+        # every update computes the same: whether the tape sees all of it is looked at once
+        return mtrl.record(network, self.num_tasks, network.task_parameters(), trusted=self._trusted)
 
     def _step(
         self,
-        name: str,
-        losses: Tensor,
-        aggregator: mtrl.Aggregator,
+        name: Network,
+        losses: Float[Tensor, " tasks"],
         tape: mtrl.Tape,
+        given: Given,
         measure: bool,
-        again: Callable[[], Tensor],
+        report: Report,
     ) -> None:
-        """Reconcile the tasks' gradients of the actor or the critic, clip, and take its optimizer's step.
-
-        :param again: the losses of the same batch with the parameters of then: after the step.
-        """
-        network = getattr(self, name)
+        """Reconcile the tasks' gradients of the actor or the critics, clip, and take the optimizer's step."""
+        network, aggregator = getattr(self, name), self.aggregators[name]
+        losses = losses * given.weights
         path = StepPath(losses, network) if measure else None
         found = mtrl.backward(losses, aggregator, tape=tape, diagnostics=measure)
-        if self.max_grad_norm is not None:
+        if self.max_grad_norm:
             norm = nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
-            self.task_metrics.note(**{f"{name}_update_norm": norm})
-        network.optimizer.step()
-        if path or looks_back(aggregator):
-            with torch.no_grad():
-                after = again()
+            report.numbers[f"{name}_update_norm"] = norm
+        self.optimizers[name].step()
+        if path or aggregator.looks_back:
+            after = self.recompute_losses(name, given)
             aggregator.after_step(after)
             if path and found:
                 found["curvature"] = path.curvature(after)
-                self.task_metrics.measured |= {f"{name}_{key}": value for key, value in found.items()}
+                report.measured |= {f"{name}_{key}": value for key, value in found.items()}
 
     @torch.no_grad()
-    def _note(self, critic_losses: Tensor, actor_losses: Tensor | None, alpha: Tensor, outputs: Tensor) -> None:
-        """Keep what the logs show, on the device, and flag the first non-finite value of each task."""
-        watched = [critic_losses, torch.zeros_like(critic_losses) if actor_losses is None else actor_losses, alpha]
-        self.guard.watch(torch.stack(watched), self._update_number)
-        self._update_number += 1
-        self.task_metrics.note(
-            critic_loss=critic_losses, ent_coef=alpha, q_value=self.critic.values.value(outputs).mean((0, 2))
-        )
-        if self.return_scale.measured:
-            self.task_metrics.note(return_scale=self.return_scale.divisor(alpha))
+    def _conclude(
+        self, report: Report, critic_losses: Tensor, actor_losses: Tensor | None, alpha: Tensor, outputs: Tensor
+    ) -> None:
+        """Add what the logs show, and what is watched."""
+        no_loss = torch.zeros_like(critic_losses)
+        report.watched = torch.stack([critic_losses, no_loss if actor_losses is None else actor_losses, alpha])
+        q_values = self.critic.values.value(outputs).mean((0, 2))
+        report.numbers |= {"critic_loss": critic_losses, "ent_coef": alpha, "q_value": q_values}
+        if self.scale.measured:
+            report.numbers["return_scale"] = self.scale.divisor(alpha)

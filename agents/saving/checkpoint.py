@@ -6,10 +6,12 @@ import hashlib
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.mtsac import MTSAC
@@ -38,14 +40,14 @@ def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     _require_state(env)
     agent.settle()
-    if agent._pending:
+    if agent.collection.pending:
         raise RuntimeError("expected every step to be stored, found one that is not; save in a callback's _on_step")
     try:
         agent.save(partial / "agent.zip")
         agent.save_replay_buffer(partial / "buffer.zip")
-        state = {"env": env.get_state(), "generators": agent.rng_state()}  # type: ignore[attr-defined]
-        if agent.collect_ahead:
-            state["ahead"] = agent.collected_state()
+        state = {"env": env.get_state(), "generators": rng_state(agent)}  # type: ignore[attr-defined]
+        if agent.settings.collect_ahead:
+            state["ahead"] = agent.collection.state_dict()
         write_state(partial / "loop.zip", "loop", state)
         with whole_file(partial / SUMS) as file:
             file.writelines(f"{_sha256(path)}  {path.name}\n".encode() for path in sorted(partial.glob("*.zip")))
@@ -129,14 +131,30 @@ def load_checkpoint(path: str | Path, env: VecEnv, device: str = "auto", **chang
     state = read_state(path / "loop.zip", "loop")
     with damage_told(path / "loop.zip"):
         lag = state["ahead"]["lag"] if "ahead" in state else 0
-    if agent.collect_ahead != lag:
-        raise ValueError(f"{path}: expected collect_ahead={lag}, as it was written; found {agent.collect_ahead}.")
+    if (found := agent.settings.collect_ahead) != lag:
+        raise ValueError(f"{path}: expected collect_ahead={lag}, as it was written; found {found}.")
     agent.set_env(env, force_reset=False)
     with damage_told(path / "loop.zip"):
-        agent._last_obs = np.asarray(env.set_state(state["env"]))  # type: ignore[attr-defined]
-        agent.set_rng_state(state["generators"])
-        agent.load_collected_state(state.get("ahead"))
+        observations = np.asarray(env.set_state(state["env"]))  # type: ignore[attr-defined]
+        set_rng_state(agent, state["generators"])
+        agent.go_on_from(observations, state.get("ahead"))
     return agent
+
+
+def rng_state(agent: MTSAC) -> dict[str, Any]:
+    """State of the generators that training draws from outside of the agent's own parts."""
+    state = {"torch": torch.get_rng_state(), "action_space": agent.action_space.np_random.bit_generator.state}
+    if agent.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(agent.device)
+    return state
+
+
+def set_rng_state(agent: MTSAC, state: Mapping[str, Any]) -> None:
+    """Continue the random streams of `rng_state`."""
+    torch.set_rng_state(state["torch"])
+    agent.action_space.np_random.bit_generator.state = state["action_space"]
+    if agent.device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], agent.device)
 
 
 def _require_state(env: VecEnv) -> None:
@@ -162,8 +180,8 @@ def checkpoint_bytes(agent: MTSAC, transitions: int) -> int:
     """
     trained = [*agent.actor.parameters(), *agent.critic.parameters()]
     networks = sum(p.nbytes for p in agent.policy.parameters()) + 2 * sum(p.nbytes for p in trained)  # Adam keeps two
-    if agent.collect_ahead:
-        networks += (agent.collect_ahead + 1) * sum(p.nbytes for p in agent.actor.parameters())  # copies, at most
+    if lag := agent.settings.collect_ahead:
+        networks += (lag + 1) * sum(p.nbytes for p in agent.actor.parameters())  # copies, at most
     buffer = agent.replay_buffer
     assert buffer is not None
     return networks + buffer.rows.nbytes * min(transitions, buffer.buffer_size) // buffer.buffer_size

@@ -34,7 +34,7 @@ class Size:
     layer_norm: bool = False
     threads: int = 1
     device: str = "cpu"
-    capture: bool | int = False
+    capture: bool = False
 
     def __str__(self) -> str:
         return f"{self.num_tasks} tasks"

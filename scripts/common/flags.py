@@ -43,20 +43,20 @@ _WORDS = {"auto": "auto", "true": True, "false": False}
 
 def _read(words: list[str]) -> Any:
     word = words[0].lower()
-    if word not in _WORDS and (not word.isdecimal() or int(word) < 1):
-        raise ValueError(f"expected auto, true, false or a number of updates of at least 1; found {words[0]!r}")
-    return _WORDS[word] if word in _WORDS else int(word)
+    if word not in _WORDS:
+        raise ValueError(f"expected auto, true or false; found {words[0]!r}")
+    return _WORDS[word]
 
 
 _CAPTURE: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
     nargs=1,
-    metavar="auto|true|false|N",
+    metavar="auto|true|false",
     instance_from_str=_read,
-    is_instance=lambda value: value == "auto" or isinstance(value, int),
+    is_instance=lambda value: value == "auto" or isinstance(value, bool),
     str_from_instance=lambda value: [str(value).lower()],
 )
-_AUTO_OR = Literal["auto"] | bool | int
-# Whether updates are captured as CUDA graphs; a number: so many in one
+_AUTO_OR = Literal["auto"] | bool
+# Whether updates are captured as CUDA graphs
 Capture = Annotated[_AUTO_OR, _CAPTURE]
 
 

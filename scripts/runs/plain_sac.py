@@ -18,7 +18,8 @@ from torch import nn
 
 from agents import TaskReplayBuffer
 from agents.fields import settings_of, taken_by
-from agents.settings import AgentSettings, SACSettings, learning_schedule
+from agents.schedules import learning_schedule
+from agents.settings import AgentSettings, SACSettings
 from scripts.setup.config import TrainConfig
 
 

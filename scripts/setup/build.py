@@ -46,8 +46,8 @@ def require_device(device: str) -> None:
         raise UsageError("expected a CUDA device for --device cuda; torch finds none. Use --device cpu or auto.")
 
 
-def resolve_capture(capture: Literal["auto"] | bool | int, device: str) -> bool | int:
-    """Whether, or how many, updates are captured: auto is yes on CUDA. Raises UsageError for a capture on a CPU."""
+def resolve_capture(capture: Literal["auto"] | bool, device: str) -> bool:
+    """Whether updates are captured: auto is yes on CUDA. Raises UsageError for a capture on a CPU."""
     if capture == "auto":
         return device == "cuda"
     if capture and device != "cuda":

@@ -30,7 +30,7 @@ from agents.fields import (
     settings_of,
 )
 from agents.networks.torsos import TORSOS
-from agents.settings import SEED, NetworkSettings, Precision, SACSettings, check_together
+from agents.settings import ARS_REMOVED, SEED, NetworkSettings, Precision, SACSettings, check_together
 from envs import find_benchmark
 
 
@@ -104,7 +104,7 @@ class RunSettings:
             plain_sac=False,
         ),
     ] = "auto"
-    """Make updates by replaying CUDA graphs, N in one if a round has as many; auto: on CUDA, one each."""
+    """Replay updates as CUDA graphs; auto: on CUDA."""
     run_dir: Annotated[str, Role(in_presets=False)] = ""
     """Folder of the run, new or empty; empty: runs/PRESET[-TASKS]-AGGREGATOR-seedSEED."""
     workers: Annotated[
@@ -161,6 +161,10 @@ class TrainConfig(NetworkSettings, SACSettings, RunSettings, MethodSettings, Env
         """The config that `to_json` wrote. Raises ValueError if a field is missing, unknown or of another type."""
         known = settings_of(cls)
         values = {name: setting.default for name, setting in known.items() if setting.role.added} | values
+        if type(values.get("capture")) is int:  # until version 0.2: so many updates in one graph
+            values["capture"] = True
+        if values.get("return_scale") == "ars":
+            raise ValueError(ARS_REMOVED)
         if values.keys() != known.keys():
             raise ValueError(f"fields {sorted(known.keys() ^ values.keys())} are missing or unknown")
         if type(values["ent_coef"]) in (int, float):  # as a flag it is text

@@ -45,7 +45,8 @@ def test_the_same_actions_as_predict_from_the_same_generator(form, graphs):
             for parameter in agent.actor.parameters():
                 parameter.mul_(1.01)
     if graphs:
-        assert (acting.graphs.warm_ups, acting.graphs.captures, acting.graphs.replays) == (2 * WARM_UP, 2, 12 - 6)
+        found = acting.replays.graphs
+        assert (found.warm_ups, found.captures, found.replays) == (2 * WARM_UP, 2, 12 - 6)
 
 
 @pytest.mark.parametrize("captured", [False, True])
@@ -54,16 +55,16 @@ def test_a_whole_run_is_that_of_stable_baselines(captured):
     expected = eagerly()
     agent = toy_agent(**SETTINGS)
     agent = capture(agent) if captured else agent
-    agent._acting = DeviceActing(agent.actor, agent._captured.graphs if captured else None)
+    agent.collection.acting = DeviceActing(agent.actor, agent.captured.replays.graphs if captured else None)
     agent.learn(2 * STEPS)
     assert_bit_equal(expected, state_of(agent))
     if captured:
-        assert agent._captured.graphs.captures == 3
+        assert agent.captured.replays.graphs.captures == 3
 
 
 def test_a_vector_step_is_two_copies_up_and_one_down():
     agent = toy_agent(learning_starts=0, log_every=10**6, log_conflicts=0)
-    agent._acting = DeviceActing(agent.actor)
+    agent.collection.acting = DeviceActing(agent.actor)
     with (
         mock.patch.object(HostBlock, "send", autospec=True, side_effect=HostBlock.send) as send,
         mock.patch.object(HostBlock, "fetch", autospec=True, side_effect=HostBlock.fetch) as fetch,
@@ -75,9 +76,10 @@ def test_a_vector_step_is_two_copies_up_and_one_down():
 
 def test_noise_that_somebody_adds_is_added():
     agent = an_agent()
-    agent._acting = mock.Mock(side_effect=AssertionError("the noise is lost"))
+    agent.collection.acting = mock.Mock(side_effect=AssertionError("the noise is lost"))
     agent._last_obs = observations()
-    drawn, stored = agent._sample_action(0, lambda: np.full((2, 2), 5.0), 2)
+    agent.collection._draw_actions(agent, agent.env, 0, lambda: np.full((2, 2), 5.0))
+    drawn, stored = agent.collection._next_actions
     assert (stored == 1).all()
     assert (drawn == agent.action_space.high).all()
 
@@ -116,7 +118,7 @@ def test_actions_are_the_callers_own():
 @pytest.mark.parametrize("captured", [False, True])
 def test_the_same_actions_as_predict_on_cuda(captured):
     agent = toy_agent(device="cuda", capture=captured)
-    acting, state = agent._acting, torch.cuda.get_rng_state()
+    acting, state = agent.collection.acting, torch.cuda.get_rng_state()
     expected = [agent.policy.scale_action(agent.predict(observations(seed=i))[0]) for i in range(9)]
     after = torch.cuda.get_rng_state()
     torch.cuda.set_rng_state(state)

@@ -17,6 +17,7 @@ from agents import CheckpointCallback, EvaluationCallback, load_checkpoint, save
 from agents.ahead.actor_copy import ActorCopy, actor_parameters
 from agents.ahead.collector import Collector
 from agents.callbacks import EveryStepsPerTask
+from agents.collecting.rollout import Step
 from agents.device.transfer import HostBlock
 from scripts import train
 from scripts.runs.progress import StopSwitch
@@ -29,7 +30,7 @@ STEPS = 42  # vector steps: an episode ends, and one is running
 
 
 def whole_state(agent, env):
-    return [state_of(agent, env), {**agent.collected_state(), "seconds": 0}]
+    return [state_of(agent, env), {**agent.collection.state_dict(), "seconds": 0}]
 
 
 def run(lag=4, kind="in-process", steps=STEPS, callback=None, **settings):
@@ -60,22 +61,17 @@ def plain_loop(lag, kind="in-process", steps=STEPS, **settings):
             drawn = np.array([agent.action_space.sample() for _ in seen])
         else:
             actor.load_state_dict(versions[max(t - lag, 0)])
-            if noise is None or t % agent.noise_hold == 0:
+            if noise is None or t % agent.settings.noise_hold == 0:
                 noise = torch.randn(env.num_envs, 2, generator=generator)
             with torch.no_grad():
                 drawn = agent.policy.unscale_action(actor(torch.as_tensor(seen), noise=noise).numpy())
         stored = agent.policy.scale_action(drawn)
         new, rewards, dones, infos = env.step(agent.policy.unscale_action(stored))
-        agent._last_obs = seen
-        agent._store_transition(agent.replay_buffer, stored, new, rewards, dones, infos)
-        agent._record_episodes(infos, dones)
-        agent._episode_num += int(dones.sum())
-        agent.num_timesteps += env.num_envs
-        agent._update_current_progress_remaining(agent.num_timesteps, agent._total_timesteps)
+        agent.take_in(Step(seen, agent.policy.unscale_action(stored), stored, new, rewards, dones, infos))
         frequency = agent.train_freq.frequency
         if (t + 1) % frequency == 0 and agent.num_timesteps > agent.learning_starts:
             agent.train(agent.gradient_steps, agent.batch_size)
-        agent._rollout_steps = (t + 1) % frequency
+        agent.collection.load_counters({"_rollout_steps": (t + 1) % frequency, "_next_actions": None, "_noise": None})
         versions.append(copy.deepcopy(agent.actor.state_dict()))
         seen = new
     return agent, state_of(agent, env)
@@ -232,7 +228,7 @@ def test_a_checkpoint_from_inside_training(tmp_path, form, step):
     run(callback=CheckpointCallback(tmp_path, step, keep=9), **FORMS[form], steps=step + 5)
     env = make_env("in-process")
     resumed = load_checkpoint(tmp_path / f"step_{step:09d}", env, device="cpu")
-    assert len(resumed._collector._steps) == 4
+    assert len(resumed.collection.collector._steps) == 4
     resumed.learn(2 * (STEPS - step), reset_num_timesteps=False)
     assert_bit_equal(whole_state(resumed, env), undisturbed(form))
 
@@ -262,11 +258,11 @@ def test_a_second_learn_begins_anew():
     env = make_env("in-process")
     agent = toy_agent(env, collect_ahead=5)
     agent.learn(2 * 30, callback=lambda *_: agent.num_timesteps < 2 * 25)
-    assert agent._collector._steps
+    assert agent.collection.collector._steps
     with mock.patch.object(env, "reset", side_effect=env.reset) as reset:
         agent.learn(2 * 10)
     assert reset.call_count == 1
-    assert (agent.num_timesteps, agent.replay_buffer.size(), len(agent._collector._steps)) == (20, 25 + 10, 0)
+    assert (agent.num_timesteps, agent.replay_buffer.size(), len(agent.collection.collector._steps)) == (20, 25 + 10, 0)
 
 
 FLAGS = "--collect-ahead 5 --steps-per-task 60 --warmup-steps 20 --eval-every 20 --checkpoint-every 20 --log-every 20"
@@ -293,9 +289,9 @@ def test_evaluations_and_checkpoints_find_the_collector_at_its_bound():
 
     class Look(EveryStepsPerTask):
         def act(self):
-            before = agent._collector._collected
+            before = agent.collection.collector._collected
             time.sleep(0.02)
-            found.append((before == agent._collector._collected, len(agent._collector._steps)))
+            found.append((before == agent.collection.collector._collected, len(agent.collection.collector._steps)))
             self.training_env.get_state()
 
     evaluation = EvaluationCallback(envs.toy.make(num_tasks=2, seed=1), every=20, episodes=1)
@@ -351,7 +347,7 @@ def test_off_there_is_no_thread_and_no_column():
     assert agent.num_timesteps == 50
     assert "time/updates" in recorded
     assert not {"time/policy_lag", "time/seconds_collector_waited"} & recorded.keys()
-    assert agent.collected_state() is agent.settle() is None
+    assert agent.collection.state_dict() is agent.settle() is None
 
 
 def test_an_agent_is_saved_without_what_it_collected(tmp_path):
@@ -362,7 +358,7 @@ def test_an_agent_is_saved_without_what_it_collected(tmp_path):
     for trust in (False, True):
         path = tmp_path / ("sb3" if trust else "agent")
         loaded = type(agent).load(path, envs.toy.make(num_tasks=2, seed=0), trust=trust, device="cpu")
-        assert loaded.collect_ahead == 3
+        assert loaded.settings.collect_ahead == 3
         loaded.learn(2 * 5, reset_num_timesteps=False)
         assert loaded.num_timesteps == 2 * 30
 

@@ -41,7 +41,7 @@ def in_time(seconds=300):
 
 def nobody_left(agent, failed=False):
     assert not [thread for thread in threading.enumerate() if thread.name == "collector"]
-    assert not agent._collector.running
+    assert not agent.collection.collector.running
     assert failed or not agent.env._pending  # a step that failed is not over
 
 
@@ -198,7 +198,7 @@ def test_the_collector_sleeps_at_its_bound():
 
 # ----------------------------------------------------------------------------------------------------------- bad input
 def test_a_lag_below_zero():
-    with pytest.raises(ValueError, match="collect_ahead must be a whole number of vector steps, 0 for none; found -1"):
+    with pytest.raises(ValueError, match="collect_ahead: expected 0 or more; found -1"):
         toy_agent(collect_ahead=-1)
 
 

@@ -31,11 +31,8 @@ def pair(ent_coef, **common):
     for model in (sac, mtsac):
         model.policy.double()
         model.set_logger(configure(None, []))
-        if model.log_ent_coef is not None:
-            model.log_ent_coef = model.log_ent_coef.detach().double().requires_grad_()
-            model.ent_coef_optimizer = torch.optim.Adam([model.log_ent_coef], lr=model.learning_rate)
-        else:
-            model.ent_coef_tensor = model.ent_coef_tensor.double()
+        temperature = model.log_ent_coef if model.log_ent_coef is not None else model.ent_coef_tensor
+        temperature.data = temperature.data.double()
     with torch.no_grad():
         for theirs, ours in zip(sb3_tensors(sac), our_tensors(mtsac), strict=True):
             theirs.copy_(ours)

@@ -12,6 +12,8 @@ from agents import load_checkpoint, save_checkpoint
 from agents.collecting.acting import DeviceActing
 from agents.device.captured import CapturedUpdates
 from agents.device.graphs import WARM_UP
+from agents.saving.agent_file import training_state
+from agents.saving.checkpoint import rng_state
 from tests.agents.test_value_learning import EVERYTHING
 from tests.helpers import SMALL, NoSynchronisation, cuda, tensors, toy_agent
 from tests.traced_graphs import TracedGraphs
@@ -29,22 +31,27 @@ STEPS = 45
 CAPTURABLE = [name for name in mtrl.AGGREGATORS if name != "nash_mtl"]
 
 
-def capture(agent, together=1):
+def capture(agent, graphs=None):
     """The same agent, whose updates are replayed from now on."""
     host = [
-        (agent, "_n_updates", "num_timesteps", "_total_timesteps", "_current_progress_remaining", "log_conflicts"),
+        (agent, "_n_updates", "num_timesteps", "_total_timesteps", "_current_progress_remaining"),
         (agent.replay_buffer, "pos", "full"),
+        (agent.rounds, "_measure_every", "_policy_delay", "_reset_at"),
     ]
-    agent._captured = CapturedUpdates(agent, together, TracedGraphs(*host))
+    agent.captured = agent.rounds._replay = CapturedUpdates(agent.rounds._update, graphs or TracedGraphs(*host))
     return agent
 
 
+def graphs_of(agent):
+    return agent.captured.replays.graphs
+
+
 def state_of(agent):
-    state = agent._state()
+    state = training_state(agent)
     for name in [name for name in state["modules"] if name.endswith("optimizer")]:
         for group in state["modules"][name]["param_groups"]:
             group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float64)  # the number, however it is held
-    return [state, agent.replay_buffer.state_dict(), agent.rng_state()]
+    return [state, agent.replay_buffer.state_dict(), rng_state(agent)]
 
 
 def assert_bit_equal(first, second):
@@ -79,7 +86,7 @@ def test_replayed_updates_equal_eager_ones(aggregator, form):
     agent = capture(toy_agent(**SETTINGS, **settings))
     agent.learn(2 * STEPS)
     assert agent._n_updates == 50
-    graphs = agent._captured.graphs
+    graphs = graphs_of(agent)
     assert (graphs.warm_ups, graphs.captures) == (WARM_UP, 2)
     assert graphs.replays == 50 - graphs.warm_ups - len(range(0, 50, 17))
     assert_bit_equal(eager, state_of(agent))
@@ -94,17 +101,7 @@ def test_the_options_of_value_learning_are_captured_too(scale):
     eager = eagerly(**settings)
     agent = capture(toy_agent(**SETTINGS, **settings))
     agent.learn(2 * STEPS)
-    assert agent._captured.graphs.replays > 25
-    assert_bit_equal(eager, state_of(agent))
-
-
-@pytest.mark.parametrize("together", [2, 3])
-def test_several_updates_in_one_graph(together):
-    settings = {"gradient_steps": 5, "train_freq": 2}
-    eager = eagerly(**settings)
-    agent = capture(toy_agent(**{**SETTINGS, **settings}), together)
-    agent.learn(2 * STEPS)
-    assert {len(targets) for _, targets in agent._captured._replays} == {1, together}
+    assert graphs_of(agent).replays > 25
     assert_bit_equal(eager, state_of(agent))
 
 
@@ -119,7 +116,7 @@ def test_resuming_after_captured_updates_is_exact(tmp_path, aggregator):
     env = envs.toy.make(num_tasks=2, seed=0)
     resumed = capture(load_checkpoint(path, env, device="cpu"))
     resumed.learn(2 * (STEPS - 37), reset_num_timesteps=False)
-    assert resumed._captured.graphs.replays > 10
+    assert graphs_of(resumed).replays > 10
     assert_bit_equal(eager, state_of(resumed))
 
 
@@ -134,85 +131,76 @@ def test_a_state_exchanged_under_the_graphs_is_noticed():
         agent.set_parameters(kept)  # new moments in the optimizers
         agent.learn(2 * 20, reset_num_timesteps=False)
         states.append(state_of(agent))
-    assert agent._captured.graphs.captures == 4
+    assert graphs_of(agent).captures == 4
     assert_bit_equal(*states)
 
 
+class OfAUser(mtrl.PCGrad):
+    """Counts in Python, which a graph would do once; it does not say that it may be captured."""
+
+    calls = 0
+
+    def weights(self, gramian, losses):
+        self.calls += 1
+        return super().weights(gramian, losses) * (1 + self.calls % 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"aggregator": "nash_mtl"}, "NashMTL may ask the host"),
+        ({"aggregator": OfAUser()}, "OfAUser may ask the host"),
+        ({"aggregator": "mean", "critic_aggregator": OfAUser()}, "OfAUser may ask the host"),
+    ],
+    ids=["host state", "own class", "one of two"],
+)
+def test_with_an_aggregator_that_may_ask_the_host_updates_are_eager(settings, told):
+    eager = eagerly(30, **copy.deepcopy(settings))
+    agent = toy_agent(**SETTINGS, **settings)
+    with pytest.warns(RuntimeWarning, match=f"eagerly, slower and otherwise the same: {told}") as caught:
+        capture(agent).learn(2 * 30)
+    assert len([w for w in caught if w.category is RuntimeWarning]) == 1
+    assert (graphs_of(agent).captures, graphs_of(agent).replays) == (0, 0)
+    assert_bit_equal(eager, state_of(agent))
+
+
 class Waits(mtrl.PCGrad):
-    """Asks the device for a number."""
+    """Asks the device for a number, although it says that it does not."""
+
+    capturable = True
 
     def weights(self, gramian, losses):
         return super().weights(gramian, losses) * float(gramian.isfinite().all().item())
 
 
 class WaitsWithTheJacobian(mtrl.MoCoGrad):
+    capturable = True
+
     def forward(self, jacobian, losses):
         return super().forward(jacobian, losses) * float(jacobian.isfinite().all().item())
 
 
-class WaitsWithTheLosses(mtrl.FAMO):
-    """Before the backward pass, and after the step."""
-
-    def weights(self, losses):
-        return super().weights(losses) * float(losses.isfinite().all().item())
+class WaitsAfterTheStep(mtrl.FAMO):
+    capturable = True
 
     def after_step(self, losses):
         super().after_step(losses + float(losses[0].item() > 1e9))
 
 
-IT_WAITS = r"waits for the device \(_local_scalar_dense\)"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message", "cuts"),
-    [
-        ({"aggregator": "nash_mtl"}, "actor: NashMTL, critic: NashMTL.*NashMTL keeps state on the host", 2),
-        ({"aggregator": Waits()}, f"actor: Waits, critic: Waits.*{IT_WAITS}", 2),
-        ({"aggregator": WaitsWithTheJacobian()}, f"actor: WaitsWithTheJacobian.*{IT_WAITS}", 2),
-        ({"aggregator": WaitsWithTheLosses()}, f"actor: WaitsWithTheLosses.*{IT_WAITS}", 4),
-        ({"aggregator": "mean", "critic_aggregator": Waits()}, f"\\(critic: Waits\\).*{IT_WAITS}", 1),
-    ],
-    ids=["host state", "weights", "jacobian", "losses", "one of two"],
-)
-def test_an_aggregator_that_cannot_be_captured_runs_between_graphs(settings, message, cuts):
-    """Every kind of question that `mtrl.backward` asks; two updates together, and a measurement between."""
-    settings |= {"gradient_steps": 3, "policy_kwargs": {**SMALL, "precision": "bfloat16"}}
-    eager = eagerly(**copy.deepcopy(settings))
-    agent = capture(toy_agent(**{**SETTINGS, **settings}), together=2)
+@pytest.mark.parametrize("acts_captured", [False, True])
+@pytest.mark.parametrize("kind", [Waits, WaitsWithTheJacobian, WaitsAfterTheStep])
+def test_a_capture_that_breaks_off_leaves_acting_and_generators_whole(kind, acts_captured):
+    """Updates are eager from then on, with one warning; acting shares their generator, and goes on captured."""
+    eager = eagerly(30, aggregator=kind())
+    agent = capture(toy_agent(aggregator=kind(), **SETTINGS))
+    if acts_captured:
+        agent.collection.acting = DeviceActing(agent.actor, graphs_of(agent))
+    message = rf"The update \(actor: {kind.__name__}, critic: {kind.__name__}\) cannot be captured.*not permitted"
     with pytest.warns(RuntimeWarning, match=message) as caught:
-        agent.learn(2 * STEPS)
-    graphs = agent._captured.graphs
-    assert len([w for w in caught if w.category is RuntimeWarning]) == 1
-    assert not agent._captured.refused
-    assert graphs.replays > 15
-    assert graphs.cuts == cuts * sum(len(turns) for _, turns in agent._captured._replays)
-    assert_bit_equal(eager, state_of(agent))
-
-
-class RefusingGraphs(TracedGraphs):
-    """Captures what is cut often enough."""
-
-    def __init__(self, cuts):
-        super().__init__()
-        self.enough = cuts
-
-    def capture(self, update, generators):
-        before = self.cuts
-        replay = super().capture(update, generators)
-        if self.cuts - before < self.enough:
-            self.broken += 1
-            raise RuntimeError("operation not permitted when stream is capturing")
-        return replay
-
-
-def test_an_aggregator_that_breaks_a_capture_runs_between_graphs_from_then_on():
-    eager = eagerly(30)
-    agent = toy_agent(**SETTINGS)
-    agent._captured = CapturedUpdates(agent, graphs=RefusingGraphs(cuts=2))
-    with pytest.warns(RuntimeWarning, match=r"\(actor: PCGrad, critic: PCGrad\): operation not permitted") as caught:
         agent.learn(2 * 30)
     assert len([w for w in caught if w.category is RuntimeWarning]) == 1
-    assert agent._captured.graphs.replays > 10
+    assert graphs_of(agent).broken == 1
+    assert (graphs_of(agent).replays > 3) == acts_captured
     assert_bit_equal(eager, state_of(agent))
 
 
@@ -221,34 +209,28 @@ def test_graphs_from_before_a_capture_that_broke_off_are_captured_anew(breaks_of
     """Acting shares the generator with an update; the update's first graph is older than its second pattern's."""
     eager = eagerly(aggregator="mean")
     agent = capture(toy_agent(aggregator="mean", **SETTINGS))
-    graphs = agent._captured.graphs
-    agent._acting = DeviceActing(agent.actor, graphs)
-    updates, acting = iter(range(100)), agent._acting._run
-    agent._acting._run = lambda: (graphs.__dict__.update(broken=int(next(updates) >= breaks_off_at)), acting())
+    graphs = graphs_of(agent)
+    acting = agent.collection.acting = DeviceActing(agent.actor, graphs)
+    steps, run = iter(range(100)), acting.replays.run
+    acting.replays.run = lambda *args: (vars(graphs).update(broken=int(next(steps) >= breaks_off_at)), run(*args))
     agent.learn(2 * STEPS)
     assert graphs.captures == 3 + 3
-    assert not agent._captured.refused
+    assert not agent.captured.replays.refused
     assert_bit_equal(eager, state_of(agent))
 
 
 def test_an_update_that_cannot_be_captured_runs_eagerly_with_one_warning(monkeypatch):
+    """Whatever in it waits: a user's policy, say."""
     eager = eagerly(30, aggregator="mean")
-    agent = toy_agent(aggregator="mean", **SETTINGS)
-    agent._captured = CapturedUpdates(agent, graphs=RefusingGraphs(cuts=3))
-    with pytest.warns(RuntimeWarning, match="update cannot be captured.*actor: Mean.*not permitted") as caught:
+    agent = capture(toy_agent(aggregator="mean", **SETTINGS))
+    losses = agent.update.actor_losses
+    monkeypatch.setattr(
+        agent.update, "actor_losses", lambda *given: losses(*given) * float(given[0].sum().item() < 1e9)
+    )
+    with pytest.warns(RuntimeWarning, match=r"update .*cannot be captured.*not permitted") as caught:
         agent.learn(2 * 30)
     assert len([w for w in caught if w.category is RuntimeWarning]) == 1
-    assert agent._captured.graphs.replays == 0
-    assert_bit_equal(eager, state_of(agent))
-
-    agent = toy_agent(aggregator="mean", **SETTINGS)
-    agent._captured = CapturedUpdates(agent, graphs=RefusingGraphs(cuts=0))
-    losses = agent._actor_losses
-    monkeypatch.setattr(agent, "_actor_losses", lambda *given: losses(*given) * float(given[0].sum().item() < 1e9))
-    with pytest.warns(RuntimeWarning, match=f"update cannot be captured.*{IT_WAITS}") as caught:
-        agent.learn(2 * 30)
-    assert len([w for w in caught if w.category is RuntimeWarning]) == 1
-    assert agent._captured.graphs.replays == 0
+    assert graphs_of(agent).replays == 0
     assert_bit_equal(eager, state_of(agent))
 
 
@@ -272,8 +254,8 @@ def test_the_watch_over_captures_sees_what_waits_and_what_travels(wait):
 def test_capture_needs_a_cuda_device():
     with pytest.raises(ValueError, match="capture needs a CUDA device, the agent is on cpu"):
         toy_agent(capture=True)
-    with pytest.raises(ValueError, match="capture is True, False or a number of updates, found -1"):
-        toy_agent(capture=-1)
+    with pytest.raises(ValueError, match="capture is True or False, found 4"):
+        toy_agent(capture=4)
 
 
 def test_orders_begin_anew_with_a_state_of_another_kind_of_device_and_only_then():
@@ -286,18 +268,18 @@ def test_orders_begin_anew_with_a_state_of_another_kind_of_device_and_only_then(
 
 
 @cuda
-@pytest.mark.filterwarnings("ignore:What cannot be captured")
+@pytest.mark.filterwarnings("ignore:Updates run eagerly")
 @pytest.mark.parametrize("aggregator", mtrl.AGGREGATORS)
 def test_captured_equals_eager_on_cuda(aggregator):
     agents, generators = [], []
     for eager in (True, False):
         agent = toy_agent(aggregator=aggregator, device="cuda", capture=True, **SETTINGS)
-        agent._captured.refused = eager  # and yet its learning rate is a tensor in float32
+        agent.captured.replays.refused |= eager  # and yet its learning rate is a tensor in float32
         agent.learn(2 * STEPS)
         agents.append(agent)
-        generators.append(tensors([agent.replay_buffer.generator.get_state(), agent.rng_state()]))
-    assert not agent._captured.refused
-    assert len(agent._captured._replays) == 2
+        generators.append(tensors([agent.replay_buffer.generator.get_state(), rng_state(agent)]))
+    assert agent.captured.replays.refused == (aggregator == "nash_mtl")
+    assert len(agent.captured.replays._captured) == (0 if aggregator == "nash_mtl" else 2)
     assert all(np.array_equal(a, b) for a, b in zip(*generators, strict=True))
     for ours, theirs in zip(agents[1].policy.parameters(), agents[0].policy.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -324,8 +306,10 @@ def test_a_captured_graph_draws_new_orders_and_follows_a_growing_buffer():
 
 
 @cuda
-def test_an_aggregator_that_breaks_a_capture_off_runs_between_graphs():
+def test_an_aggregator_that_breaks_a_capture_off_leaves_acting_captured():
     class Synchronises(mtrl.PCGrad):
+        capturable = True
+
         def weights(self, gramian, losses):
             torch.cuda.synchronize()
             return super().weights(gramian, losses)
@@ -333,8 +317,8 @@ def test_an_aggregator_that_breaks_a_capture_off_runs_between_graphs():
     agent = toy_agent(aggregator=Synchronises(), device="cuda", capture=True)
     with pytest.warns(RuntimeWarning, match="Synchronises"):
         agent.learn(2 * 60)
-    assert agent._captured.between == {"actor", "critic"}
-    assert not agent._captured.refused
+    assert agent.captured.replays.refused
+    assert not agent.collection.acting.replays.refused
     assert all(parameter.isfinite().all() for parameter in agent.policy.parameters())
 
 

@@ -15,6 +15,8 @@ import envs.toy
 import mtrl
 from agents import MTSAC, EvaluationCallback, NonFiniteError, evaluate, load_checkpoint, save_checkpoint
 from agents.learning.metrics import StepPath
+from agents.learning.update import Batch
+from agents.saving.agent_file import training_state
 from envs import from_gymnasium
 from tests.helpers import SMALL, NoSynchronisation, tensors, toy_agent
 
@@ -54,11 +56,11 @@ def test_every_task_takes_part():
 def test_a_temperature_moves_by_its_own_tasks_loss_alone():
     agent = toy_agent()
     log_prob = torch.tensor([[4.0, 6.0], [-5.0, -7.0]])
-    agent._step_temperatures(log_prob)
+    agent.update.temperatures.step(log_prob)
     expected = -(log_prob.mean(1) + agent.target_entropy)
     torch.testing.assert_close(agent.log_ent_coef.grad, expected)
     moved = agent.log_ent_coef.detach().clone()
-    agent._step_temperatures(torch.tensor([[4.0, 6.0], [50.0, 70.0]]))
+    agent.update.temperatures.step(torch.tensor([[4.0, 6.0], [50.0, 70.0]]))
     assert agent.log_ent_coef[0] > moved[0]  # as before, whatever the other task's policy does
 
 
@@ -127,7 +129,7 @@ def test_evaluation_does_not_disturb_training():
     callback = EvaluationCallback(envs.toy.make(num_tasks=2, seed=9), 10, 2, lambda *result: results.append(result))
     watched.learn(2 * 50, callback=callback)
     assert [steps for steps, _ in results] == [10, 20, 30, 40, 50]
-    pairs = zip(tensors(plain._state()), tensors(watched._state()), strict=True)
+    pairs = zip(tensors(training_state(plain)), tensors(training_state(watched)), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
@@ -145,42 +147,54 @@ def test_an_evaluation_counts_any_step_and_last_step_success():
 def test_options_change_the_losses_as_documented():
     base, scaled = toy_agent(), toy_agent(reward_scale=[1.0, 3.0])
     base.learn(2 * 21)
-    batch = base.replay_buffer.sample(4)
+    batch = Batch(*base.replay_buffer.sample(4))
     alpha = torch.tensor([0.1, 0.2])
     targets = []
     for agent in (base, scaled):
         agent.policy.load_state_dict(base.policy.state_dict())
         torch.manual_seed(0)
-        targets.append(agent._target(batch, alpha).squeeze(-1))
-    rewards = base._by_task(batch.rewards.squeeze(1))
+        targets.append(agent.update.target(batch, alpha).squeeze(-1))
+    rewards = base.update.by_task(batch.rewards.squeeze(1))
     torch.testing.assert_close(targets[1] - targets[0], torch.stack([0 * rewards[0], 2 * rewards[1]]))
-    weights = toy_agent(loss_weighting="temperature")._loss_weights(alpha)
+    weights = toy_agent(loss_weighting="temperature").update.loss_weights(alpha)
     torch.testing.assert_close(weights, 2 * torch.softmax(-torch.log(alpha), 0))
-    assert base._loss_weights(alpha) == 1.0
+    assert base.update.loss_weights(alpha) == 1.0
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, found 0"),
+        ({"batch_size": 0}, "batch_size: expected at least 1; found 0"),
         ({"gradient_steps": -1}, "gradient_steps"),
-        ({"learning_starts": -1}, "learning_starts must not be negative"),
-        ({"gamma": 1.5}, "gamma must lie in"),
-        ({"max_grad_norm": 0.0}, "max_grad_norm must be positive"),
-        ({"learning_rate": "cosine:1e-3"}, "named schedule"),
+        ({"learning_starts": -1}, "learning_starts: expected 0 or more; found -1"),
+        ({"gamma": 1.5}, "gamma: expected between 0 and 1"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm: expected 0 or more"),
+        ({"learning_rate": "cosine:1e-3"}, "learning_rate: expected more than 0, or linear:3e-4, a schedule"),
         ({"aggregator": "pcgrd"}, "unknown aggregator 'pcgrd'"),
         ({"aggregator": "mean", "aggregator_kwargs": {"seed": 1}}, "has no option seed"),
         ({"aggregator": mtrl.PCGrad(), "aggregator_kwargs": {"seed": 1}}, "has its options already"),
         ({"reward_scale": [1.0, 2.0, 3.0]}, "one number or one per task"),
-        *(({"reward_scale": wrong}, "reward_scale takes finite factors") for wrong in (0, -1.0, [1.0, np.nan], np.inf)),
-        *(({"ent_coef": wrong}, "ent_coef is 'auto'") for wrong in (-1, np.nan, np.inf, "auto_0", "auto_x", "x")),
-        *(({"learning_rate": wrong}, "named schedule") for wrong in (np.inf, np.nan, "linear:abc", "linear:-1", None)),
-        *(({"target_entropy": wrong}, "target_entropy is 'auto'") for wrong in ("-2", np.nan, None)),
-        *(({"seed": wrong}, "seed is a whole number") for wrong in (-1, 2**32, 0.5)),
+        *(
+            ({"reward_scale": wrong}, "reward_scale: expected finite factors above 0")
+            for wrong in (0, -1.0, [1.0, np.nan], np.inf)
+        ),
+        *(
+            ({"ent_coef": wrong}, "ent_coef: expected auto, auto_X")
+            for wrong in (-1, np.nan, np.inf, "auto_0", "auto_x", "x")
+        ),
+        *(
+            ({"learning_rate": wrong}, "learning_rate: expected more than 0")
+            for wrong in (np.inf, np.nan, "linear:abc", "linear:-1", None)
+        ),
+        *(
+            ({"target_entropy": wrong}, "target_entropy: expected auto or a finite number")
+            for wrong in ("-2", np.nan, None)
+        ),
+        *(({"seed": wrong}, "seed: expected") for wrong in (-1, 2**32, 0.5)),
         ({"ent_coef": 0.0, "loss_weighting": "temperature"}, "needs an ent_coef above 0"),
-        ({"tau": 0.0}, "tau must lie in"),
-        ({"max_grad_norm": np.inf}, "max_grad_norm must be positive"),
-        ({"stats_window_size": 0}, "stats_window_size must be a whole number"),
+        ({"tau": 0.0}, "tau: expected more than 0, at most 1"),
+        ({"max_grad_norm": np.inf}, "max_grad_norm: expected a finite number"),
+        ({"stats_window_size": 0}, "stats_window_size: expected at least 1"),
         ({"critic_aggregator_kwargs": {"seed": 1}}, "critic_aggregator_kwargs.*none is named"),
         *(({"policy_kwargs": {name: 1}}, f"MTSAC sets {name} itself") for name in ("num_tasks", "use_sde")),
         *(({"replay_buffer_kwargs": {name: 1}}, f"MTSAC sets {name} itself") for name in ("n_steps", "gamma")),
@@ -267,7 +281,7 @@ def test_learn_ends_at_its_total_in_mid_rollout_and_goes_on_there():
     assert parted.steps_per_task == 40
     parted.learn(2 * 20, reset_num_timesteps=False)
     assert parted.steps_per_task == straight.steps_per_task == 60
-    pairs = zip(tensors(parted._state()), tensors(straight._state()), strict=True)
+    pairs = zip(tensors(training_state(parted)), tensors(training_state(straight)), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 

@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import envs.toy
 import mtrl
 from agents import MTSAC, load_checkpoint, save_checkpoint
-from agents.learning.update import Turn
+from agents.learning.update import Batch, Turn
+from agents.saving.agent_file import training_state
 from tests.helpers import SMALL, cuda, tensors, toy_agent
 
 FORMS = [{}, {"critic_layer_norm": True}, {"multi_head": True}]
@@ -23,7 +24,7 @@ def gradients_of(precision, aggregator, **form):
     """Gradients of the first update; neither the weights nor the transitions before it depend on the precision."""
     agent = agent_of(precision, aggregator, **form)
     agent.learn(80)
-    agent._update(agent.replay_buffer._get_samples(np.arange(8)), Turn(actor=True, target=False))
+    agent.update.update(Batch(*agent.replay_buffer._get_samples(np.arange(8))), Turn(actor=True, target=False))
     return {name: p.grad for name, p in agent.policy.named_parameters() if p.grad is not None}
 
 
@@ -85,7 +86,7 @@ def test_resume_is_exact(tmp_path):
     third = envs.toy.make(num_tasks=2, seed=0)
     whole = toy_agent(third, policy_kwargs={**SMALL, "precision": "bfloat16"})
     whole.learn(160)
-    pairs = list(zip(tensors(resumed._state()), tensors(whole._state()), strict=True))
+    pairs = list(zip(tensors(training_state(resumed)), tensors(training_state(whole)), strict=True))
     assert pairs
     assert all(np.array_equal(a, b) for a, b in pairs)
 

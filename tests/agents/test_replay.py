@@ -6,6 +6,7 @@ import torch
 from gymnasium import spaces
 
 from agents import MTSAC, TaskReplayBuffer
+from agents.learning.update import Batch
 from envs import from_gymnasium
 from envs.toy import Countdown
 
@@ -169,12 +170,12 @@ def test_targets_of_a_three_step_episode(ending):
     agent = MTSAC("MultiTaskMlpPolicy", env, "mean", ent_coef=0.5, gamma=0.9, learning_starts=10_000, device="cpu")
     agent.learn(2 * 3)
     buffer = agent.replay_buffer
-    batch = buffer._get_samples(np.arange(3))
+    batch = Batch(*buffer._get_samples(np.arange(3)))
     agent.critic_target.outputs = lambda obs, *_, **__: 100 * obs[None, :, :1]  # Q tells which observation it was given
     torch.manual_seed(0)
     _, log_prob = agent.actor.action_log_prob(batch.next_observations, blocks=True)
     torch.manual_seed(0)
-    target = agent._target(batch, torch.tensor([0.5, 0.5]))
+    target = agent.update.target(batch, torch.tensor([0.5, 0.5]))
     # s' is 2, 1, 0: the last is the final observation, not the 3 that the next episode begins with
     next_value = torch.tensor([200.0, 100.0, 0.0]).repeat(2) - 0.5 * log_prob
     continues = torch.tensor([1.0, 1.0, float(ending == "truncated")]).repeat(2)

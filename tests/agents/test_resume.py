@@ -6,6 +6,8 @@ import pytest
 import envs
 import envs.toy
 from agents import CheckpointCallback, load_checkpoint, save_checkpoint
+from agents.saving.agent_file import training_state
+from agents.saving.checkpoint import rng_state
 from tests.agents.test_mtsac import logged
 from tests.agents.test_value_learning import EVERYTHING
 from tests.helpers import tensors, toy_agent
@@ -22,7 +24,7 @@ def make_env(kind):
 
 
 def state_of(agent, env):
-    state = [agent._state(), agent.replay_buffer.state_dict(), env.get_state(), agent.rng_state()]
+    state = [training_state(agent), agent.replay_buffer.state_dict(), env.get_state(), rng_state(agent)]
     state[0]["counters"] = {k: v for k, v in state[0]["counters"].items() if k != "seconds"}
     return state
 

@@ -104,7 +104,7 @@ def test_runs_without_a_seed_differ_unless_numpy_is_seeded():
         if seed is not None:
             np.random.seed(seed)
         agent = toy_agent(seed=None, collect_ahead=1)
-        noise = agent._the_collector()._copy._generator.initial_seed()
+        noise = agent.collection.collector._copy._generator.initial_seed()
         return agent.replay_buffer.generator.initial_seed(), agent.aggregator.seed, noise
 
     assert not set(streams(None)) & set(streams(None))

@@ -8,7 +8,7 @@ import torch
 
 import envs.toy
 from agents import MTSAC
-from agents.learning.update import Turn
+from agents.learning.update import Batch, Turn
 from envs import from_gymnasium
 from tests.helpers import SMALL, toy_agent
 
@@ -39,13 +39,13 @@ EVERYTHING = {
 def test_the_actor_moves_every_kth_update_and_the_temperatures_with_it():
     agent = toy_agent(policy_delay=3)
     agent.learn(2 * 21)
-    turns = [agent._turn(0, update) for update in range(6)]
+    turns = [agent.rounds.turn(0, update) for update in range(6)]
     assert turns == [Turn(actor=update % 3 == 0, target=True) for update in range(6)]
-    batch = agent.replay_buffer.sample(8)
+    batch = Batch(*agent.replay_buffer.sample(8))
     for moves in (False, True):
         before = [p.detach().clone() for p in [*agent.actor.parameters(), agent.log_ent_coef]]
         critic = agent.critic.head.weight.detach().clone()
-        agent._update(batch, Turn(actor=moves, target=True))
+        agent.update.update(batch, Turn(actor=moves, target=True))
         after = [*agent.actor.parameters(), agent.log_ent_coef]
         assert all(torch.equal(a, b) != moves for a, b in zip(after, before, strict=True))
         assert not torch.equal(agent.critic.head.weight, critic)
@@ -83,9 +83,9 @@ def test_an_actions_noise_is_held_and_then_drawn_anew(hold):
 def test_one_reduction_of_the_critics_serves_target_and_actor(reduction):
     agent = toy_agent(critic_reduction=reduction, ent_coef=0.0, policy_kwargs={**SMALL, "n_critics": 3})
     agent.learn(2 * 21)
-    batch = agent.replay_buffer.sample(8)
+    batch = Batch(*agent.replay_buffer.sample(8))
     torch.manual_seed(0)
-    target = agent._target(batch, torch.zeros(2)).squeeze(-1)
+    target = agent.update.target(batch, torch.zeros(2)).squeeze(-1)
     torch.manual_seed(0)
     actions, log_prob = agent.actor.action_log_prob(batch.next_observations, blocks=True)
 
@@ -95,16 +95,16 @@ def test_one_reduction_of_the_critics_serves_target_and_actor(reduction):
 
     expected = batch.rewards.view(2, 8) + agent.gamma * (1 - batch.dones.view(2, 8)) * reduced(agent.critic_target)
     torch.testing.assert_close(target, expected)
-    losses = agent._actor_losses(batch.next_observations, actions, log_prob, torch.zeros(2))
+    losses = agent.update.actor_losses(batch.next_observations, actions, log_prob, torch.zeros(2))
     torch.testing.assert_close(losses, -reduced(agent.critic).mean(1))
 
 
 def test_n_step_targets_discount_by_the_steps_that_were_summed():
     agent = toy_agent(n_steps=3)
     agent.learn(2 * 21)
-    batch = agent.replay_buffer._get_samples(np.arange(21))
+    batch = Batch(*agent.replay_buffer._get_samples(np.arange(21)))
     torch.manual_seed(0)
-    target = agent._target(batch, torch.zeros(2)).squeeze(-1)
+    target = agent.update.target(batch, torch.zeros(2)).squeeze(-1)
     torch.manual_seed(0)
     actions, _ = agent.actor.action_log_prob(batch.next_observations, blocks=True)
     value = agent.critic_target(batch.next_observations, actions, blocks=True).min(0).values.view(2, 21)
@@ -166,18 +166,18 @@ def test_every_kind_of_critic_learns_the_known_values(form, settings):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"return_scale": "max"}, "return_scale is one of none, brc, reward-std, popart; found 'max'"),
+        ({"return_scale": "max"}, "return_scale: expected one of none, brc, reward-std, popart; found 'max'"),
         ({"return_scale": "ars"}, "'ars' is gone since version 0.2"),
         ({"return_scale": "brc", "reward_scale": 0.1}, "undoes any reward_scale"),
         ({"return_scale": "brc", "gamma": 1.0}, "gamma must be below 1"),
         ({"return_scale": "popart"}, "it needs multi_head"),
-        ({"critic_reduction": "median"}, "critic_reduction is 'min' or 'mean', found 'median'"),
+        ({"critic_reduction": "median"}, "critic_reduction: expected one of min, mean; found 'median'"),
         ({"ent_coef": 0.1, "ent_coef_min": 0.01}, "bounds learned temperatures"),
-        ({"ent_coef_min": -1.0}, "ent_coef_min must be 0 or more"),
+        ({"ent_coef_min": -1.0}, "ent_coef_min: expected 0 or more"),
         ({"return_scale": "brc", "target_entropy": 1.0}, "takes a target_entropy of at most 0"),
-        ({"reset_at": (50, 20)}, "reset_at takes growing whole numbers"),
-        ({"n_steps": 0}, "n_steps must be a whole number of at least 1"),
-        ({"policy_delay": 0}, "policy_delay must be a whole number of at least 1"),
+        ({"reset_at": (50, 20)}, "reset_at: expected growing whole numbers"),
+        ({"n_steps": 0}, "n_steps: expected at least 1"),
+        ({"policy_delay": 0}, "policy_delay: expected at least 1"),
     ],
     ids=str,
 )
@@ -206,12 +206,11 @@ def test_stable_baselines_format_keeps_the_scale_and_the_networks(tmp_path, kind
     agent.export_sb3(tmp_path / "sb3.zip")
     loaded = MTSAC.load(tmp_path / "sb3.zip", env=envs.toy.make(num_tasks=2, seed=0), trust=True)
     assert torch.equal(loaded.return_scale.scale, agent.return_scale.scale)
-    assert loaded._resets == 1  # the reset of step 25 is not made again
+    assert loaded.rounds.counters()["_resets"] == 1  # the reset of step 25 is not made again
 
 
 def test_conflict_is_measured_where_the_actor_moves():
     agent = toy_agent(policy_delay=3, log_conflicts=5)
     agent.learn(2 * 20)
     for update in range(20):
-        agent._n_updates = update
-        assert agent._next_updates(1)[1] == (update % 6 == 0)
+        assert agent.rounds.measures(update) == (update % 6 == 0)

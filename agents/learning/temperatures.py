@@ -1,0 +1,64 @@
+"""The entropy temperatures of T tasks: learned, each by its own task's loss alone, or fixed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class FixedTemperatures:
+    """Temperatures (T,) that stay as they are."""
+
+    def __init__(self, alpha: Float[Tensor, " tasks"]):
+        self._alpha = alpha
+        self.optimizers: list[torch.optim.Optimizer] = []
+
+    def values(self) -> Float[Tensor, " tasks"]:
+        """The temperatures alpha."""
+        return self._alpha
+
+    def step(self, log_prob: Float[Tensor, "tasks rows"]) -> None:
+        """Nothing moves."""
+
+    def restart(self) -> None:
+        """Nothing was learned."""
+
+
+class LearnedTemperatures(FixedTemperatures):
+    """Temperatures that keep the policy's entropy at a target (Haarnoja et al. 2018, arXiv 1812.05905, eq. 18).
+
+    :param log_alpha: their logarithms (T,), which the optimizer moves.
+    :param target_entropy: of the policy, for every task.
+    :param minimum: the temperatures do not fall below it.
+    """
+
+    def __init__(
+        self,
+        log_alpha: Float[Tensor, " tasks"],
+        optimizer: torch.optim.Optimizer,
+        target_entropy: float,
+        minimum: float = 0.0,
+    ):
+        self._log_alpha, self._target_entropy, self._minimum = log_alpha, target_entropy, minimum
+        self._start = float(log_alpha[0].detach())
+        self.optimizers = [optimizer]
+
+    def values(self) -> Float[Tensor, " tasks"]:
+        """The temperatures alpha, as a tensor of its own."""
+        return self._log_alpha.detach().exp()
+
+    def step(self, log_prob: Float[Tensor, "tasks rows"]) -> None:
+        """Descend the loss -log alpha_i (mean_B log pi + target entropy) of each task i."""
+        # it is linear in log alpha: its gradient needs no autograd
+        self._log_alpha.grad = -(log_prob.detach() + self._target_entropy).mean(-1)
+        self.optimizers[0].step()
+        if self._minimum:
+            self._log_alpha.data.clamp_(min=math.log(self._minimum))
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Go back to the first temperatures."""
+        self._log_alpha.fill_(self._start)
