@@ -98,7 +98,7 @@ class RunSettings:
     ] = "auto"
     """Device of the networks; auto: cuda if there is one."""
     capture: Annotated[
-        Literal["auto"] | bool | int,
+        Literal["auto"] | bool,
         Role(
             resume="Whether to capture updates as CUDA graphs; by default as the run does, auto on another device.",
             plain_sac=False,
