@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import inspect
 import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from itertools import pairwise
 from numbers import Integral, Real
@@ -40,6 +41,34 @@ class Bound:
 
     expected: str
     holds: Callable[[Any], bool]
+
+
+class Registered(Bound):
+    """A name in a registry, to which users may add; it is imported when it is asked for, as it may need torch.
+
+    :param registry: "module:NAME".
+    """
+
+    registry: str
+    __eq__, __hash__ = object.__eq__, object.__hash__  # by the fields would import it
+
+    def __init__(self, registry: str):
+        vars(self)["registry"] = registry
+
+    @property
+    def names(self) -> Collection[str]:
+        """Those that are known now."""
+        module, _, name = self.registry.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    @property
+    def expected(self) -> str:
+        """All of them."""
+        return f"one of {', '.join(self.names)}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is one of them."""
+        return value in self.names
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,19 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from agents.fields import Bound, Count, NotNegative, Positive, Role, SettingError, Share, Whole, build, check_fields
-from agents.networks.conditioning import CONDITIONINGS
-from agents.networks.torsos import TORSOS
+from agents.fields import (
+    Bound,
+    Count,
+    NotNegative,
+    Positive,
+    Registered,
+    Role,
+    SettingError,
+    Share,
+    Whole,
+    build,
+    check_fields,
+)
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 CriticHead = Literal["scalar", "c51", "hl-gauss"]
@@ -64,10 +74,8 @@ FACTORS = Bound(
 GROWING = Bound("growing whole numbers of steps above 0", _is_growing)
 CANDIDATES = Bound(f"1 to {MAX_CANDIDATES}", lambda value: 1 <= value <= MAX_CANDIDATES)
 SEED = Bound("a seed of 0 to 2**32 - 1", lambda value: value is None or value < 2**32)
-TORSO = Bound(f"one of {', '.join(TORSOS)}, or a name added to TORSOS", lambda name: name in TORSOS)
-CONDITIONING = Bound(
-    f"one of {', '.join(CONDITIONINGS)}, or a name added to CONDITIONINGS", lambda name: name in CONDITIONINGS
-)
+TORSO = Registered("agents.networks.torsos:TORSOS")
+CONDITIONING = Registered("agents.networks.conditioning:CONDITIONINGS")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ from agents.fields import (
     check_fields,
     settings_of,
 )
-from agents.networks.torsos import TORSOS
 from agents.settings import ARS_REMOVED, SEED, NetworkSettings, Precision, SACSettings, check_together
 from envs import find_benchmark
 
@@ -200,6 +199,8 @@ PLAIN_SAC: dict[str, Any] = {
 
 def plain_sac(config: TrainConfig) -> TrainConfig:
     """The config as far as plain SAC can follow it, with plain layers in place of other torsos."""
+    from agents.networks.torsos import TORSOS  # torch comes with it, and run folders are read without
+
     layers: dict[str, Any] = {}
     for network in ("actor", "critic"):
         torso, depth = (getattr(config, f"{network}_{name}") for name in ("torso", "depth"))
