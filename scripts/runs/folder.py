@@ -86,7 +86,6 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
-    # -------------------------------------------------------------------------------------------- what is there
     @cached_property
     def goals(self) -> dict[str, np.ndarray]:
         """Goal vectors per task."""
@@ -203,7 +202,6 @@ class Run:
         if names != self.protocol.tasks:
             raise UsageError(f"expected the tasks {self.protocol.tasks} of this run's protocol; {source} has {names}.")
 
-    # ------------------------------------------------------------------------------------- agent and environment
     def agent(self, best: bool = False, device: str = "cpu") -> MTSAC:
         """The agent of the newest checkpoint, to act with.
 
@@ -216,9 +214,11 @@ class Run:
         """The file that `agent` reads, and the agent; the next one where a training replaces it meanwhile."""
         from agents import MTSAC
 
+        if best and not self.best.is_file():
+            raise UsageError(f"--best: expected {self.best}, which the first evaluation writes; found nothing.")
+        if self.config.independent:
+            raise UsageError(f"expected a run of one agent; {self.path} has one per task, for scripts.evaluate.")
         path = self.best if best else self.newest_checkpoint() / "agent.zip"
-        if best and not path.is_file():
-            raise UsageError(f"--best: expected {path}, which the first evaluation writes; found nothing.")
         try:
             with usage_errors():
                 # acting needs no aggregator: one from a file or a package of its own may be gone, and is not run
@@ -261,7 +261,6 @@ class Run:
         except StateFileError as error:
             raise UsageError(f"{error} Train it anew, in another --run-dir.") from error
 
-    # ------------------------------------------------------------------------------------------ while it trains
     def save(self) -> Run:
         """Writes config, protocol, versions and goals; config.json comes last and makes the folder a run.
 

@@ -12,7 +12,7 @@ from envs.meta_world.suites import goal_vectors
 from envs.meta_world.task import MetaWorldTask
 from envs.vec_env import TaskVecEnv
 from scripts import train
-from scripts.runs import Run
+from scripts.runs import Run, starting
 from tests.runs import all_gone
 
 SHORT = (
@@ -36,7 +36,7 @@ def faulty_run(monkeypatch, path, fault, workers):
         pids.extend(env.worker_pids)
         return env
 
-    monkeypatch.setattr(train, "make_env", make_env)
+    monkeypatch.setattr(starting, "make_env", make_env)
     train.main(["toy", *SHORT, "--run-dir", str(path)])
     return pids
 

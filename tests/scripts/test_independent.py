@@ -11,6 +11,7 @@ import torch
 from stable_baselines3 import SAC
 
 import envs
+from agents import NonFiniteError
 from envs.signals import STOP_SIGNALS
 from envs.toy import PointReach
 from scripts import compare, evaluate, plot, train
@@ -145,7 +146,7 @@ def test_stopped_once_and_again_at_its_end_it_is_concluded(finished, tmp_path):
 
 def test_a_task_that_diverges_is_named(tmp_path):
     path = tmp_path / "run"
-    with pytest.raises(train.NonFiniteError, match="point-1"):
+    with pytest.raises(NonFiniteError, match="point-1"):
         start(path, "--reward-scale", "1,1e38,1,1", "--steps-per-task", "40")
     assert json.loads((path / "postmortem.json").read_text())["task"] == "point-1"
     assert Run(path).verified().status == "failed"
