@@ -9,6 +9,7 @@ import torch
 
 from agents.networks.values import ScalarValue
 from mtrl import diagnostics
+from tests.structure import commands, library_modules_among_the_commands, lines
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,3 +41,8 @@ def test_what_stands_directly_in_scripts_is_a_command_and_thin():
     texts = {path.name: path.read_text() for path in commands}
     assert [name for name, text in texts.items() if 'if __name__ == "__main__":' not in text] == []
     assert {name: text.count("\n") for name, text in texts.items() if text.count("\n") > 120} == {}
+
+
+def test_commands_are_thin_and_the_library_is_elsewhere():
+    assert not library_modules_among_the_commands()
+    assert max(map(lines, commands())) <= 120

@@ -58,7 +58,7 @@ def run(words, mirror, printed):
     else:
         words = ["make", "--dry-run", "test"] if words == ["make", "test"] else words
         with printed.open("w") as file:
-            code = subprocess.run(words, cwd=mirror, env=environment, stdout=file, stderr=file).returncode
+            code = subprocess.run(words, cwd=mirror, env=environment, stdout=file, stderr=file, timeout=1200).returncode
     assert code == 0, f"{shlex.join(words)}\n{printed.read_text()[-4000:]}"
 
 
@@ -73,22 +73,26 @@ def test_every_block_runs(mirror, tmp_path):
     assert (mirror / "runs/trial-mt10-quick-pcgrad-seed0/result.json").exists()
 
 
+def python_blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
 def test_the_blocks_of_the_other_pages_run(mirror, tmp_path):
-    texts = [
-        text
-        for page in sorted((ROOT / "docs").glob("*.md"))
-        for text in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-    ]
-    assert texts
+    texts = [text for page in sorted((ROOT / "docs").glob("*.md")) for text in python_blocks(page)]
+    texts.append("".join(python_blocks(ROOT / "CONTRIBUTING.md")))  # one example, in two blocks
+    assert all(texts)
     for number, text in enumerate(texts):
         run(["python", "-c", text], mirror, tmp_path / str(number))
 
 
 def test_linked_files_exist():
-    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    links = re.findall(r"\]\(((?!http)[^)]+)\)", prose)
-    assert links
-    assert all((ROOT / link).exists() for link in links)
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    assert len(pages) > 5
+    for page in pages:
+        prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        links = [link.partition("#")[0] for link in re.findall(r"\]\(((?!http)[^)]+)\)", prose)]
+        missing = [link for link in links if not (page.parent / link).exists()]
+        assert not missing, f"{page.name} links to {', '.join(missing)}"
 
 
 def test_all_presets_and_exit_codes_are_named():

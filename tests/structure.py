@@ -1,0 +1,68 @@
+"""The structure in numbers: `python -m tests.structure` prints what CONTRIBUTING.md's table compares."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("mtrl", "agents", "envs", "scripts")
+
+
+def sources():
+    """Every source file of the packages."""
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def lines(path):
+    return len(path.read_text().splitlines())
+
+
+def depth():
+    """How many classes of ours MTSAC is made of, itself included."""
+    from agents import MTSAC
+
+    return sum(kind.__module__.split(".")[0] in PACKAGES for kind in MTSAC.__mro__)
+
+
+def files_that_name(setting):
+    """The files that a change of this setting concerns, besides presets."""
+    return [
+        str(path.relative_to(ROOT))
+        for path in sources()
+        if re.search(rf"\b{setting}\b", path.read_text()) and "presets" not in path.name
+    ]
+
+
+def commands():
+    """The modules beside the rooms of `scripts`."""
+    return [path for path in sorted((ROOT / "scripts").glob("*.py")) if path.name != "__init__.py"]
+
+
+def library_modules_among_the_commands():
+    """Those that one cannot run."""
+    return [path.name for path in commands() if '__name__ == "__main__"' not in path.read_text()]
+
+
+def long_functions(limit=60):
+    """Functions of more lines than `limit`, docstrings included."""
+    return {
+        f"{path.relative_to(ROOT)}:{node.name}": node.end_lineno - node.lineno + 1
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > limit
+    }
+
+
+def long_files(limit=300):
+    """Files of more lines than `limit`."""
+    return {str(path.relative_to(ROOT)): lines(path) for path in sources() if lines(path) > limit}
+
+
+if __name__ == "__main__":
+    print("classes of ours in MTSAC            ", depth())
+    print("files that name policy_delay        ", len(files_that_name("policy_delay")), files_that_name("policy_delay"))
+    print("library modules among the commands  ", len(library_modules_among_the_commands()))
+    print("longest command, lines              ", max(map(lines, commands())))
+    print("files over 300 lines                ", long_files())
+    print("functions over 60 lines             ", long_functions())
+    print("files, lines                        ", len(sources()), sum(map(lines, sources())))
