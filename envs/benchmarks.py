@@ -60,13 +60,13 @@ class Benchmark:
     """What is particular to a benchmark.
 
     :param name: as it is spelled in commands and config.json.
-    :param family: of whom limits are told, such as Meta-World.
+    :param family: whose name stands in messages about limits, such as Meta-World.
     :param maker: "module:function" from `TaskOptions` to `TaskSet`.
     :param termination: how episodes end, as a sentence of the protocol.
     :param versions: distributions whose version is part of the protocol.
     :param success: when an episode counts as one, as a sentence of the protocol.
     :param max_horizon: steps of an episode at most; None: any number.
-    :param own_list: the benchmark that a list of one's own of its tasks is.
+    :param own_list: name of the benchmark for a list of chosen tasks.
     :param num_tasks: how many tasks must be named; None: any number.
     :param has_rewards: whether there are reward versions to choose from.
     :param camera: what renders: MuJoCo, the environments themselves, or nothing, as there is nothing to see.

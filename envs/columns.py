@@ -115,7 +115,7 @@ class Column:
         self._cut: int | None = None
 
     def reset(self, seed: int | None, options: dict[str, Any], cut: int | None = None) -> None:
-        """Abandon the episode and begin anew; tasks with a sequence of goals begin it again.
+        """Abandon the episode and start a new one; tasks with a sequence of goals begin it again.
 
         :param options: for the task's own reset, if there are any.
         :param cut: truncate this one episode after so many steps.

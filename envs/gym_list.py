@@ -1,6 +1,6 @@
 """Any Gymnasium environments with equal spaces as tasks: a list of them, or a function that returns one.
 
-A function named as `module:function` or `path/to/file.py:function` is a benchmark of its own. It takes no arguments and
+A function named as `module:function` or `path/to/file.py:function` is a benchmark. It takes no arguments and
 returns a list of environments, or a dict from name to environment; instead of an environment, a function that makes it.
 Each call must give the same tasks, as new objects: a worker calls it for itself and keeps its share.
 """
@@ -47,7 +47,7 @@ def from_gymnasium(
     from envs.vec_env import InProcess, TaskVecEnv  # brings Stable-Baselines3 and torch, which workers must not import
 
     if not factories or len(factories) != len(names) or len(set(names)) != len(names):
-        raise ValueError(f"expected one name of its own per environment, found {len(factories)} and {list(names)}")
+        raise ValueError(f"expected a different name for each environment, found {len(factories)} and {list(names)}")
     envs = [factory() for factory in factories]
     _require_apart(envs)
     return TaskVecEnv(names, common_spaces(names, envs), InProcess(names, envs), seed)
@@ -75,8 +75,8 @@ class GymTask(gymnasium.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
         success = info.get("success", info.get("is_success"))
-        told = {**info, "success": 0.0 if success is None else float(number(success, "success") > 0)}
-        return observation, reward, terminated, truncated or self._steps >= self._horizon, told
+        reported = {**info, "success": 0.0 if success is None else float(number(success, "success") > 0)}
+        return observation, reward, terminated, truncated or self._steps >= self._horizon, reported
 
     def snapshot(self) -> dict[str, Any] | None:
         """Return what `restore` needs; None if the environment has no state to give."""
@@ -198,7 +198,7 @@ def _built(suite: str, name: str, item: Any) -> gymnasium.Env:
         )
     if _seen.get(id(env.unwrapped)) is env.unwrapped:
         raise ValueError(
-            f"{suite}: expected an environment of its own for each task, new at each call; found one twice, at {name}; "
+            f"{suite}: expected a separate environment for each task, new at each call; found one twice, at {name}; "
             "make it in the function"
         )
     _seen[id(env.unwrapped)] = env.unwrapped
@@ -207,7 +207,7 @@ def _built(suite: str, name: str, item: Any) -> gymnasium.Env:
 
 def _require_apart(envs: Sequence[gymnasium.Env]) -> None:
     if len({id(env.unwrapped) for env in envs}) != len(envs):
-        raise ValueError("expected an environment of its own for each task, found one twice; make it in the factory")
+        raise ValueError("expected a separate environment for each task, found one twice; make it in the factory")
 
 
 def _require_success(suite: str, name: str, env: gymnasium.Env) -> None:

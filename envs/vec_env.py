@@ -55,7 +55,8 @@ class TaskVecEnv(VecEnv):
     :param names: of the T tasks.
     :param crew: the tasks, in this process or in workers.
     :param goals: name -> (G, D) goal vectors, kept to be saved with the run.
-    :param seed: column c is seeded from (seed, c): with more environments per task, the first of each goes its old way.
+    :param seed: column c is seeded from (seed, c), so adding environments per task does not change the first
+        environment of each task.
     :param stagger: the horizon H, if the first episode after `reset` is to be truncated after ceil(H (c + 1) / (E T))
         steps, so that episodes do not all end together; 0: all episodes have full length.
     """

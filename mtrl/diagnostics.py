@@ -67,8 +67,8 @@ def curvature(
     """Multi-task curvature of the summed loss: g' (average Hessian from start to end) g, with g its gradient at start.
 
     Yu et al. 2020, Definition 3, by one Hessian-vector product at each of the points of a Gauss-Legendre rule: exact
-    where the curvature along the path is a polynomial of degree below 2 ``points``, as on a quadratic. Not what the
-    paper's experiments show: that is ``taylor_curvature``, another number.
+    where the curvature along the path is a polynomial of degree below 2 `points`, as on a quadratic. Not what the
+    paper's experiments show: that is `taylor_curvature`, another number.
 
     :param loss: of all parameters as one vector, twice differentiable.
     :raises ValueError: for fewer than one point.
@@ -91,7 +91,7 @@ def taylor_curvature(
     """2 (L(after) - L(before) - g . step), which Section 5.3 of Yu et al. 2020 measures in place of the curvature.
 
     It is step' (average Hessian, weighted 2 (1 - a) along the path) step: curvature along the step, not along the
-    gradient. On a quadratic with step = -rate g it is rate^2 times ``curvature``; with Adam the two are unrelated.
+    gradient. On a quadratic with step = -rate g it is rate^2 times `curvature`; with Adam the two are unrelated.
     """
     return 2 * (after - before - gradient @ step)
 
@@ -146,9 +146,9 @@ def surgery_angle(
     weights: Float[Tensor, " tasks"],
     plain: Float[Tensor, " tasks"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Angle in radians between the update ``weights @ J`` and the plain one; 0 if either is zero.
+    """Angle in radians between the update `weights @ J` and the plain one; 0 if either is zero.
 
-    :param plain: as for ``surgery_distance``.
+    :param plain: as for `surgery_distance`.
     """
     plain = _mean_weights(gramian) if plain is None else plain
     lengths = (_product(gramian, weights, weights) * _product(gramian, plain, plain)).sqrt()

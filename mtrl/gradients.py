@@ -1,9 +1,9 @@
-"""Per-task gradients and ``backward``, which takes the place of ``losses.mean().backward()``.
+"""Per-task gradients and `backward`, which takes the place of `losses.mean().backward()`.
 
 Two routes to the gradients of T losses, for the same answer:
 
-- *blocks* (``tape=``): one backward pass; needs rows in task blocks and layers that ``mtrl.record`` knows;
-- *losses* (``parameters=``): T backward passes; works for any model.
+- *blocks* (`tape=`): one backward pass; needs rows in task blocks and layers that `mtrl.record` knows;
+- *losses* (`parameters=`): T backward passes; works for any model.
 
     with mtrl.record(network, num_tasks) as tape:
         losses = ...                                # (T,), loss t from block t of the rows
@@ -34,19 +34,20 @@ def backward(
     accumulate: bool = False,
     diagnostics: bool = False,
 ) -> dict[str, Tensor] | None:
-    """Write the aggregated update into ``.grad`` of the shared parameters, and the plain one into that of the heads.
+    """Write the aggregated update into `.grad` of the shared parameters, and the plain one into that of the heads.
 
-    ``.grad`` is set unless ``accumulate``, in the parameter's own precision. As after an ordinary backward pass, it is
+    `.grad` is set unless `accumulate`, in the parameter's own precision. As after an ordinary backward pass, it is
     None where no task's loss reaches the parameter, and the graph is gone. Parameters not named (other networks
     in the graph) are not touched.
-    Task parameters get, bit for bit, what ``losses.mean().backward()`` gives them (``.sum()`` if the aggregator sums).
+    Task parameters get, bit for bit, what `losses.mean().backward()` gives them (`.sum()` if the aggregator sums).
 
     :param losses: one loss per task, (T,).
-    :param tape: of ``mtrl.record``; its shared parameters and its task parameters are updated. One backward pass.
+    :param tape: of `mtrl.record`; its shared parameters and its task parameters are updated. One backward pass.
     :param parameters: the shared parameters, instead of a tape; with their names, too. T backward passes.
-    :param task_parameters: parameters that do not enter surgery, besides those that the tape was told of.
-    :param accumulate: add to ``.grad``, for a batch in several parts: each part has a surgery of its own.
-    :param diagnostics: measure conflict and what surgery did, see ``mtrl.diagnostics``. Dear for a loss method.
+    :param task_parameters: parameters that do not enter surgery, besides those of the tape.
+    :param accumulate: add to `.grad`, for a batch in several parts; surgery is applied to each part separately.
+    :param diagnostics: measure conflict and what surgery did, see `mtrl.diagnostics`. Expensive for a
+        `LossAggregator`: adds T backward passes.
     :returns: None, or detached tensors: cosines (T, T), conflict_share (), magnitude_similarity (T, T), norms (T,),
         distance () and angle ().
     :raises ValueError: unless there is one loss per task, and either a tape or parameters; for losses that depend on a
@@ -119,7 +120,7 @@ def _rows(
 ) -> tuple[Rows, list[bool]]:
     """Rows with zeros for a parameter that no loss reaches, so that their length is always the same; and which are not.
 
-    :raises RuntimeError: as ``_check_reached``.
+    :raises RuntimeError: as `_check_reached`.
     """
     _check_reached(pieces, losses)
     whole = [
@@ -166,7 +167,7 @@ def _stacked(gradients: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _grad(plain: Tensor, inputs: Sequence[Any], keep_graph: bool = False) -> list[Tensor | None]:
-    """Ordinary gradients; inputs are tensors or edges of the graph. None where ``plain`` does not depend on one."""
+    """Ordinary gradients; inputs are tensors or edges of the graph. None where `plain` does not depend on one."""
     if not inputs:
         return []
     return list(torch.autograd.grad(plain, inputs, retain_graph=keep_graph, allow_unused=True))
@@ -175,7 +176,7 @@ def _grad(plain: Tensor, inputs: Sequence[Any], keep_graph: bool = False) -> lis
 def _weighted_backward(
     losses: Tensor, weights: Tensor, aggregator: LossAggregator, shared: list[nn.Parameter], heads: list[nn.Parameter]
 ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
-    """One ordinary backward pass; heads need one of their own, as far down as they lie, if the losses are reweighed."""
+    """One ordinary backward pass; heads need a separate one, as far down as they lie, if the losses are reweighed."""
     alone = bool(heads) and aggregator.reweights
     head_updates = _grad(aggregator.reduce(losses), heads, keep_graph=True) if alone else []
     inputs = shared if alone else [*shared, *heads]
@@ -202,7 +203,7 @@ def _aggregate(
 
 
 def _report(products: Tensor, weights: Tensor, aggregator: Aggregator, num_tasks: int) -> dict[str, Tensor]:
-    """``products``: the Gramian of the T gradients and, where there is one more row, of the update."""
+    """`products`: the Gramian of the T gradients and, where there is one more row, of the update."""
     gramian = products[:num_tasks, :num_tasks]
     units = torch.eye(num_tasks, len(products), dtype=products.dtype, device=products.device)
     return {

@@ -72,7 +72,7 @@ def widened(tensor: Tensor) -> Tensor:
 
 
 def _products(flat: Float[Tensor, "tasks params"]) -> Float64[Tensor, "tasks tasks"]:
-    """J J^T: products in the precision of J over ``COLUMNS`` at a time, summed in float64.
+    """J J^T: products in the precision of J over `COLUMNS` at a time, summed in float64.
 
     In float32 the relative error is a few 1e-7 of |g_i| |g_j|, and the time is that of one product.
     """

@@ -30,7 +30,7 @@ def min_norm_weights(
     """Weights w of the shortest convex combination of the gradients: minimise w' G w over the simplex.
 
     A primal-dual interior-point method. The residual is the duality gap w' G w - min_i (G w)_i over the largest
-    |g_i|^2; it bounds w' G w / 2 minus its minimum. Below 1e-10 on all families of ``mtrl.testing`` up to T = 50.
+    |g_i|^2; it bounds w' G w / 2 minus its minimum. Below 1e-10 on all families of `mtrl.testing` up to T = 50.
     """
     unit = gramian / gramian.diagonal().amax().clamp(min=TINY)
     w, s, level = _centre(torch.zeros_like(unit[0]), unit)
@@ -48,9 +48,9 @@ def conflict_averse_weights(
 
     max over |r| <= c |g0| of min_i g_i . (g0 + r) has the dual: min over the simplex of F(w) = g_w . g0 + c |g0| |g_w|,
     with r = J^T v and v = c |g0| w / |g_w|. An interior-point method in w and v: the norm is smoothed by as much as is
-    still missing, and v is a variable of its own (Andersen et al. 2000, on sums of norms), so that a vanishing g_w does
+    still missing, and v is a separate variable (Andersen et al. 2000, on sums of norms), so that a vanishing g_w does
     no harm. The residual is F(w) minus what v guarantees to each task, over the scale of F: no step is better by more.
-    Below 1e-8 on all families of ``mtrl.testing`` up to T = 50. Where |g0| is below 1e-3 of the longest gradient, it
+    Below 1e-8 on all families of `mtrl.testing` up to T = 50. Where |g0| is below 1e-3 of the longest gradient, it
     can be the rounding of a Gramian in float32, and the ball around it is as small: v is 0.
     """
     unit = gramian / gramian.diagonal().amax().clamp(min=TINY)

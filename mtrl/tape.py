@@ -2,7 +2,7 @@
 
 The rows of a batch lie in T blocks, block t from task t. The gradient of task t's loss with respect to the parameters
 of a layer then needs only block t of the layer's input and block t of the gradient at its output: one batched product
-per layer instead of T backward passes. Which layers this holds for is written down in ``RULES``; any other layer with
+per layer instead of T backward passes. Which layers this holds for is written down in `RULES`; any other layer with
 parameters is an error, never a silent wrong answer. So is a use of a parameter outside of its layer's recorded calls,
 such as a weight penalty in the losses, and a layer that mixes the rows of the batch.
 """
@@ -111,7 +111,7 @@ class _Layer:
         return total[name].to(parameter.dtype)  # autocast may have multiplied in less precision: sums of it follow
 
     def full_name(self, key: str) -> str:
-        """Name of its parameter ``key`` in the recorded module."""
+        """Name of its parameter `key` in the recorded module."""
         return f"{self.name}.{key}".lstrip(".")
 
     def __str__(self) -> str:
@@ -119,7 +119,7 @@ class _Layer:
 
 
 class Tape:
-    """The recorded layers of one module; made by ``record``, used by ``mtrl.backward``.
+    """The recorded layers of one module; made by `record`, used by `mtrl.backward`.
 
     :raises TypeError: for a layer with shared parameters that has no rule, and for one that normalises by statistics of
         the batch, unless its parameters belong to single tasks.
@@ -160,7 +160,7 @@ class Tape:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The shared parameters, in the order of ``task_gradients``."""
+        """The shared parameters, in the order of `task_gradients`."""
         return [parameter for layer in self.layers for parameter in layer.parameters.values()]
 
     @property
@@ -174,9 +174,9 @@ class Tape:
         return [call.output for layer in self.layers for call in layer.calls]
 
     def task_gradients(self, grad_outputs: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Each task's gradient of each shared parameter, (T, *shape), from the gradients at ``outputs``.
+        """Each task's gradient of each shared parameter, (T, *shape), from the gradients at `outputs`.
 
-        None for the parameters of a layer that no loss depends on. ``check_uses`` before.
+        None for the parameters of a layer that no loss depends on. `check_uses` before.
         """
         remaining = iter(grad_outputs)
         gradients: list[Tensor | None] = []
@@ -222,14 +222,14 @@ class Tape:
 def record(
     module: nn.Module, num_tasks: int, task_parameters: Parameters = (), trusted: bool = False
 ) -> Iterator[Tape]:
-    """Record the forward pass of ``module`` on a batch whose rows lie in T task blocks.
+    """Record the forward pass of `module` on a batch whose rows lie in T task blocks.
 
     The tape stays usable after the block: losses may be formed later, and other networks may lie between.
 
     :param task_parameters: parameters that belong to single tasks (heads); their layers are left alone.
     :param trusted: leave out the look for uses of a parameter past its layer's recorded calls, some 0.3 ms, where the
         same forward pass and losses were looked at before.
-    :raises TypeError, ValueError: for a module that a tape cannot hold, see ``Tape``.
+    :raises TypeError, ValueError: for a module that a tape cannot hold, see `Tape`.
     :raises RuntimeError: if a layer with shared parameters was never called.
     """
     tape = Tape(module, num_tasks, task_parameters, trusted)
@@ -313,7 +313,7 @@ def _bypasses(
     ends: Mapping[Node | None, Sequence[str]],
     users: Mapping[Node, Sequence[Node]],
 ) -> bool:
-    """Whether a way up from a parameter's ``leaf`` meets one of ``ends`` before an output of its ``own`` layer's calls.
+    """Whether a way up from a parameter's `leaf` meets one of `ends` before an output of its `own` layer's calls.
 
     :param ends: the losses, and the inputs of all calls with the names of their layers; those of layers within its own,
         which calls them, do not count.

@@ -56,7 +56,7 @@ class Promises:
 def matrix(family: str, num_tasks: int, num_params: int, seed: int = 0) -> Float[Tensor, "tasks params"]:
     """A Jacobian of the named family, in float64.
 
-    :raises ValueError: for a name that is not in ``FAMILIES``.
+    :raises ValueError: for a name that is not in `FAMILIES`.
     """
     if family not in FAMILIES:
         raise ValueError(f"expected a family of {', '.join(FAMILIES)}; found {family!r}")
@@ -85,7 +85,7 @@ def matrix(family: str, num_tasks: int, num_params: int, seed: int = 0) -> Float
 
 
 def check_aggregator(factory: Factory, promises: Promises | None = None) -> None:
-    """Hold the aggregators that ``factory()`` builds to ``promises`` and to what every aggregator owes.
+    """Hold the aggregators that `factory()` builds to `promises` and to what every aggregator owes.
 
     :raises AssertionError: at the first check that fails.
     """
@@ -96,14 +96,14 @@ def check_aggregator(factory: Factory, promises: Promises | None = None) -> None
 def check_tape(
     module: nn.Module, num_tasks: int, losses: Callable[[], Tensor], task_parameters: Parameters = ()
 ) -> None:
-    """Compare the gradients of each task from a tape of ``module`` with those of one backward pass per loss, once.
+    """Compare the gradients of each task from a tape of `module` with those of one backward pass per loss, once.
 
-    It finds what ``mtrl.backward`` cannot see: rows that are mixed over the batch, rows that do not lie in task blocks,
+    It finds what `mtrl.backward` cannot see: rows that are mixed over the batch, rows that do not lie in task blocks,
     losses that hold some of another task's.
 
-    :param losses: computes the (T,) losses by a forward pass of ``module``, without autocast, on a batch with no two
+    :param losses: computes the (T,) losses by a forward pass of `module`, without autocast, on a batch with no two
         tasks alike.
-    :param task_parameters: as for ``mtrl.record``.
+    :param task_parameters: as for `mtrl.record`.
     :raises AssertionError: naming tasks and parameters whose gradients differ by more than rounding.
     """
     with record(module, num_tasks, task_parameters) as tape:
@@ -189,7 +189,7 @@ def check_scale(factory: Factory, promises: Promises) -> None:
 
 
 def check_determinism(factory: Factory, promises: Promises) -> None:
-    """After ``reset``, and in a second object, the same updates come again."""
+    """After `reset`, and in a second object, the same updates come again."""
     for family, jacobian in _jacobians("random", "conflicting"):
         aggregator = _fresh(factory, jacobian)
         first = _walk(aggregator, jacobian)

@@ -122,8 +122,8 @@ CALLS = {  # a call, and the message of its ValueError, TypeError or FileNotFoun
         lambda run: envs.make("custom", 0, tasks=["reach-v3"], goals={"reach-v3": np.full((1, 6), np.nan)}),
         "finite goals",
     ),
-    "no environments": (lambda run: envs.from_gymnasium([], []), "one name of its own per environment"),
-    "one name twice": (lambda run: envs.from_gymnasium([Wide, Wide], ["a", "a"]), "one name of its own"),
+    "no environments": (lambda run: envs.from_gymnasium([], []), "a different name for each environment"),
+    "one name twice": (lambda run: envs.from_gymnasium([Wide, Wide], ["a", "a"]), "a different name"),
     "pictures": (lambda run: envs.from_gymnasium([Wide], ["a"]), "one-dimensional Box"),
     "actions of another shape": (lambda run: toy_env().step_async(np.zeros((3, 2))), "actions of shape"),
     "state of other tasks": (

@@ -65,7 +65,7 @@ class MetaWorldTask(gymnasium.Env):
 
     @property
     def instabilities(self) -> int:
-        """In how many episodes, the running one included, MuJoCo's state became NaN or huge; it then begins anew."""
+        """In how many episodes, the running one included, MuJoCo's state became NaN or huge; it is then reset."""
         return self._unstable + int(self._env.data.warning.number[_UNSTABLE].any())
 
     def restart(self) -> None:

@@ -29,7 +29,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THR
 
 
 class WorkerError(RuntimeError):
-    """A worker raised, died or did not answer in time. All workers have been ended; build the environment anew."""
+    """A worker raised, died or did not answer in time. All workers have been ended; create a new environment."""
 
 
 class Pool:
@@ -204,7 +204,7 @@ class Pool:
 
     def _check_open(self) -> None:
         if not self._connections:
-            raise WorkerError("expected running workers, found none: they have been ended; build the environment anew")
+            raise WorkerError("expected running workers, found none: they have been ended; create a new environment")
 
     def _obituary(self, worker: int) -> str:
         try:
@@ -222,7 +222,7 @@ class Pool:
         self.close()
         raise WorkerError(
             f"worker {worker}, at {', '.join(dict.fromkeys(names))}, {what}; all workers have been ended. "
-            "Build the environment anew, with workers=0 to see the error in this process."
+            "Create a new environment with workers=0 to see the error in this process."
         )
 
 

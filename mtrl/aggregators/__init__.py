@@ -1,7 +1,7 @@
-"""All aggregators by name: a new method is one file and one row in ``registry``.
+"""All aggregators by name: a new method is one file and one row in `registry`.
 
 NaN or infinity in a gradient raises nothing, for that would mean to wait for the device: the update is not finite then,
-whatever the method, and what a method has learned is left as it was. ``mtrl.testing`` has what else they all promise.
+whatever the method, and what a method has learned is left as it was. `mtrl.testing` has what else they all promise.
 """
 
 import inspect
@@ -16,7 +16,7 @@ FORMER = {"mean-rescaled": "pcgrad-magnitude"}  # names that were given up -> th
 
 
 def aggregator_class(name: str) -> type[Aggregator]:
-    """The class called ``name`` in ``AGGREGATORS``, ``torchjd:NAME``, or ``path/file.py:NAME``.
+    """The class called `name` in `AGGREGATORS`, `torchjd:NAME`, or `path/file.py:NAME`.
 
     :raises ValueError: if there is no such class; the message says what was expected.
     :raises ImportError: if TorchJD is not installed; the message says how to install it.
@@ -38,7 +38,7 @@ def aggregator_class(name: str) -> type[Aggregator]:
 
 
 def make_aggregator(name: str, **options: Any) -> Aggregator:
-    """Build the aggregator called ``name``, see ``aggregator_class``.
+    """Build the aggregator called `name`, see `aggregator_class`.
 
     :param options: constructor arguments of that class.
     :raises ValueError: if there is no such aggregator, or an option is out of its range.
@@ -63,7 +63,7 @@ def required_options(kind: type[Aggregator]) -> list[str]:
 
 
 def name_of(aggregator: Aggregator) -> str:
-    """The name from which ``make_aggregator`` makes the same method.
+    """The name from which `make_aggregator` makes the same method.
 
     :raises ValueError: if its class has no name, so that a file could not name it.
     """

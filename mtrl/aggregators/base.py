@@ -1,7 +1,7 @@
 """What an aggregator is: T task gradients go in, one update comes out.
 
-Three kinds, by what a method must see. A ``LossAggregator`` weighs the losses and costs one ordinary backward pass; a
-``GramianAggregator`` also sees all inner products of the task gradients; a plain ``Aggregator`` sees the gradients.
+Three kinds, by what a method must see. A `LossAggregator` weighs the losses and costs one ordinary backward pass; a
+`GramianAggregator` also sees all inner products of the task gradients; a plain `Aggregator` sees the gradients.
 Every method answers on the scale of the mean gradient, so that exchanging methods needs no other learning rate.
 """
 
@@ -22,7 +22,7 @@ Reduction = Literal["mean", "sum"]
 class Aggregator(nn.Module, ABC):
     """Turn the Jacobian of T losses into one update of the shared parameters.
 
-    State that training changes belongs into buffers or ``get_extra_state``: it is saved and moved with the agent.
+    State that training changes belongs into buffers or `get_extra_state`: it is saved and moved with the agent.
     Every constructor parameter is kept in an attribute of the same name.
 
     :param reduction: "mean" averages over tasks, as all methods here do by default; "sum" is T times that.
@@ -44,7 +44,7 @@ class Aggregator(nn.Module, ABC):
         self.reduction = reduction
 
     def reset(self, num_tasks: int, num_params: int) -> None:
-        """Start anew for this many tasks and shared parameters: state only, options stay as constructed."""
+        """Start over for this many tasks and shared parameters: state only, options stay as constructed."""
 
     @abstractmethod
     def forward(
@@ -57,7 +57,7 @@ class Aggregator(nn.Module, ABC):
 
     @property
     def looks_back(self) -> bool:
-        """Whether ``after_step`` does something, which costs the caller another forward pass."""
+        """Whether `after_step` does something, which costs the caller another forward pass."""
         return type(self).after_step is not Aggregator.after_step
 
     def __call__(self, jacobian: Tensor, losses: Tensor) -> Tensor:
@@ -94,11 +94,11 @@ class Aggregator(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def reduce(self, per_task: Float[Tensor, "tasks *rest"]) -> Float[Tensor, "*rest"]:
-        """Mean or sum over the tasks, whichever ``reduction`` says."""
+        """Mean or sum over the tasks, whichever `reduction` says."""
         return per_task.mean(0) if self.reduction == "mean" else per_task.sum(0)
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Constructor arguments by name, as JSON values: ``type(self)(**self.hyperparameters())`` is a fresh twin.
+        """Constructor arguments by name, as JSON values: `type(self)(**self.hyperparameters())` is a fresh twin.
 
         :raises TypeError: if the class does not keep one of them.
         """
@@ -127,7 +127,7 @@ class GramianAggregator(Aggregator):
 
 
 class LossAggregator(Aggregator):
-    """A method that weighs the losses without seeing a gradient: one backward pass of ``w @ losses``."""
+    """A method that weighs the losses without seeing a gradient: one backward pass of `w @ losses`."""
 
     @abstractmethod
     def weights(self, losses: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
@@ -136,5 +136,5 @@ class LossAggregator(Aggregator):
     def forward(
         self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " params"]:
-        """Combine the rows of the Jacobian with the weights (``mtrl.backward`` does it without a Jacobian)."""
+        """Combine the rows of the Jacobian with the weights (`mtrl.backward` does it without a Jacobian)."""
         return self.weights(losses).to(jacobian.dtype) @ jacobian

@@ -34,7 +34,7 @@ class CAGrad(SolverAggregator):
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
-        """1/T and the solver's part; its best answer, and one more in ``fallbacks``, should the gap exceed 1e-6."""
+        """1/T and the solver's part; its best answer, and one more in `fallbacks`, should the gap exceed 1e-6."""
         extra, gap = conflict_averse_weights(gramian, self.c)
         self.count(~(gap <= 1e-6))
         weights = (1 / len(gramian) + extra) / (1 + self.c if self.rescale else 1)

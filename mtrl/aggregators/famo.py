@@ -18,7 +18,7 @@ class FAMO(LossAggregator):
     Liu et al. 2023, "FAMO: Fast Adaptive Multitask Optimization" (arXiv 2306.03792), Algorithm 1: weights
     proportional to z_i / loss_i with z = softmax(logits), scaled to sum 1; after the step, the logits descend along
     (dz/dlogits)' (log loss before - log loss after). A plain step with weight decay, as in the paper; the authors' code
-    uses Adam. Needs ``after_step`` with the losses of the same batch, one more forward pass per step; without it the
+    uses Adam. Needs `after_step` with the losses of the same batch, one more forward pass per step; without it the
     logits stay equal.
 
     FAMO is made for positive losses. One that has been negative (an actor's loss in SAC, say) is read as loss + 2 m,

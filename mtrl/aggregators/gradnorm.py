@@ -21,7 +21,7 @@ class GradNorm(GramianAggregator):
     not depend on the gradients' scale and weights stay positive; a plain step instead of Adam's.
 
     Losses that are not positive have no training rate: such a task (an actor's loss in SAC, say) takes part with
-    r_i = 1, that is, only its gradient's length is balanced; ``fallbacks`` counts those tasks, call by call.
+    r_i = 1, that is, only its gradient's length is balanced; `fallbacks` counts those tasks, call by call.
     A loss or gradient that is not finite leaves the weights as they are.
 
     :param reduction: "sum" gives the paper's scale.
@@ -51,7 +51,7 @@ class GradNorm(GramianAggregator):
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
-        """The weights of now; then one step of their own."""
+        """Return the present weights, then adapt them by one step."""
         if not len(self.log_weights):
             self.reset(len(gramian), 0)
         check_tasks(len(self.log_weights), len(gramian), self)

@@ -20,7 +20,7 @@ class GradVac(Ordered, GramianAggregator):
     and groups parameters by layer; here all shared parameters are one group, and the mean is taken. Targets are
     kept within 0.99 of zero, because the paper's step has no bound; one visit lengthens g_i' at most sevenfold.
 
-    With ``target=0, beta=0`` this is PCGrad.
+    With `target=0, beta=0` this is PCGrad.
 
     :param reduction: "sum" gives the paper's scale.
     :param beta: share of the newest cosine in the running average, in [0, 1]; the paper's 0.01.
@@ -45,7 +45,7 @@ class GradVac(Ordered, GramianAggregator):
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
-        """Row i of ``rows`` expresses g_i' in the original gradients; ``products`` holds g_i' . g_k."""
+        """Row i of `rows` expresses g_i' in the original gradients; `products` holds g_i' . g_k."""
         if not len(self.targets):
             self.reset(len(gramian), 0)
         check_tasks(len(self.targets), len(gramian), self)

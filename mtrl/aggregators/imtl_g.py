@@ -22,7 +22,7 @@ class IMTLG(SolverAggregator):
 
     All projections are equal, but they can all be negative, and the update can be longer than any gradient: sum 1 is
     the paper's scale, kept as the mean's. Where the weights sum to less than 1e-12 of their size, the update is 0, and
-    ``fallbacks`` counts it.
+    `fallbacks` counts it.
 
     :param reduction: "sum" is T times as long.
     """

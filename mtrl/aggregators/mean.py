@@ -10,7 +10,7 @@ from mtrl.aggregators.base import LossAggregator
 
 
 class Mean(LossAggregator):
-    """Follow the mean of the task gradients: one ordinary backward pass, bit for bit ``losses.mean().backward()``.
+    """Follow the mean of the task gradients: one ordinary backward pass, bit for bit `losses.mean().backward()`.
 
     :param reduction: "sum" follows the sum instead, T times as long.
     """

@@ -16,7 +16,7 @@ class NashMTL(SolverAggregator):
     by a damped Newton method to a residual of 1e-8 instead of by a sequence of convex programs. The paper's update has
     the length sqrt(T) whatever the gradients, clipped in the authors' code; here it gets that of the mean gradient.
 
-    Where some convex combination of the gradients vanishes, there is nothing to agree on: ``fallbacks`` counts it, and
+    Where some convex combination of the gradients vanishes, there is nothing to agree on: `fallbacks` counts it, and
     the weights are the limit that a ridge of 1e-15 allows, whose update is short before it is rescaled and 0 where
     it is only rounding. A task without gradient gets weight 0.
 

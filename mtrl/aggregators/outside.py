@@ -19,9 +19,9 @@ def foreign_name(kind: type[Aggregator]) -> str | None:
 
 @cache
 def class_in_file(name: str) -> type[Aggregator]:
-    """The class that ``path/to/file.py:NAME`` means. The file is run: only name files that you trust.
+    """The class that `path/to/file.py:NAME` means. The file is run: only name files that you trust.
 
-    :raises ValueError: if there is no such file, no such class in it, or it is no ``mtrl.Aggregator``.
+    :raises ValueError: if there is no such file, no such class in it, or it is no `mtrl.Aggregator`.
     """
     path, _, kind_name = name.rpartition(":")
     if not Path(path).is_file():
@@ -60,7 +60,7 @@ def class_in_file(name: str) -> type[Aggregator]:
 
 @cache
 def class_of_torchjd(name: str) -> type[Aggregator]:
-    """An adapter for the aggregator of the installed TorchJD that ``torchjd:NAME`` means.
+    """An adapter for the aggregator of the installed TorchJD that `torchjd:NAME` means.
 
     :raises ImportError: if TorchJD is not installed.
     :raises ValueError: if it has no such aggregator; the message lists those that it has.

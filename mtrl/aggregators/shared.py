@@ -16,9 +16,9 @@ ROUNDING = 1e-13  # of a squared length, relative to that of its terms laid end 
 class Ordered(Aggregator):
     """A method in which each task visits the others one by one, in an order drawn afresh for that task and call.
 
-    The generator is the method's own, begins again at ``reset``, and is saved with the state. It moves with the
-    aggregator (``.to``) and draws where it is, so that a captured CUDA graph can draw. Generators of
-    different devices do not translate: after a move, or with a state of another kind of device, the orders begin anew.
+    The generator is the method's own, begins again at `reset`, and is saved with the state. It moves with the
+    aggregator (`.to`) and draws where it is, so that a captured CUDA graph can draw. Generators of
+    different devices do not translate: after a move, or with a state of another kind of device, the orders start over.
     """
 
     def __init__(self, reduction: Reduction = "mean", seed: int = 0) -> None:
@@ -54,7 +54,7 @@ class Ordered(Aggregator):
 
 
 class SolverAggregator(GramianAggregator):
-    """A method that solves a small problem at each call and counts in ``fallbacks`` where that failed."""
+    """A method that solves a small problem at each call and counts in `fallbacks` where that failed."""
 
     fallbacks: Tensor
 
@@ -67,7 +67,7 @@ class SolverAggregator(GramianAggregator):
         self.fallbacks = torch.zeros_like(self.fallbacks)
 
     def count(self, failed: Tensor) -> None:
-        """One more fallback if ``failed``; nobody waits for the answer."""
+        """One more fallback if `failed`; nobody waits for the answer."""
         self.fallbacks += failed
 
 
@@ -100,7 +100,7 @@ def in_range(
     above: bool = False,
     below: bool = False,
 ) -> float:
-    """The option's value, if it lies between the bounds (``above``, ``below``: the bound itself is not allowed).
+    """The option's value, if it lies between the bounds (`above`, `below`: the bound itself is not allowed).
 
     :raises ValueError: naming the option, the range and the value found.
     """
@@ -114,10 +114,10 @@ def in_range(
 def check_tasks(expected: int, num_tasks: int, method: Aggregator) -> None:
     """Refuse a number of tasks other than that of the state.
 
-    :raises ValueError: saying which numbers, and that ``reset`` begins anew.
+    :raises ValueError: saying which numbers, and that `reset` starts over.
     """
     if expected != num_tasks:
         raise ValueError(
             f"{type(method).__name__} was reset for {expected} tasks and found {num_tasks}: "
-            "its state belongs to those tasks. Call reset(num_tasks, num_params) to begin anew"
+            "its state belongs to those tasks. Call reset(num_tasks, num_params) to start over"
         )

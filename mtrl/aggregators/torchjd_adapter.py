@@ -1,4 +1,4 @@
-"""TorchJD's aggregators as ours: one scale, an own seed, state that is saved. Needs the extra ``[torchjd]``."""
+"""TorchJD's aggregators as ours: one scale, an own seed, state that is saved. Needs the extra `[torchjd]`."""
 
 import inspect
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ BASES = ("Aggregator", "GramianWeightedAggregator", "WeightedAggregator")
 
 
 class TorchJDAggregator(Aggregator):
-    """Base of the adapters that ``adapt`` makes.
+    """Base of the adapters that `adapt` makes.
 
-    TorchJD's methods have scales of their own. The update is divided by TorchJD's answer to identical unit gradients,
+    TorchJD's methods have different scales. The update is divided by TorchJD's answer to identical unit gradients,
     so that a method whose answer grows with the gradients answers, here too, with their mean where the tasks agree (of
-    FairGrad and NashMTL, which choose a length of their own, that holds for unit gradients). TorchJD draws from torch's
+    FairGrad and NashMTL, which choose their own length, that holds for unit gradients). TorchJD draws from torch's
     global generator; during a call that is the adapter's own. TorchJD solves on the CPU: a convenience, no fast path.
     """
 
@@ -47,7 +47,7 @@ class TorchJDAggregator(Aggregator):
             setattr(self, name, value)
         self.num_tasks = self.num_params = 0  # until the first reset
         self.dtype = torch.get_default_dtype()
-        self._build(2)  # options out of range and missing packages are told now
+        self._build(2)  # find options out of range and missing packages now
 
     def reset(self, num_tasks: int, num_params: int) -> None:
         """A new object of TorchJD's, and its random draws from the start."""
@@ -145,7 +145,7 @@ def available() -> list[str]:
 
 
 def adapt(name: str) -> type[TorchJDAggregator]:
-    """A class of ours for TorchJD's ``name``, with ``reduction``, ``seed`` and those of its options in ``KINDS``."""
+    """A class of ours for TorchJD's `name`, with `reduction`, `seed` and those of its options in `KINDS`."""
     wrapped = getattr(torchjd.aggregation, name)
     known = inspect.signature(wrapped, eval_str=True).parameters.values()
     options = [

@@ -280,7 +280,7 @@ def test_any_gymnasium_environments_become_tasks():
 def test_spaces_that_differ_are_refused():
     with pytest.raises(ValueError, match=r"found Box.*\(3,\).* at left and Box.*\(1,\).* at right"):
         envs.from_gymnasium([pendulum, lambda: toy.Countdown("terminated")], ["left", "right"])
-    with pytest.raises(ValueError, match="one name of its own per environment"):
+    with pytest.raises(ValueError, match="a different name for each environment"):
         envs.from_gymnasium([pendulum, pendulum], ["left", "left"])
 
 
@@ -525,5 +525,5 @@ def test_actions_that_no_agent_could_choose_are_refused_when_built(space):
 
 def test_one_environment_for_two_tasks_is_refused():
     one = PendulumEnv()
-    with pytest.raises(ValueError, match="an environment of its own for each task"):
+    with pytest.raises(ValueError, match="a separate environment for each task"):
         envs.from_gymnasium([lambda: one, lambda: TimeLimit(one, 5)], ["a", "b"])

@@ -115,7 +115,7 @@ def test_a_failing_worker_names_the_task_and_leaves_nobody_behind(fault, message
     with pytest.raises(envs.WorkerError, match=message):
         env.step_wait()
     assert all_gone(pids)
-    with pytest.raises(envs.WorkerError, match="build the environment anew"):
+    with pytest.raises(envs.WorkerError, match="create a new environment"):
         env.step_wait()
     env.close()
 

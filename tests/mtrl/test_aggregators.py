@@ -1,4 +1,4 @@
-"""What every aggregator promises, and how a user adds one. A new method joins by its row in ``AGGREGATORS``."""
+"""What every aggregator promises, and how a user adds one. A new method joins by its row in `AGGREGATORS`."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""What a tape cannot see is refused where the graph shows it, and found by ``check_tape`` where it does not."""
+"""What a tape cannot see is refused where the graph shows it, and found by `check_tape` where it does not."""
 
 from unittest import mock
 

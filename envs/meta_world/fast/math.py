@@ -48,7 +48,7 @@ def hstack(tup: Sequence[Any], **kwargs: Any) -> np.ndarray:
 
 
 def clip(a: Any, *args: Any, **kwargs: Any) -> Any:
-    """Clip a numpy scalar between two Python numbers: it stays itself, or becomes a bound of its own type."""
+    """Clip a numpy scalar between two Python numbers: it stays itself, or becomes a bound of the same type."""
     if (type(a) is np.float32 or type(a) is np.float64) and len(args) == 2 and not kwargs:
         low, high = args
         if type(low) in (int, float) and type(high) in (int, float) and low < a < high:

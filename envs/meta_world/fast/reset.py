@@ -17,7 +17,7 @@ import mujoco
 import numpy as np
 
 _WHOLE = mujoco.mjtState.mjSTATE_INTEGRATION
-# What a substep changes of it; the rest (control, mocap, applied forces, ...) is set anew or part of the key.
+# What a substep changes of it; the rest (control, mocap, applied forces, ...) is set again or part of the key.
 _MOVING = mujoco.mjtState.mjSTATE_FULLPHYSICS | mujoco.mjtState.mjSTATE_WARMSTART
 _MOST = 200  # starts to remember: more than the goals of a task; the oldest is forgotten
 
