@@ -15,25 +15,32 @@ _GIVEN = {
 }
 
 
-def check_arguments(settings: AgentSettings, **arguments: Any) -> None:
+def check_arguments(
+    settings: AgentSettings,
+    capture: Any,
+    critic_aggregator: Any,
+    critic_aggregator_kwargs: Any,
+    policy_kwargs: Mapping[str, Any] | None,
+    replay_buffer_kwargs: Mapping[str, Any] | None,
+) -> None:
     """Refuse settings that make no sense together, and options that would have no effect where they stand.
 
-    :param arguments: further ones of `MTSAC`, by name.
     :raises ValueError: naming them.
     """
+    groups = {"policy_kwargs": policy_kwargs or {}, "replay_buffer_kwargs": replay_buffer_kwargs or {}}
     for group, names in _GIVEN.items():
-        if given := [name for name in names if name in (arguments[group] or {})]:
+        if given := [name for name in names if name in groups[group]]:
             raise ValueError(
                 f"{group}: MTSAC sets {', '.join(given)} itself, from its arguments and its environment. Leave it out."
             )
-    if arguments["critic_aggregator_kwargs"] and arguments["critic_aggregator"] is None:
+    if critic_aggregator_kwargs and critic_aggregator is None:
         raise ValueError(
-            f"critic_aggregator_kwargs={arguments['critic_aggregator_kwargs']} are options of a critic_aggregator, and "
+            f"critic_aggregator_kwargs={critic_aggregator_kwargs} are options of a critic_aggregator, and "
             "none is named: name it, or give aggregator_kwargs, for both networks."
         )
-    if not isinstance(arguments["capture"], bool):
-        raise ValueError(f"capture is True or False, found {arguments['capture']!r}.")
-    networks = network_settings(arguments["policy_kwargs"] or {})
+    if not isinstance(capture, bool):
+        raise ValueError(f"capture is True or False, found {capture!r}.")
+    networks = network_settings(groups["policy_kwargs"])
     check_together(settings, networks)
     warn_of_range(settings, networks, stacklevel=4)
 

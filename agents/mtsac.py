@@ -91,12 +91,7 @@ class MTSAC(SAC):
         agent_file.refuse_unknown(type(self).__name__, keywords)
         self.settings = AgentSettings.of({**asdict(settings or AgentSettings()), **keywords})
         check_arguments(
-            self.settings,
-            critic_aggregator=critic_aggregator,
-            critic_aggregator_kwargs=critic_aggregator_kwargs,
-            capture=capture,
-            policy_kwargs=policy_kwargs,
-            replay_buffer_kwargs=replay_buffer_kwargs,
+            self.settings, capture, critic_aggregator, critic_aggregator_kwargs, policy_kwargs, replay_buffer_kwargs
         )
         check_kind(env)
         self.capture = capture
@@ -160,10 +155,10 @@ class MTSAC(SAC):
             self.ent_coef_tensor = self.ent_coef_tensor.repeat(self.num_tasks)
             return FixedTemperatures(self.ent_coef_tensor)
         self.log_ent_coef = self.log_ent_coef.detach().repeat(self.num_tasks).requires_grad_()
-        options = {"fused": True, **self.policy.optimizer_kwargs}
-        self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), **options)
-        minimum = self.settings.ent_coef_min
-        return LearnedTemperatures(self.log_ent_coef, self.ent_coef_optimizer, self.target_entropy, minimum)
+        options = {"lr": self.lr_schedule(1), "fused": True, **self.policy.optimizer_kwargs}
+        self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], **options)
+        of_task = self.target_entropy, self.settings.ent_coef_min
+        return LearnedTemperatures(self.log_ent_coef, self.ent_coef_optimizer, *of_task)
 
     def _restart_networks(self) -> None:
         """New parameters in the tensors that are there, which a captured graph holds on to."""
@@ -319,23 +314,10 @@ class MTSAC(SAC):
         run_code: bool = False,
         **changes: Any,
     ) -> Self:
-        """An agent from a file of `save`; without an environment it can act, with one it can go on learning.
+        """An agent from a file of `save`, as `agents.saving.agent_file.load` says; further arguments are changes.
 
-        :param path: ".zip" may be left out; or a binary file that is open.
-        :param env: with the tasks of the file; the number of environments per task may be another one.
-        :param custom_objects: Stable-Baselines3's, for its format; ours holds no objects.
-        :param print_system_info: print what this machine runs.
-        :param force_reset: begin with a reset of `env` at the next `learn`.
         :param trust: open Stable-Baselines3's format. It holds pickles, which can run any code: only for files whose
-            origin you trust.
-        :param run_code: allow the aggregator to be a class in a Python file, which is run. Else give another one:
-            `aggregator="mean", critic_aggregator="mean"` for acting.
-        :param changes: constructor arguments to change, such as `learning_rate=1e-4`. Networks keep their weights, also
-            with `policy=`, which an agent with a policy class of its own needs: files hold no code.
-        :raises FileNotFoundError: if there is no such file.
-        :raises StateFileError: if the file is damaged, foreign or a pickle, or needs a policy class that was not given.
-        :raises TypeError: if a change is no argument of the constructor.
-        :raises ValueError: if an aggregator is a class in a file, and `run_code` is not set; if a change does not fit.
+            origin you trust. `custom_objects` is for this format alone.
         """
         agent_file.check_load(cls, changes, custom_objects, print_system_info, trust)
         if not trust:

@@ -49,9 +49,18 @@ def load(
     force_reset: bool = True,
     run_code: bool = False,
 ) -> Any:
-    """An agent of the class `kind` from a file of `save`; see `MTSAC.load`.
+    """An agent of the class `kind` from a file of `save`; without an environment it can act, with one go on learning.
 
+    :param path: ".zip" may be left out; or a binary file that is open.
+    :param env: with the tasks of the file; the number of environments per task may be another one.
+    :param changes: constructor arguments to change, such as `learning_rate=1e-4`. Networks keep their weights, also
+        with `policy=`, which an agent with a policy class of its own needs: files hold no code.
+    :param force_reset: begin with a reset of `env` at the next `learn`.
+    :param run_code: allow the aggregator to be a class in a Python file, which is run. Else give another one:
+        `aggregator="mean", critic_aggregator="mean"` for acting.
+    :raises FileNotFoundError: if there is no such file.
     :raises StateFileError: if the file is damaged, foreign or a pickle, or needs a policy class that was not given.
+    :raises TypeError: if a change is no argument of the constructor (`check_load`).
     :raises ValueError: if an aggregator is a class in a file, and `run_code` is not set; if a change does not fit.
     """
     device, path = get_device(device), existing(path)
@@ -123,9 +132,9 @@ def of_this_version(path: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, AttributeError) as error:
+    except (KeyError, AttributeError, ImportError) as error:
         raise StateFileError(
-            f"{path}: expected what export_sb3 of this version writes; found a file without {error}. Load it with the "
+            f"{path}: expected what export_sb3 of this version writes; found: {error}. Load it with the "
             "version that wrote it, and write it with `save`, whose files open in all versions since."
         ) from error
 
