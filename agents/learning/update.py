@@ -28,17 +28,12 @@ Network = Literal["actor", "critic"]
 class Batch(NamedTuple):
     """T blocks of B rows, block t from task t: what `agents.TaskReplayBuffer.sample` draws, in its order."""
 
-    observations: Float[Tensor, "all obs"]
-    """(T B, D), the task's one-hot in the last T columns."""
+    observations: Float[Tensor, "all obs"]  # (T B, D), the task's one-hot in the last T columns
     actions: Float[Tensor, "all actions"]
-    next_observations: Float[Tensor, "all obs"]
-    """After the last reward of an n-step sum."""
-    dones: Float[Tensor, "all 1"]
-    """1 where the episode terminated; a time limit is no end."""
-    rewards: Float[Tensor, "all 1"]
-    """Raw; with n steps their discounted sum."""
-    discounts: Float[Tensor, "all 1"] | None = None
-    """Of the value at the next observations: gamma^n; None: gamma."""
+    next_observations: Float[Tensor, "all obs"]  # after the last reward of an n-step sum
+    dones: Float[Tensor, "all 1"]  # 1 where the episode terminated; a time limit is no end
+    rewards: Float[Tensor, "all 1"]  # raw; with n steps their discounted sum
+    discounts: Float[Tensor, "all 1"] | None = None  # of the value at the next observations: gamma^n; None: gamma
 
 
 class Turn(NamedTuple):
@@ -90,12 +85,9 @@ class Given(NamedTuple):
 class Report:
     """What happened in an update: tensors on its device."""
 
-    numbers: dict[str, Tensor] = field(default_factory=dict)
-    """For the logs: (T,) or a scalar each."""
-    measured: dict[str, Tensor] = field(default_factory=dict)
-    """How the tasks' gradients conflict, if it was measured."""
-    watched: Float[Tensor, "quantities tasks"] = field(init=False)
-    """Losses of critic and actor, and temperatures: finite, unless training breaks down."""
+    numbers: dict[str, Tensor] = field(default_factory=dict)  # for the logs: (T,) or a scalar each
+    measured: dict[str, Tensor] = field(default_factory=dict)  # how the tasks' gradients conflict, if it was measured
+    watched: Float[Tensor, "quantities tasks"] = field(init=False)  # losses of critic and actor, and temperatures
 
 
 class SACUpdate:

@@ -60,7 +60,7 @@ def test_a_task_without_a_gradient_or_a_living_temperature_is_named(tmp_path, ca
 
     def lame(config, env):
         agent = make_agent(config, env)
-        read, learn, begin = agent.task_metrics.read, agent.learn, float(agent.log_ent_coef[2])
+        read, learn, begin = agent.task_metrics.read, agent.learn, float(agent.log_ent_coef[2].detach())
         agent.task_metrics.read = lambda: read() | {"train/actor_norms/point-1": 0.0}
         agent.learn = lambda *args, **kwargs: (learn(*args, **kwargs), agent.log_ent_coef.data[2].fill_(begin))
         return agent
