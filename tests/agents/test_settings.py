@@ -23,7 +23,8 @@ from agents.fields import (
     spell,
     taken_by,
 )
-from agents.settings import AgentSettings, NetworkSettings, SACSettings, half_rate, learning_schedule
+from agents.schedules import learning_schedule
+from agents.settings import AgentSettings, NetworkSettings, SACSettings, half_rate
 from scripts.analysis.methods import group, settings
 from scripts.setup.build import RESUMABLE, agent_settings, require_settings
 from scripts.setup.config import PLAIN_SAC, TrainConfig
