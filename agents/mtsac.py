@@ -28,6 +28,7 @@ from agents.learning.aggregation import build_aggregator
 from agents.learning.rounds import CHECK_EVERY
 from agents.learning.temperatures import FixedTemperatures, LearnedTemperatures
 from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
+from agents.networks.form import by_name
 from agents.networks.policies import MultiTaskPolicy
 from agents.saving import agent_file
 from agents.saving.onnx_export import export_onnx
@@ -90,6 +91,7 @@ class MTSAC(SAC):
     ):
         agent_file.refuse_unknown(type(self).__name__, keywords)
         self.settings = AgentSettings.of({**asdict(settings or AgentSettings()), **keywords})
+        policy_kwargs = by_name(policy_kwargs or {})  # a copy, as Stable-Baselines3 and we add entries
         check_arguments(
             self.settings, capture, critic_aggregator, critic_aggregator_kwargs, policy_kwargs, replay_buffer_kwargs
         )
@@ -102,7 +104,7 @@ class MTSAC(SAC):
         super().__init__(
             policy=policy,  # type: ignore[arg-type]
             env=env,  # type: ignore[arg-type]
-            policy_kwargs=dict(policy_kwargs or {}),  # Stable-Baselines3 and we add entries: not to the caller's
+            policy_kwargs=policy_kwargs,
             replay_buffer_class=TaskReplayBuffer,  # type: ignore[arg-type]
             replay_buffer_kwargs=replay_buffer_kwargs,
             tensorboard_log=tensorboard_log,

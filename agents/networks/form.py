@@ -59,15 +59,14 @@ def by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     A class that is in no registry is added to its own, as "module:Class".
     """
-    return {name: _name_of(value, REGISTRIES.get(name, {})) for name, value in settings.items()}
+    classes = {name: value for name, value in settings.items() if name in REGISTRIES and isinstance(value, type)}
+    return {**settings, **{name: _name_of(kind, REGISTRIES[name]) for name, kind in classes.items()}}
 
 
-def _name_of(value: Any, registry: dict[str, Any]) -> Any:
-    if not isinstance(value, type):
-        return value
-    known = next((name for name, kind in registry.items() if kind is value), None)
-    name = known or f"{value.__module__}:{value.__qualname__}"
-    registry[name] = value
+def _name_of(kind: type, registry: dict[str, Any]) -> str:
+    known = (name for name, other in registry.items() if other is kind)
+    name = next(known, f"{kind.__module__}:{kind.__qualname__}")
+    registry[name] = kind
     return name
 
 

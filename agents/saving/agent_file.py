@@ -19,6 +19,7 @@ from agents.environment import envs_per_task
 from agents.fields import settings_of
 from agents.learning.aggregation import describe_aggregator
 from agents.learning.guard import NonFiniteError
+from agents.networks.form import REGISTRIES
 from agents.saving.state_file import StateFileError, damage_told, is_path, read_state, write_state
 from agents.settings import ARS_REMOVED, AgentSettings
 
@@ -162,6 +163,13 @@ def _check_changes(
             f"{path} was saved with the policy {name} of {module or '?'}, and files hold no code: import that "
             f"class and give it, load(..., policy={name.rpartition('.')[2]}). It gets the weights of the file."
         )
+    saved, given = settings["policy_kwargs"], changes.get("policy_kwargs") or {}
+    for name in REGISTRIES.keys() & saved.keys() - given.keys():
+        if saved[name] not in REGISTRIES[name]:
+            raise StateFileError(
+                f"{path} was saved with the {name} {saved[name]}, and files hold no code: add that class to its "
+                f"registry under this name, or give it, load(..., policy_kwargs={{{name!r}: Class}})."
+            )
     if settings["return_scale"] == "ars":
         raise StateFileError(f"{path}: {ARS_REMOVED}")
     scale, new = settings["return_scale"], changes.get("return_scale", settings["return_scale"])

@@ -1,10 +1,12 @@
 """Torsos of a user's own: what they must say, what they get, and what is refused before training."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import mtrl
+from agents import MTSAC, StateFileError
 from agents.networks.base import Inputs, Stack, Torso
 from agents.networks.layers import TaskVectors, one_by_one
 from agents.networks.torsos import TORSOS
@@ -64,7 +66,7 @@ class RuledScaled(Scaled):
 def mine():
     TORSOS["mine"] = Gated
     yield "mine"
-    del TORSOS["mine"]
+    TORSOS.pop("mine", None)
 
 
 @pytest.mark.parametrize("torso", [Gated, RuledScaled])
@@ -89,6 +91,21 @@ def test_a_torso_goes_with_every_conditioning(mine, conditioning):
     start = [p.clone() for p in agent.actor.parameters()]
     agent.learn(2 * 22)
     assert all((p != before).any() for p, before in zip(agent.actor.parameters(), start, strict=True))
+
+
+def test_a_saved_agent_names_its_torso_and_asks_for_it(mine, tmp_path):
+    agent = toy_agent(policy_kwargs={**SMALL, "actor_torso": mine, "critic_torso": RuledScaled})
+    agent.learn(2 * 22)
+    agent.save(tmp_path / "agent")
+    observations = np.concatenate([np.ones((2, 2)), np.eye(2)], 1)
+    actions = agent.predict(observations, deterministic=True)[0]
+    assert np.array_equal(MTSAC.load(tmp_path / "agent").predict(observations, deterministic=True)[0], actions)
+    del TORSOS[mine]
+    with pytest.raises(StateFileError, match="saved with the actor_torso mine, and files hold no code"):
+        MTSAC.load(tmp_path / "agent")
+    loaded = MTSAC.load(tmp_path / "agent", policy_kwargs={"actor_torso": Gated})
+    assert np.array_equal(loaded.predict(observations, deterministic=True)[0], actions)
+    assert TORSOS.keys() >= {f"{__name__}:Gated", f"{__name__}:RuledScaled"}
 
 
 def test_a_layer_without_a_rule_is_refused_before_training():
