@@ -59,11 +59,15 @@ def paired_difference(scores: Scores, baseline: Scores) -> tuple[float, Interval
     covers their centre with at most 1 - 2^(1-n), which is 75 % for three seeds.
     """
     differences = (scores - baseline).mean(1)
-    centre, seeds = float(differences.mean()), len(differences)
-    if seeds < 2:
-        return centre, None
-    half = float(stats.t.ppf(0.975, seeds - 1) * differences.std(ddof=1)) / math.sqrt(seeds)
-    return centre, (centre - half, centre + half)
+    centre, half = float(differences.mean()), half_width(differences)
+    return centre, None if half is None else (centre - half, centre + half)
+
+
+def half_width(values: Float[np.ndarray, " seeds"]) -> float | None:
+    """Half the width of the 95 % t-interval of the mean; None for a single seed."""
+    if len(values) < 2:
+        return None
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def _bootstrap(statistic: Callable[..., np.ndarray], *groups: Scores, resamples: int = RESAMPLES) -> Interval | None:

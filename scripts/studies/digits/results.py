@@ -11,6 +11,8 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from scripts.analysis.intervals import half_width
+from scripts.analysis.tables import table
 from scripts.runs.tables import CsvTable
 
 ALONE = "alone"  # in place of an aggregator: one network per task
@@ -71,13 +73,10 @@ class Line:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95 % t-interval (quantile from SciPy); with fewer than two values there is no interval."""
-    from scipy import stats  # type: ignore[import-untyped]  # a second to import
-
+    """Return the mean and its 95 % t-interval; with fewer than two values there is no interval."""
     array = np.array(values)
-    if len(array) < 2:
-        return Estimate(float(array.mean()), math.nan)
-    return Estimate(float(array.mean()), float(stats.t.ppf(0.975, len(array) - 1) * stats.sem(array)))
+    half = half_width(array)
+    return Estimate(float(array.mean()), math.nan if half is None else half)
 
 
 def summarise(runs: Sequence[Run]) -> list[Line]:
@@ -126,14 +125,14 @@ def tables(lines: Sequence[Line]) -> list[Table]:
     """For the screen: one table per architecture, within 80 columns."""
     found = []
     for architecture in dict.fromkeys(line.architecture for line in lines):
-        table = Table(title=architecture, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column("aggregator", overflow="fold")
+        grid = Table(title=architecture, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        grid.add_column("aggregator", overflow="fold")
         for heading in list(HEADINGS.values())[:-1]:
-            table.add_column(heading, justify="right", no_wrap=True)
+            grid.add_column(heading, justify="right", no_wrap=True)
         for line in lines:
             if line.architecture == architecture:
-                table.add_row(line.aggregator, *cells(line)[:-1])
-        found.append(table)
+                grid.add_row(line.aggregator, *cells(line)[:-1])
+        found.append(grid)
     return found
 
 
@@ -156,10 +155,8 @@ def markdown(lines: Sequence[Line], facts: Mapping[str, str]) -> str:
     text = ["# Two overlaid digits, left and right as tasks", "", EXPLAINED, ""]
     text += [f"- {name}: {fact}" for name, fact in facts.items()]
     for architecture in dict.fromkeys(line.architecture for line in lines):
-        text += ["", f"## {architecture}", "", "| aggregator | " + " | ".join(HEADINGS.values()) + " |"]
-        text.append("|---" * (1 + len(HEADINGS)) + "|")
-        rows = [line for line in lines if line.architecture == architecture]
-        text += [f"| {line.aggregator} | " + " | ".join(cells(line)) + " |" for line in rows]
+        rows = [[line.aggregator, *cells(line)] for line in lines if line.architecture == architecture]
+        text += ["", f"## {architecture}", "", *table(["aggregator", *HEADINGS.values()], rows)]
     return "\n".join(text) + "\n"
 
 
