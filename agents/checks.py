@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agents.fields import build, settings_of
+from agents.collecting.replay import TaskReplayBuffer
+from agents.fields import build, settings_of, taken_by
 from agents.settings import AgentSettings, NetworkSettings, check_together, warn_of_range
-
-# Settings of MTSAC, or facts about its environment, that it hands to the policy and to the replay buffer.
-_GIVEN = {
-    "policy_kwargs": ("num_tasks", "use_sde"),
-    "replay_buffer_kwargs": ("num_tasks", "n_steps", "gamma", "high_reward_fraction", "high_reward_candidates"),
-}
 
 
 def check_arguments(
@@ -28,7 +23,10 @@ def check_arguments(
     :raises ValueError: naming them.
     """
     groups = {"policy_kwargs": policy_kwargs or {}, "replay_buffer_kwargs": replay_buffer_kwargs or {}}
-    for group, names in _GIVEN.items():
+    of_buffer = taken_by(TaskReplayBuffer, vars(settings)).keys() - {"seed"}
+    # settings, or facts about the environment, that MTSAC hands on
+    handed = {"policy_kwargs": ("num_tasks", "use_sde"), "replay_buffer_kwargs": ("num_tasks", *of_buffer)}
+    for group, names in handed.items():
         if given := [name for name in names if name in groups[group]]:
             raise ValueError(
                 f"{group}: MTSAC sets {', '.join(given)} itself, from its arguments and its environment. Leave it out."

@@ -69,7 +69,7 @@ def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
     evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, run.goals)))
     run.require_tasks(env.task_names, run.path / "config.json")
     changes = {name: getattr(config, name) for name in RESUMABLE & settings_of(AgentSettings).keys()}
-    changes = {**changes, "capture": config.capture, "max_grad_norm": config.max_grad_norm or None}
+    changes["capture"] = config.capture
     if checkpoint is None:  # stopped before the first one: the same seed gives the same beginning
         agent = make_agent(config, env)
     else:
