@@ -57,12 +57,12 @@ def test_capture_on_a_cpu_is_refused_before_anything_is_written(monkeypatch, cap
 @pytest.mark.parametrize(
     ("saved", "asked", "expected"),
     [
-        ({"device": "cuda", "capture": 4}, {}, 4),
-        ({"device": "cuda", "capture": 4}, {"device": "cuda"}, 4),
+        ({"device": "cuda", "capture": 4}, {}, True),
+        ({"device": "cuda", "capture": True}, {"device": "cuda"}, True),
         ({"device": "cuda", "capture": True}, {"device": "cpu"}, "auto"),
         ({"device": "cuda", "capture": True}, {"capture": False}, False),
         ({"device": "cpu", "capture": False}, {"device": "cuda"}, "auto"),
-        ({"device": "cpu", "capture": False}, {"device": "cuda", "capture": 2}, 2),
+        ({"device": "cpu", "capture": False}, {"device": "cuda", "capture": True}, True),
     ],
 )
 def test_resume_captures_as_before_unless_the_device_is_another(saved, asked, expected):
