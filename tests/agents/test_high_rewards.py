@@ -142,7 +142,7 @@ def test_the_fraction_is_rounded_to_whole_rows(fraction, rows, chosen):
         ({"high_reward_candidates": 1025}, "expected 1 to 1024; found 1025"),
         ({"high_reward_candidates": 2.5}, "expected a whole number; found 2.5"),
         ({"high_reward_candidates": True}, "expected a whole number; found True"),
-        ({"high_reward_fraction": 0.05, "batch_size": 8}, "0.05 of batch_size=8 is not one row"),
+        ({"high_reward_fraction": 0.05, "batch_size": 8}, "expected 0, or one row of batch_size=8 or more; found 0.05"),
     ],
     ids=str,
 )

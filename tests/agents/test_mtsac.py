@@ -198,7 +198,7 @@ def test_options_change_the_losses_as_documented():
         ({"critic_aggregator_kwargs": {"seed": 1}}, "critic_aggregator_kwargs.*none is named"),
         *(({"policy_kwargs": {name: 1}}, f"MTSAC sets {name} itself") for name in ("num_tasks", "use_sde")),
         *(({"replay_buffer_kwargs": {name: 1}}, f"MTSAC sets {name} itself") for name in ("n_steps", "gamma")),
-        ({"policy_kwargs": {"actor_width": 0}}, "actor_width must be at least 1"),
+        ({"policy_kwargs": {"actor_width": 0}}, "actor_width: expected at least 1; found 0"),
     ],
     ids=str,
 )

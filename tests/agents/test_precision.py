@@ -92,7 +92,7 @@ def test_resume_is_exact(tmp_path):
 
 
 def test_another_precision_is_refused():
-    with pytest.raises(ValueError, match="precision is one of float32, tf32, bfloat16; found 'float16'"):
+    with pytest.raises(ValueError, match="precision: expected one of float32, tf32, bfloat16; found 'float16'"):
         agent_of("float16")
 
 

@@ -68,7 +68,7 @@ def test_limits_are_of_the_benchmark():
     with pytest.raises(ValueError, match="--horizon: expected at most 500, the limit of Meta-World; found 501"):
         check(TrainConfig(horizon=501))
     check(TrainConfig(suite=f"{LISTED}:walks", horizon=501, train_horizon=501))
-    with pytest.raises(ValueError, match="--tasks: expected 1 task name for MT1"):
+    with pytest.raises(ValueError, match="--tasks: expected one task name for MT1"):
         check(TrainConfig(suite="MT1"))
 
 
@@ -185,7 +185,7 @@ def test_a_function_may_lie_in_any_file(tmp_path, monkeypatch, build):
 
 
 WRONG = {
-    "twice": "expected an environment of its own for each task, .*found one twice, at task-1",
+    "twice": "expected a separate environment for each task, .*found one twice, at task-1",
     "raises": "raised KeyError: 'there is no simulator here'",
     "nothing": "expected a list of environments.* found an empty one",
     "number": "expected a list of environments.* found int",

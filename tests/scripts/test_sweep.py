@@ -293,7 +293,7 @@ BAD = {
     "toy --arms mean,paper": "every arm once; found mean",
     "toy --seeds 1,1": "--seeds: expected each once",
     "toy --seeds -1": "--seed: expected 0 or more",
-    "toy --flags --horizon=501": "--horizon: expected at most 500",
+    "mt10 --flags --horizon=501": "--horizon: expected at most 500",
     "toy --flags=--seed=3": "expected flags that the sweep leaves free; found --seed=3. Instead: --seeds of the sweep",
     "toy --flags=--threads=2": "found --threads=2. Instead: --threads of the sweep",
     "toy --flags=--run_dir=x": "found --run_dir=x. Instead: --out of the sweep",
