@@ -1,5 +1,7 @@
 """Torsos of a user's own: what they must say, what they get, and what is refused before training."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -62,11 +64,10 @@ class RuledScaled(Scaled):
     scale = RuledScale
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def mine():
-    TORSOS["mine"] = Gated
-    yield "mine"
-    TORSOS.pop("mine", None)
+    with mock.patch.dict(TORSOS, {"mine": Gated}):  # classes that are given add themselves
+        yield "mine"
 
 
 @pytest.mark.parametrize("torso", [Gated, RuledScaled])
