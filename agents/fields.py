@@ -1,6 +1,6 @@
 """What a field of settings says beside name, type and default: its bounds and its role. One validator reads them.
 
-    policy_delay: Annotated[Count, Role(plain_sac=1)] = 1
+    my_setting: Annotated[Count, Role(plain_sac=1)] = 1
 
 Whoever needs "all settings that ..." asks here; no list of names is kept by hand.
 """
