@@ -48,7 +48,7 @@ def conflicts(methods: Sequence[Method]) -> Figure:
             image = axes.imshow(matrix, cmap="RdBu_r", vmin=0, vmax=1)  # white: as often as not
             pairs = matrix[np.triu_indices(len(tasks), 1)]
             share = "not measured" if np.isnan(pairs).all() else f"{np.mean(pairs):.0%} in conflict"
-            axes.set_title(f"{_short(start)}-{_short(end)}: {share}", fontsize=8)
+            axes.set_title(f"{_short(start)}-{_short(end)}:\n{share}", fontsize=8)  # two lines: one meets the next
             axes.set_facecolor("0.85")  # of the diagonal
             axes.grid(visible=False)
         row[0].set_ylabel(f"{literal(method.label)}\n{network}", fontweight="bold")
