@@ -104,6 +104,8 @@ def in_range(
 
     :raises ValueError: naming the option, the range and the value found.
     """
+    if not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number; found {value!r}")
     fits = (low < value if above else low <= value) and (value < high if below else value <= high)
     if not (fits and math.isfinite(value)):
         ends = f"{'(' if above else '['}{low:g}, {high:g}{')' if below or math.isinf(high) else ']'}"

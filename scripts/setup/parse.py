@@ -215,7 +215,10 @@ def _preset_options(flag: str, name: str, preset: Preset) -> dict[str, Any]:
     """The options that the preset gives to this very aggregator. Raises UsageError if it does not take them."""
     options = getattr(preset.config, f"{flag}_options") if name == getattr(preset.config, flag) else {}
     with usage_errors():
-        make_aggregator(name, **options)
+        try:
+            make_aggregator(name, **options)
+        except (TypeError, RuntimeError) as error:  # an option that it does not have, or of another type
+            raise ValueError(f"{flag}_options of preset {preset.name}: {error}. Change them in its file.") from error
     return options
 
 

@@ -86,9 +86,9 @@ def _preset(path: Path, name: Any, summary: Any, keys: dict[str, Any]) -> Preset
 
 def _merged(path: Path, inside: tuple[Path, ...]) -> dict[str, Any]:
     """The keys of a file over those of its base."""
+    keys = _parsed(path, tomllib.loads)  # first, as no link that leads to itself has a place
     if path.resolve() in inside:
         raise UsageError(f"{path}: base: expected another preset to begin from; found a circle.")
-    keys = _parsed(path, tomllib.loads)
     _require_known(path, keys, {*_KNOWN, "summary", "base"})
     base = keys.pop("base", None)
     if base is None:

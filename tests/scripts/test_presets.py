@@ -212,6 +212,26 @@ def test_circles_over_several_files(tmp_path):
         find(str(tmp_path / "a.toml"))
 
 
+def test_a_link_to_itself_is_told(tmp_path):
+    (tmp_path / "a.toml").symlink_to("a.toml")
+    with pytest.raises(UsageError, match=r"expected a preset at .*a\.toml; found: "):
+        find(str(tmp_path / "a.toml"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("c = 'x'", "c must be a number; found 'x'"),
+        ("gama = 1", "has no option 'gama'; its options: reduction, c, rescale"),
+        ("'' = 1", "has no option ''"),
+    ],
+)
+def test_wrong_options_of_an_aggregator_are_told(options, message, tmp_path):
+    path = write(tmp_path / "x.toml", f'base = "toy"\naggregator = "cagrad"\naggregator_options = {{ {options} }}\n')
+    with pytest.raises(UsageError, match=message):
+        parse_train([path])
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"gamma = 0.5\x00", b"\xef\xbb\xbfgamma = 0.5"])
 def test_bytes_that_are_no_text(content, tmp_path):
     (tmp_path / "x.toml").write_bytes(content)
