@@ -85,8 +85,10 @@ def read_protocol(path: Path) -> Protocol:
 
 def write_goals(path: Path, goals: Mapping[str, np.ndarray]) -> None:
     """Writes goal vectors per task, whole or not at all."""
-    with whole_file(path) as file:
-        np.savez(file, **goals)  # type: ignore[arg-type]  # numpy's stub takes a flag there
+    with whole_file(path) as file, zipfile.ZipFile(file, "w") as archive:  # numpy.savez takes no task called "file"
+        for name, vectors in goals.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, vectors, allow_pickle=False)
 
 
 def read_goals(path: Path) -> dict[str, np.ndarray]:

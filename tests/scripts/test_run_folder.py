@@ -415,3 +415,13 @@ def test_an_evaluation_that_lacks_a_task_is_noticed(run):
     run.evaluations.path.write_text("".join(run.evaluations.path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(UsageError, match="expected one row of push-v3"):
         run.success_curves()
+
+
+def test_a_task_may_have_any_name_that_a_suite_may_give(tmp_path):
+    from scripts.runs.files import read_goals, write_goals
+
+    goals = {name: np.full((2, 3), i) for i, name in enumerate(("file", "allow_pickle", "self", "a.b"))}
+    write_goals(tmp_path / "goals.npz", goals)
+    found = read_goals(tmp_path / "goals.npz")
+    assert list(found) == list(goals)
+    assert all(np.array_equal(found[name], goals[name]) for name in goals)
