@@ -155,6 +155,8 @@ def checked_tasks(tasks: Sequence[str], known: Sequence[str]) -> tuple[str, ...]
 
     :raises ValueError: otherwise.
     """
+    if not tasks:
+        raise ValueError(f"expected at least one of {len(known)} tasks ({known[0]} ... {known[-1]}), found none")
     for name in tasks:
         if name not in known:
             raise ValueError(

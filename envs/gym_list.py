@@ -143,7 +143,7 @@ def _call(suite: str, render: bool) -> dict[str, Any]:
     pictures = render and "render_mode" in inspect.signature(function).parameters
     try:
         found = function(render_mode="rgb_array") if pictures else function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # code that was written as a command may want to end it
         raise ValueError(f"{suite} raised {_line(error)}") from error
     if isinstance(found, list | tuple):
         found = {f"task-{i}": item for i, item in enumerate(found)}
@@ -160,7 +160,7 @@ def _function(suite: str) -> Callable[..., Any]:
     where, _, name = suite.rpartition(":")
     try:
         module = _run_file(where) if where.endswith(".py") else importlib.import_module(where)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"suite {suite!r}: {where!r} could not be imported: {_line(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -190,7 +190,7 @@ def _built(suite: str, name: str, item: Any) -> gymnasium.Env:
     """The environment that an item of a list is or makes."""
     try:
         env = item if isinstance(item, gymnasium.Env) or not callable(item) else item()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{suite}: {name} raised {_line(error)}") from error
     if not isinstance(env, gymnasium.Env):
         raise ValueError(
@@ -220,10 +220,13 @@ def _require_success(suite: str, name: str, env: gymnasium.Env) -> None:
             _, _, terminated, truncated, info = env.step(env.action_space.sample())
             keys |= info.keys()
             if {"success", "is_success"} & keys:
+                said = info.get("success", info.get("is_success"))
+                if said is not None:
+                    number(said, "success")
                 return
             if terminated or truncated:
                 break
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{suite}: {name} raised {_line(error)}") from error
     raise ValueError(
         f"{suite}: expected 'success' or 'is_success' among the infos of {name}, as evaluations count successes; found "
@@ -231,5 +234,5 @@ def _require_success(suite: str, name: str, env: gymnasium.Env) -> None:
     )
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -195,6 +195,8 @@ WRONG = {
     "unequal": r"found Box.*\(2,\).* at narrow and Box.*\(3,\).* at wide",
     "buttons": r"expected actions in a one-dimensional Box.*found Discrete\(2\)",
     "broken": "task-0 raised RuntimeError: no such model",
+    "wordy": "task-0 raised ValueError: expected one number as success, found 'yes'",
+    "ends": "raised SystemExit: 0",
     "not_a_function": "expected a function 'not_a_function' in tests.listed_tasks; found walks, made_later",
     "nosuch": "expected a function 'nosuch'",
 }
@@ -218,6 +220,11 @@ def test_what_does_not_fit_is_told_in_one_line(function, message):
 def test_a_module_or_file_that_is_not_there_is_told(suite, message):
     with pytest.raises(ValueError, match=message):
         envs.make(suite, 0)
+
+
+def test_no_tasks_at_all_are_refused():
+    with pytest.raises(ValueError, match=r"expected at least one of 3 tasks \(left \.\.\. far\), found none"):
+        envs.make(f"{LISTED}:walks", 0, tasks=[], workers=0)
 
 
 def test_an_environment_that_is_returned_again_is_refused():
