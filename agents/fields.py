@@ -237,7 +237,10 @@ def _converted(value: Any, hint: Any) -> Any:
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if isinstance(value, list | tuple):
         return tuple(_converted(item, get_args(hint)[0]) for item in value)
-    return float(value) if isinstance(value, Integral) and float in kinds and int not in kinds else value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    whole = isinstance(value, Integral) and (int in kinds or float not in kinds)
+    return int(value) if whole else float(value)  # numpy's numbers, too: not every generator takes them as a seed
 
 
 def taken_by(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,6 +90,10 @@ class MTSAC(SAC):
         **keywords: Any,
     ):
         agent_file.refuse_unknown(type(self).__name__, keywords)
+        if not isinstance(settings, AgentSettings | None):
+            raise TypeError(
+                f"settings: expected AgentSettings; found {settings!r}. Single ones are keywords: gamma=0.9"
+            )
         self.settings = AgentSettings.of({**asdict(settings or AgentSettings()), **keywords})
         policy_kwargs = by_name(policy_kwargs or {})  # a copy, as Stable-Baselines3 and we add entries
         check_arguments(

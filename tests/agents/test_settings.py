@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pytest
 
+from agents import MTSAC
 from agents.fields import (
     Bound,
     Count,
@@ -263,3 +265,15 @@ def test_a_learning_rate_is_a_number_or_a_named_schedule():
     schedule = learning_schedule("linear:1e-3")
     assert [schedule(left) for left in (1.0, 0.5, 0.0)] == pytest.approx([1e-3, 5e-4, 0.0])
     assert (half_rate(1e-3), half_rate("linear:1e-3")) == ("0.0005", "linear:0.0005")
+
+
+def test_numbers_of_numpy_are_numbers_also_as_a_seed():
+    found = AgentSettings.of({"seed": np.int64(3), "gamma": np.float32(0.5), "batch_size": np.int32(8)})
+    assert (found.seed, found.gamma, found.batch_size) == (3, 0.5, 8)
+    assert [type(value) for value in (found.seed, found.gamma, found.batch_size)] == [int, float, int]
+
+
+@pytest.mark.parametrize("settings", [{"gamma": 0.9}, "x", AgentSettings])
+def test_settings_of_another_kind_are_refused(settings):
+    with pytest.raises(TypeError, match="settings: expected AgentSettings; found "):
+        MTSAC("MultiTaskMlpPolicy", None, settings=settings)
