@@ -239,8 +239,10 @@ def _converted(value: Any, hint: Any) -> Any:
         return tuple(_converted(item, get_args(hint)[0]) for item in value)
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
-    whole = isinstance(value, Integral) and (int in kinds or float not in kinds)
-    return int(value) if whole else float(value)  # numpy's numbers, too: not every generator takes them as a seed
+    # numpy's numbers become Python's: not every generator takes them as a seed
+    if isinstance(value, Integral) and (int in kinds or float not in kinds):
+        return int(value)
+    return float(value)
 
 
 def taken_by(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
