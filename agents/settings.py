@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from numbers import Real
 from typing import Annotated, Any, Literal
 
@@ -142,6 +142,10 @@ class SACSettings:
     """Updates between measurements of gradient conflict, cosines of all task pairs included; 0: never. Rounded up to a
     multiple of --policy-delay."""
 
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name, as JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
 
 @dataclass(frozen=True)
 class AgentSettings(SACSettings):
@@ -184,10 +188,6 @@ class AgentSettings(SACSettings):
         settings: AgentSettings = build(cls, values)
         check_fields(cls, vars(settings))
         return settings
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields by name, as JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)

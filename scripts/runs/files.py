@@ -28,14 +28,7 @@ _FOLDERS = ("checkpoints", "tensorboard", "tasks")
 # What a run that begins writes before config.json makes the folder a run.
 _BEGUN = (LOCK, "goals.npz", "versions.json", "protocol.json")
 # config.json is removed last: without it, a folder is no run
-_FILES = (
-    *_BEGUN,
-    "versions-resumed.json",
-    "result.json",
-    "postmortem.json",
-    *_TABLES,
-    "config.json",
-)  # last: with it gone, a folder is no run
+_FILES = (*_BEGUN, "versions-resumed.json", "result.json", "postmortem.json", *_TABLES, "config.json")
 
 
 @contextlib.contextmanager

@@ -151,10 +151,6 @@ class TrainConfig(NetworkSettings, SACSettings, RunSettings, MethodSettings, Env
         }
         return {name: options for name, options in found.items() if name}
 
-    def to_json(self) -> dict[str, Any]:
-        """All fields by name, as JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
-
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:
         """The config that `to_json` wrote. Raises ValueError if a field is missing, unknown or of another type."""
