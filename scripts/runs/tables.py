@@ -36,6 +36,7 @@ class CsvTable:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.columns: list[str] = []
+        self._rows: tuple[tuple[int, int], list[dict[str, str]]] | None = None  # of a file with this time and size
         if path.exists() and path.stat().st_size:
             with path.open(newline="") as file:
                 self.columns = next(csv.reader(self._lines(file)))
@@ -44,7 +45,7 @@ class CsvTable:
         return f"CsvTable({str(self.path)!r}: {len(self)} rows, {len(self.columns)} columns)"
 
     def __len__(self) -> int:
-        return len(self.read())
+        return len(self._read_once())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.columns)
@@ -57,7 +58,7 @@ class CsvTable:
         """(rows,): numbers, NaN where a cell is empty; text where a cell is no number."""
         if column not in self.columns:
             raise KeyError(f"expected one of {', '.join(self.columns)}; found {column!r}")
-        cells = [row[column] for row in self.read()]
+        cells = [row[column] for row in self._read_once()]
         try:
             return np.array([float(cell or "nan") for cell in cells])
         except ValueError:
@@ -89,6 +90,16 @@ class CsvTable:
             return []
         with self.path.open(newline="") as file:
             return list(csv.DictReader(line for line in self._lines(file) if line.endswith("\n")))
+
+    def _read_once(self) -> list[dict[str, str]]:
+        """What `read` gives, read again only if the file has changed: `dict(table)` asks for every column in turn."""
+        if not self.columns:
+            return []
+        found = self.path.stat()
+        version = found.st_mtime_ns, found.st_size
+        if self._rows is None or self._rows[0] != version:
+            self._rows = version, self.read()
+        return self._rows[1]
 
     def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
         """Drops all rows that are not wanted, and what was cut off when the process was killed."""
