@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from agents.saving.atomic import whole_file
 from envs.benchmarks import TASK_NAME
@@ -76,12 +77,12 @@ def read_protocol(path: Path) -> Protocol:
     return protocol
 
 
-def write_goals(path: Path, goals: Mapping[str, np.ndarray]) -> None:
+def write_goals(path: Path, goals: Mapping[str, npt.ArrayLike]) -> None:
     """Writes goal vectors per task, whole or not at all."""
     with whole_file(path) as file, zipfile.ZipFile(file, "w") as archive:  # numpy.savez takes no task called "file"
         for name, vectors in goals.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, vectors, allow_pickle=False)
+                np.lib.format.write_array(member, np.asarray(vectors), allow_pickle=False)
 
 
 def read_goals(path: Path) -> dict[str, np.ndarray]:
