@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # the same for tools that only read
     from agents.learning.guard import NonFiniteError as NonFiniteError
     from agents.mtsac import MTSAC as MTSAC
     from agents.networks.policies import MultiTaskPolicy as MultiTaskPolicy
+    from agents.saving.actor_file import TrainedActor as TrainedActor
+    from agents.saving.actor_file import load_actor as load_actor
+    from agents.saving.actor_file import save_actor as save_actor
     from agents.saving.checkpoint import latest_checkpoint as latest_checkpoint
     from agents.saving.checkpoint import load_checkpoint as load_checkpoint
     from agents.saving.checkpoint import save_checkpoint as save_checkpoint
@@ -29,6 +32,7 @@ _HOMES = {
     "agents.learning.guard": ("NonFiniteError",),
     "agents.mtsac": ("MTSAC",),
     "agents.networks.policies": ("MultiTaskPolicy",),
+    "agents.saving.actor_file": ("TrainedActor", "load_actor", "save_actor"),
     "agents.saving.checkpoint": ("latest_checkpoint", "load_checkpoint", "save_checkpoint"),
     "agents.saving.state_file": ("StateFileError",),
 }

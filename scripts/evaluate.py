@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from agents import MTSAC, evaluate
+from agents import MTSAC, TrainedActor, evaluate
 from scripts.common import command
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError, check_output
@@ -32,7 +32,7 @@ class EvaluateConfig:
     """Success per task of a run's newest checkpoint, with Wilson 95 % intervals."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run."""
+    """Folder of the run, or the name of a trained agent of this package, such as mt10-quick-pcgrad."""
     episodes: int = 50
     """Goals (= episodes) per task, from the first on."""
     best: bool = False
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     if request.json:
         check_output("--json", request.json)
     config = resolve(replace(run.config, device=request.device, capture=False, workers=request.workers))
-    agent: MTSAC | Team | None = None
+    agent: MTSAC | TrainedActor | Team | None = None
     source = run.path / "tasks"
     if request.best or not config.independent:
         source, agent = run.load_agent(request.best, config.device)

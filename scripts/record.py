@@ -20,6 +20,7 @@ from scripts.common import command
 from scripts.common.flags import Names
 from scripts.common.usage import UsageError, check_output, choose, usage_errors
 from scripts.runs import Run
+from scripts.runs.folder import TRAINED
 from scripts.runs.rendering import back_end_for, film, require_encoder
 from scripts.setup.trust import require_trust, suite_code
 
@@ -29,7 +30,7 @@ class RecordConfig:
     """Film one episode of each task of a run, with the deterministic policy."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run."""
+    """Folder of the run, or the name of a trained agent of this package, such as mt10-quick-pcgrad."""
     out: Path | None = None
     """The .mp4, or with --each the folder of the .mp4s; by default in the folder of the run."""
     each: bool = False
@@ -55,14 +56,15 @@ def main(argv: Sequence[str]) -> int:
     request = tyro.cli(RecordConfig, prog="python -m scripts.record", args=argv)
     run = Run(request.run).verified()
     tasks = check(request, run)
-    out = request.out or run.path / ("videos" if request.each else "video.mp4")
+    home = run.path if run.path.parent != TRAINED else Path(run.path.name)  # the package's own folder stays as it is
+    out = request.out or home / ("videos" if request.each else "video.mp4")
+    if out.parent == home != run.path:
+        home.mkdir(exist_ok=True)
     check_output("--out", out / "x.mp4" if request.each and out.is_dir() else out)
-    path = run.best if request.best else run.newest_checkpoint() / "agent.zip"
-    if not path.is_file():
-        raise UsageError(f"--best: expected {path}, which the first evaluation writes; found nothing.")
+    run.agent_file(request.best)
     order: dict[str, object] = {
         "run": str(run.path.resolve()),
-        "agent": str(path.resolve()),
+        "best": request.best,
         "out": str(out.resolve()),
         "tasks": tasks,
     }

@@ -6,7 +6,7 @@ import hashlib
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
             state["ahead"] = agent.collection.state_dict()
         write_state(partial / "loop.zip", "loop", state)
         with whole_file(partial / SUMS) as file:
-            file.writelines(f"{_sha256(path)}  {path.name}\n".encode() for path in sorted(partial.glob("*.zip")))
+            file.write(sums(sorted(partial.glob("*.zip"))))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -97,8 +97,15 @@ def latest_checkpoint(folder: str | Path) -> Path:
     raise FileNotFoundError(f"There is no checkpoint in {folder}.")
 
 
-def check_sums(path: Path) -> None:
+def sums(paths: Iterable[Path]) -> bytes:
+    """What SHA256SUMS holds: a line per file."""
+    return b"".join(f"{_sha256(path)}  {path.name}\n".encode() for path in paths)
+
+
+def check_sums(path: Path, pattern: str = "*.zip") -> None:
     """Compare the files of a checkpoint with its SHA256SUMS; one from before there were any passes.
+
+    :param pattern: of the names of the files that it lists.
 
     :raises StateFileError: if a file is missing or was changed since it was written.
     """
@@ -107,7 +114,7 @@ def check_sums(path: Path) -> None:
     with (path / SUMS).open(errors="replace") as file:
         lines = file.read(_LONGEST_SUMS).splitlines()
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    files = sorted(file.name for file in path.glob("*.zip"))
+    files = sorted(file.name for file in path.glob(pattern))
     if changed := [name for name in files if expected.get(name) != _sha256(path / name)] or expected.keys() - {*files}:
         raise StateFileError(f"{path} is damaged: {', '.join(sorted(changed))} is not what {SUMS} says.")
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 from rich.progress import track
 
-from agents import MTSAC
+from agents import MTSAC, TrainedActor
 from scripts.common import command
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError
@@ -28,7 +28,7 @@ SUCCESS, BORDER = (60, 200, 80), 4
 class Scene:
     """One task, played by the agent and seen by a camera."""
 
-    def __init__(self, run: Run, agent: MTSAC, name: str, goal: int, size: int) -> None:
+    def __init__(self, run: Run, agent: MTSAC | TrainedActor, name: str, goal: int, size: int) -> None:
         self.name, self.agent, self.size = name, agent, size
         self.one_hot = np.eye(len(run.protocol.tasks), dtype=np.float32)[run.protocol.tasks.index(name)]
         self.task = make_scene(run.config, run.goals, name, goal, size)
@@ -93,7 +93,7 @@ def video(path: Path) -> Iterator[Any]:
 def main(order: dict[str, Any]) -> None:
     """Films what `scripts.record` has checked."""
     run = Run(order["run"])
-    agent = MTSAC.load(order["agent"], device="cpu", aggregator="mean", critic_aggregator="mean")
+    agent = run.agent(order["best"])
     out, groups = Path(order["out"]), [order["tasks"]]
     if order["each"]:
         groups = [[name] for name in order["tasks"]]

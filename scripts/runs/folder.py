@@ -5,6 +5,7 @@ protocol.json    how success was measured    evaluations.csv  one row per task a
 versions.json    software, machine, commit   tensorboard/     the metrics again, as events
 goals.npz        goal vectors per task       checkpoints/     the newest ones, and best.zip
 conflicts.csv    cosine of each pair of tasks' gradients over time, for actor and critic
+actor.safetensors   in place of checkpoints, the trained actor of a run that scripts.share wrote
 result.json      the end of the run, with the table of success
 tasks/           in place of checkpoints, the single tasks of an --independent run
 versions-resumed.json   the same as versions.json, of the newest part of a run that was resumed
@@ -40,11 +41,23 @@ from scripts.setup.config import TrainConfig, check
 from scripts.setup.trust import require_trust, suite_code
 
 if TYPE_CHECKING:  # opening a run needs neither torch nor Stable-Baselines3
-    from agents import MTSAC, Evaluation
+    from agents import MTSAC, Evaluation, TrainedActor
     from envs.vec_env import TaskVecEnv
 
 Status = Literal["finished", "failed", "unfinished"]
+TRAINED = Path(__file__).parent / "trained"
+"""Runs with the trained actor of each, written by scripts.share, that come with the package."""
 _MOST_STEPS = 2**53  # above, floats are no longer exact
+
+
+def trained_agents() -> list[str]:
+    """The names of the trained agents that come with the package."""
+    return sorted(path.parent.name for path in TRAINED.glob("*/config.json"))
+
+
+def _found(path: Path) -> Path:
+    """The folder that a path or name means: a folder that is there goes before a trained agent of that name."""
+    return TRAINED / path if not path.exists() and str(path) in trained_agents() else path
 
 
 class Run:
@@ -53,7 +66,7 @@ class Run:
     `config` and `protocol` say what was trained and how success was measured; `metrics`, `evaluations` and `conflicts`
     are tables, read when they are asked for.
 
-    :param path: its folder.
+    :param path: its folder; or the name of one of the trained agents that come with the package (`TRAINED`).
     :raises UsageError: if there is no run, or config.json or protocol.json is damaged.
     """
 
@@ -61,13 +74,14 @@ class Run:
     protocol: Protocol
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = _found(Path(path))
         if not (self.path / "config.json").is_file():
             found = (
                 "a folder without config.json" if self.path.is_dir() else "a file" if self.path.exists() else "nothing"
             )
             raise UsageError(
-                f"expected the folder of a run at {path}; found {found}. Give the --run-dir of a training run."
+                f"expected the folder of a run at {path}; found {found}. Give the --run-dir of a training run, or a "
+                f"trained agent: {', '.join(trained_agents())}."
             )
         require_plain_files(self.path)
         with as_usage_error(self.path / "config.json"):
@@ -120,6 +134,11 @@ class Run:
     def best(self) -> Path:
         """The file of the agent at its best evaluation, to act with."""
         return self.checkpoints / "best.zip"
+
+    @property
+    def actor(self) -> Path:
+        """The file of the trained actor, of a run that was shared."""
+        return self.path / "actor.safetensors"
 
     @property
     def status(self) -> Status:
@@ -202,33 +221,49 @@ class Run:
         if names != self.protocol.tasks:
             raise UsageError(f"expected the tasks {self.protocol.tasks} of this run's protocol; {source} has {names}.")
 
-    def agent(self, best: bool = False, device: str = "cpu") -> MTSAC:
-        """The agent of the newest checkpoint, to act with.
+    def agent(self, best: bool = False, device: str = "cpu") -> MTSAC | TrainedActor:
+        """The agent of the newest checkpoint, to act with; of a run that was shared, its actor.
 
         :param best: that of the best evaluation during training instead (optimistic: chosen on these goals).
         :raises UsageError: if there is none, or it is damaged or of other tasks.
         """
         return self.load_agent(best, device)[1]
 
-    def load_agent(self, best: bool = False, device: str = "cpu") -> tuple[Path, MTSAC]:
+    def load_agent(self, best: bool = False, device: str = "cpu") -> tuple[Path, MTSAC | TrainedActor]:
         """The file that `agent` reads, and the agent; the next one where a training replaces it meanwhile."""
-        from agents import MTSAC
+        from agents import MTSAC, load_actor
+        from agents.saving.checkpoint import check_sums
 
-        if best and not self.best.is_file():
-            raise UsageError(f"--best: expected {self.best}, which the first evaluation writes; found nothing.")
-        if self.config.independent:
-            raise UsageError(f"expected a run of one agent; {self.path} has one per task, for scripts.evaluate.")
-        path = self.best if best else self.newest_checkpoint() / "agent.zip"
+        agent: MTSAC | TrainedActor
+        path = self.agent_file(best)
         try:
             with usage_errors():
-                # acting needs no aggregator: one from a file or a package of its own may be gone, and is not run
-                agent = MTSAC.load(path, device=device, aggregator="mean", critic_aggregator="mean")
+                if path == self.actor:
+                    check_sums(self.path, path.name)
+                    agent = load_actor(path, device)
+                else:  # acting needs no aggregator: one from a file or a package of its own may be gone, and is not run
+                    agent = MTSAC.load(path, device=device, aggregator="mean", critic_aggregator="mean")
         except UsageError:
             if best or path.exists():
                 raise
             return self.load_agent(best, device)
         self.require_tasks(agent.task_names, path)
         return path, agent
+
+    def agent_file(self, best: bool = False) -> Path:
+        """The file that `agent` reads.
+
+        :raises UsageError: if there is none.
+        """
+        if self.config.independent:
+            raise UsageError(f"expected a run of one agent; {self.path} has one per task, for scripts.evaluate.")
+        if self.actor.is_file() and not self.checkpoints.is_dir():
+            if best:
+                raise UsageError(f"--best: {self.path} was shared with the agent of its end alone. Leave it out.")
+            return self.actor
+        if best and not self.best.is_file():
+            raise UsageError(f"--best: expected {self.best}, which the first evaluation writes; found nothing.")
+        return self.best if best else self.newest_checkpoint() / "agent.zip"
 
     def env(self, workers: Literal["auto"] | int = "auto", run_code: bool = False) -> TaskVecEnv:
         """The environment of its evaluations: each goal once, in order, whole episodes. Close it after use.
@@ -252,7 +287,9 @@ class Run:
         try:
             return latest_checkpoint(self.checkpoints)
         except FileNotFoundError as error:
-            if self.best.is_file() or (self.path / "result.json").exists():
+            if self.actor.is_file():
+                what = "The run was shared with its actor alone, which acts and cannot go on: train it anew."
+            elif self.best.is_file() or (self.path / "result.json").exists():
                 best = f" python -m scripts.evaluate {shlex.quote(str(self.path))} --best does without."
                 what = f"The folder was kept without it: restore it from a copy.{best if self.best.is_file() else ''}"
             else:

@@ -38,8 +38,7 @@ def never_saved(run: Run) -> bool:
 
     Raises UsageError if its checkpoints are gone.
     """
-
-    if checkpoints(run.checkpoints):
+    if checkpoints(run.checkpoints) or run.actor.is_file() or run.status == "finished":
         return False
     with as_usage_error(run.metrics.path):
         steps = max((run.step_of(_numbers(row)) for row in run.metrics.read()), default=0)

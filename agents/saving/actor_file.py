@@ -1,0 +1,120 @@
+"""A trained actor by itself: a small safetensors file to share and to act with, without critics and optimizers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from safetensors import safe_open
+from safetensors.torch import save
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.utils import get_device
+from torch import Tensor
+
+from agents.fields import build, check_fields
+from agents.networks.actor_critic import MultiTaskActor
+from agents.networks.form import Form, by_name
+from agents.saving.atomic import whole_file
+from agents.saving.state_file import StateFileError, damage_told
+from agents.settings import NetworkSettings
+
+_NAME, _VERSION = "mtrl-surgery-actor", 1  # the key of our metadata, and its version
+
+
+class TrainedActor(BasePolicy):
+    """An actor to act with: Stable-Baselines3's `predict`, and what `agents.evaluate` and Meta-World's own ask for.
+
+    :param task_names: of the T tasks, in the order of the one-hot that ends each observation.
+    :param steps_per_task: environment steps per task that it was trained for.
+    :param settings: of `NetworkSettings`; those of the critics have no effect.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box,
+        task_names: tuple[str, ...],
+        steps_per_task: int,
+        **settings: Any,
+    ):
+        super().__init__(observation_space, action_space, squash_output=True)
+        check_fields(NetworkSettings, settings)
+        self.task_names, self.steps_per_task = task_names, steps_per_task
+        form = Form.of("actor", len(task_names), vars(build(NetworkSettings, settings)))
+        self.actor = MultiTaskActor(form, observation_space.shape[0], action_space.shape[0])
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        assert isinstance(observation, Tensor)
+        return self.actor(observation.to(next(self.actor.parameters()).dtype), deterministic)
+
+    forward = _predict
+
+    def eval_action(self, observations: np.ndarray) -> np.ndarray:
+        """Deterministic actions (rows, A): what `metaworld.evaluation.evaluation` calls."""
+        return self.predict(observations, deterministic=True)[0]
+
+    def reset(self, env_mask: np.ndarray) -> None:
+        """Nothing to do at an episode's start: the policy has no memory (`metaworld.evaluation` calls this)."""
+
+
+def save_actor(agent: Any, path: str | Path) -> None:
+    """Write the actor of an `MTSAC` alone: its weights, and what it takes to build it again.
+
+    :param path: of the .safetensors file, which appears whole or not at all.
+    :raises ValueError: for an actor, torso or conditioning of a class of the user's own: files hold no code.
+    """
+    settings = by_name(vars(agent.policy.settings))
+    own = [settings[name] for name in ("actor_torso", "conditioning") if ":" in settings[name]]
+    own += [] if type(agent.policy.actor) is MultiTaskActor else [type(agent.policy.actor).__name__]
+    if own:
+        raise ValueError(
+            f"expected an actor of this package's parts; found {', '.join(own)}, and files hold no code. "
+            "agent.save(path) writes the agent, agent.export_onnx(path) its actor for acting."
+        )
+    boxes = (agent.observation_space, agent.action_space)
+    described = {
+        "version": _VERSION,
+        "settings": settings,
+        "task_names": list(agent.task_names),
+        "steps_per_task": agent.steps_per_task,
+        "dtypes": [str(box.dtype) for box in boxes],
+    }
+    bounds = {
+        f"{name}.{end}": torch.as_tensor(getattr(box, end).copy())
+        for name, box in zip(("observations", "actions"), boxes, strict=True)
+        for end in ("low", "high")
+    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in agent.policy.actor.state_dict().items()}
+    with whole_file(path) as file:
+        file.write(save({**weights, **bounds}, {_NAME: json.dumps(described)}))
+
+
+def load_actor(path: str | Path, device: torch.device | str = "auto") -> TrainedActor:
+    """The actor in a file of `save_actor`, to act with. Nothing of the file is run.
+
+    :raises FileNotFoundError: if there is no such file.
+    :raises StateFileError: if it is damaged, or none of ours.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    with damage_told(path), safe_open(path, "pt") as file:
+        described = (file.metadata() or {}).get(_NAME)
+        if described is None:
+            raise StateFileError(f"{path}: expected a file that save_actor wrote; it says nothing of an actor.")
+        values, tensors = json.loads(described), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if values["version"] != _VERSION:
+            raise StateFileError(f"{path}: expected version {_VERSION} of the format; found {values['version']!r}.")
+        observations, actions = (
+            spaces.Box(tensors.pop(f"{name}.low").numpy(), tensors.pop(f"{name}.high").numpy(), dtype=np.dtype(dtype))
+            for name, dtype in zip(("observations", "actions"), values["dtypes"], strict=True)
+        )
+        names, steps = tuple(values["task_names"]), values["steps_per_task"]
+        actor = TrainedActor(observations, actions, names, steps, **values["settings"])
+        actor.actor.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
+    actor.set_training_mode(False)
+    return actor.to(get_device(device))

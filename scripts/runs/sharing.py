@@ -1,0 +1,93 @@
+"""A run to give away: what it takes to act, evaluate and film, and a card that says what it is."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+from agents import save_actor
+from agents.mtsac import MTSAC
+from agents.saving.atomic import whole_file
+from agents.saving.checkpoint import SUMS, sums
+from scripts.common.usage import UsageError, usage_errors
+from scripts.runs.files import as_usage_error, read_json
+from scripts.runs.folder import Run
+
+_FILES = ("config.json", "protocol.json", "versions.json", "goals.npz", "evaluations.csv", "result.json")
+
+
+def share(run: Run, to: Path) -> Path:
+    """Write the run's actor, its small files and a card into the new folder `to`: it opens as a run, and cannot go on.
+
+    :raises UsageError: if something is at `to`, the run has no agent of its own, or it is not finished.
+    """
+    if to.exists():
+        raise UsageError(f"--to: expected a new folder; there is something at {to}. Choose another.")
+    if run.status != "finished":
+        raise UsageError(f"expected a finished run; {run.path} is {run.status}. Train it to its end first.")
+    _, agent = run.load_agent()
+    partial = to.with_name(to.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for name in _FILES:
+            shutil.copyfile(run.path / name, partial / name)
+        with usage_errors():
+            if isinstance(agent, MTSAC):
+                save_actor(agent, partial / run.actor.name)
+            else:
+                shutil.copyfile(run.actor, partial / run.actor.name)
+        with whole_file(partial / SUMS) as file:
+            file.write(sums([partial / run.actor.name]))
+        (partial / "README.md").write_text(card(run, to.name))
+        partial.rename(to)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return to
+
+
+def card(run: Run, name: str) -> str:
+    """Markdown: what was trained how, what it reaches, and how to use it."""
+    with as_usage_error(run.path / "result.json"):
+        result = read_json(run.path / "result.json")
+        command, evaluation = result["command"], result["evaluation"]
+    with as_usage_error(run.path / "versions.json"):
+        versions = read_json(run.path / "versions.json")
+    protocol, config = run.protocol, run.config
+    methods = " and ".join(dict.fromkeys(config.aggregators()))
+    rows = [f"| {task} | {_rate(row['success'])} |" for task, row in evaluation["tasks"].items()]
+    folder = shlex.quote(name)
+    return f"""# {name}
+
+The actor of a multi-task SAC agent on {config.suite}, gradients reconciled by {methods}:
+{config.steps_per_task:,} steps per task, mean success {_rate(evaluation["mean"]["success"], 3)}.
+
+| task | success |
+|---|---|
+{chr(10).join(rows)}
+| **mean** | **{_rate(evaluation["mean"]["success"], 3)}** |
+
+Protocol {protocol.id}: {protocol.episodes_final} goals per task, deterministic policy, success at any of
+{protocol.horizon} steps, rewards {protocol.reward_version}. Seed {config.seed}, commit
+{versions["revision"][:7]}, torch {versions["torch"]}.
+
+```text
+{command}
+python -m scripts.evaluate {folder}
+python -m scripts.record {folder}
+```
+
+```python
+from scripts.runs import Run
+
+agent = Run("{name}").agent()
+actions, _ = agent.predict(observations, deterministic=True)  # (rows, observation and one-hot of the task)
+```
+
+It acts and cannot be trained further: critics and optimizers are not here.
+"""
+
+
+def _rate(success: float | None, digits: int = 2) -> str:
+    return "-" if success is None else f"{success:.{digits}f}"
