@@ -7,13 +7,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
+from agents.fields import build, taken_by
 from envs import find_benchmark
 from envs.spaces import spelled
 from scripts.common.text import plain
@@ -22,13 +24,26 @@ from scripts.setup.config import TrainConfig
 if TYPE_CHECKING:  # brings torch
     from envs.vec_env import TaskVecEnv
 
-# Runs that differ only in these are repetitions or longer runs of one experiment: their curves share an axis.
-# Overlap is a lag of one transition in training; success is measured alike, and plain SAC has none.
-_MAY_DIFFER = {"seed", "goal_set", "env_steps_per_task", "env_steps_total", "overlap"}
-# A run that goes on may be made longer, and may find other software.
-_MAY_CHANGE = {"env_steps_per_task", "env_steps_total", "metaworld", "mujoco", "gymnasium"}
-# Fields that came later; left out where they say nothing, so that older ids stay the same.
-_LATER: dict[str, Any] = {"collect_ahead": 0, "spaces": "", "gymnasium": ""}
+
+@dataclass(frozen=True)
+class Part:
+    """What a field of the protocol decides. Without one, two runs must agree in the field.
+
+    :param shares_axis: runs that differ in it are repetitions or longer runs of one experiment: their curves share an
+        axis.
+    :param may_change: a run that goes on may have another value, as it is made longer, or finds other software.
+    :param in_id: whether it is part of the id.
+    :param added: newer than the first run folders: left out where it has its default, so that older ids stay the same.
+    """
+
+    shares_axis: bool = False
+    may_change: bool = False
+    in_id: bool = True
+    added: bool = False
+
+
+_LENGTH, _SOFTWARE = Part(shares_axis=True, may_change=True), Part(may_change=True)
+_EPISODES = Part(in_id=False)  # they say how exactly success is known, not how it was measured
 
 
 @dataclass(frozen=True)
@@ -38,34 +53,31 @@ class Protocol:
     benchmark: str
     tasks: tuple[str, ...]
     reward_version: str
-    goal_set: str
+    goal_set: Annotated[str, Part(shares_axis=True)]
     goals_per_task: int
-    seed: int
+    seed: Annotated[int, Part(shares_axis=True)]
     horizon: int
     train_horizon: int
     termination: str
-    overlap: bool
+    overlap: Annotated[bool, Part(shares_axis=True)]  # a lag of one transition in training; plain SAC has none
     envs_per_task: int
     staggered_starts: bool
-    episodes_during: int
-    episodes_final: int
+    episodes_during: Annotated[int, _EPISODES]
+    episodes_final: Annotated[int, _EPISODES]
     deterministic: bool
     success: str
-    env_steps_per_task: int
-    env_steps_total: int
-    metaworld: str
-    mujoco: str
-    collect_ahead: int = 0
-    spaces: str = ""
-    gymnasium: str = ""
+    env_steps_per_task: Annotated[int, _LENGTH]
+    env_steps_total: Annotated[int, _LENGTH]
+    metaworld: Annotated[str, _SOFTWARE]
+    mujoco: Annotated[str, _SOFTWARE]
+    collect_ahead: Annotated[int, Part(added=True)] = 0
+    spaces: Annotated[str, Part(added=True)] = ""
+    gymnasium: Annotated[str, Part(may_change=True, added=True)] = ""
 
     @property
     def id(self) -> str:
-        """The first 12 digits of the sha256 of the fields as canonical JSON.
-
-        Without the numbers of episodes: they say how exactly success is known, and not how it was measured.
-        """
-        return _digest({name: value for name, value in self.to_json().items() if not name.startswith("episodes_")})
+        """The first 12 digits of the sha256 of the fields as canonical JSON, without the numbers of episodes."""
+        return _digest({name: value for name, value in self.to_json().items() if _parts()[name].in_id})
 
     @property
     def earlier_id(self) -> str:
@@ -73,29 +85,26 @@ class Protocol:
         return _digest(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """All fields by name, as JSON values, without those that came later and say nothing."""
-        values = asdict(self) | {"tasks": list(self.tasks)}
-        return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
+        """All fields by name, as JSON values, without those that were added later and have their default."""
+        values, defaults = asdict(self) | {"tasks": list(self.tasks)}, _defaults()
+        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Protocol:
         """The protocol that `to_json` wrote. Raises ValueError if a field is missing or unknown."""
-        expected = {f.name for f in fields(cls)}
-        values = {**_LATER, **values}
-        if values.keys() != expected:
-            raise ValueError(f"fields {sorted(expected ^ values.keys())} are missing or unknown")
-        for f in fields(cls):
-            if f.type in _KINDS and type(values[f.name]) is not _KINDS[f.type]:
-                raise ValueError(f"{f.name}: expected {f.type}, found {values[f.name]!r}")
-        return cls(**{**values, "tasks": tuple(values["tasks"])})
+        values = _defaults() | {**values}
+        if values.keys() != _parts().keys():
+            raise ValueError(f"fields {sorted(_parts().keys() ^ values.keys())} are missing or unknown")
+        protocol: Protocol = build(cls, values)
+        return protocol
 
     def conflicts(self, other: Protocol) -> list[str]:
         """Names of the fields that forbid one axis for both."""
-        return [name for name in self._differences(other) if name not in _MAY_DIFFER]
+        return [name for name in self._differences(other) if not _parts()[name].shares_axis]
 
     def changed(self, now: Protocol) -> list[str]:
         """Names of the fields that must not change within a run, and did."""
-        return [name for name in self._differences(now) if name not in _MAY_CHANGE]
+        return [name for name in self._differences(now) if not _parts()[name].may_change]
 
     def _differences(self, other: Protocol) -> list[str]:
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
@@ -115,7 +124,15 @@ class Protocol:
         return table
 
 
-_KINDS: dict[Any, type] = {kind.__name__: kind for kind in (str, int, bool)}
+@cache
+def _parts() -> dict[str, Part]:
+    hints = get_type_hints(Protocol, include_extras=True)
+    return {name: next(iter(getattr(hint, "__metadata__", ())), Part()) for name, hint in hints.items()}
+
+
+def _defaults() -> dict[str, Any]:
+    """Of the fields that were added later."""
+    return {f.name: f.default for f in fields(Protocol) if _parts()[f.name].added}
 
 
 def _digest(values: Mapping[str, Any]) -> str:
@@ -136,32 +153,29 @@ def describe(
     """The protocol of a run with this config on these tasks with these goals; spaces where no benchmark fixes them."""
     benchmark = find_benchmark(config.suite)
     versions = {name: version(name) for name in benchmark.versions}
-    vector_steps = math.ceil(config.steps_per_task / config.envs_per_task)
-    steps_per_task = vector_steps * config.envs_per_task
+    steps_per_task = math.ceil(config.steps_per_task / config.envs_per_task) * config.envs_per_task
+    settings = taken_by(Protocol, vars(config))  # those that the two call alike
     return Protocol(
-        benchmark=benchmark.title,
-        tasks=task_names,
-        reward_version=config.reward_version if benchmark.has_rewards else "",
-        goal_set=hash_goals(goals),
-        goals_per_task=config.goals,
-        seed=config.seed,
-        horizon=config.horizon,
-        train_horizon=config.train_horizon or config.horizon,
-        termination=benchmark.termination,
-        overlap=config.overlap,
-        envs_per_task=config.envs_per_task,
-        staggered_starts=config.staggered_starts,
-        episodes_during=config.eval_goals,
-        episodes_final=config.final_goals,
-        deterministic=True,
-        success=benchmark.success,
-        env_steps_per_task=steps_per_task,
-        env_steps_total=steps_per_task * len(task_names),
-        metaworld=versions.get("metaworld", ""),
-        mujoco=versions.get("mujoco", ""),
-        collect_ahead=config.collect_ahead,
-        spaces=spaces if benchmark.is_code else "",
-        gymnasium=versions.get("gymnasium", ""),
+        **settings
+        | {
+            "benchmark": benchmark.title,
+            "tasks": task_names,
+            "reward_version": config.reward_version if benchmark.has_rewards else "",
+            "goal_set": hash_goals(goals),
+            "goals_per_task": config.goals,
+            "train_horizon": config.train_horizon or config.horizon,
+            "termination": benchmark.termination,
+            "episodes_during": config.eval_goals,
+            "episodes_final": config.final_goals,
+            "deterministic": True,
+            "success": benchmark.success,
+            "env_steps_per_task": steps_per_task,
+            "env_steps_total": steps_per_task * len(task_names),
+            "spaces": spaces if benchmark.is_code else "",
+            "metaworld": "",
+            "mujoco": "",
+        }
+        | versions
     )
 
 

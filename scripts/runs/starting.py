@@ -65,6 +65,7 @@ def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
     require_trust(code_of(run.config), request.run_code, "going on with")
     checkpoint = None if never_saved(run) else run.newest_checkpoint()
     config = resolve(request.apply(run.config))
+    check_loggers(config.loggers)
     env = stack.enter_context(contextlib.closing(make_env(config, run.goals)))
     evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, run.goals)))
     run.require_tasks(env.task_names, run.path / "config.json")

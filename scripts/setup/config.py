@@ -130,7 +130,9 @@ class RunSettings:
     """Minutes between checkpoints, besides those by steps; 0: by steps only."""
     keep_checkpoints: Annotated[Count, Role("monitoring")] = 2
     """How many of the newest checkpoints to keep."""
-    loggers: Annotated[tuple[str, ...], Role("monitoring", added=True)] = ("csv", "tensorboard")
+    loggers: Annotated[
+        tuple[str, ...], Role(resume="Continue with other loggers; by default those of the run.", added=True)
+    ] = ("csv", "tensorboard")
     """Where the numbers of a training go, evaluations included; csv is always among them."""
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import mtrl
 from agents import NonFiniteError
+from agents.fields import names_of
 from envs import WorkerError
 from mtrl import AGGREGATORS
 from scripts import evaluate, plot, train
@@ -233,6 +234,12 @@ def test_STEPS_makes_a_trial_unless_the_length_is_asked_for(monkeypatch):
     for words in ("mt10 --steps-per-task 9000", "mt10 --steps_per_task=9000"):
         assert parse.parse_train(words.split()) == replace(preset, steps_per_task=9000)
     assert parse.Resume("run", {"steps_per_task": 9_000_000}).apply(preset).steps_per_task == 9_000_000
+
+
+def test_a_run_goes_on_with_other_loggers():
+    """They are a setting of the machine: a sweep may find them changed, and they make no other method."""
+    assert parse.parse_train(["--resume", "run", "--loggers", "csv"]).changes == {"loggers": ("csv",)}
+    assert "loggers" in names_of(TrainConfig, "machine")
 
 
 def test_STEPS_below_one_episode_shortens_the_episodes_too(monkeypatch):

@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from agents import Evaluation
 from scripts.common.usage import UsageError
 from scripts.runs import Run, software
-from scripts.runs.files import require_new, write_json
+from scripts.runs.files import read_protocol, require_new, write_json
 from scripts.runs.loggers import Loggers
 from scripts.runs.messages import success_table, training_table
 from scripts.runs.protocol import describe, hash_goals
@@ -108,6 +109,16 @@ def test_a_folder_that_was_moved_while_it_trained_is_not_begun_again(run):
 
 
 # -------------------------------------------------------------------------------------------------------- protocol
+def test_protocols_of_published_runs_keep_their_ids():
+    """They are read, written again without a change, and make the id that was printed when the run began."""
+    found = list((Path(__file__).parents[2] / "docs/results").rglob("protocol.json"))
+    assert len(found) > 10
+    for path in found:
+        saved, protocol = json.loads(path.read_text()), read_protocol(path)
+        assert saved.pop("id") in (protocol.id, protocol.earlier_id)
+        assert protocol.to_json() == saved
+
+
 def test_a_run_whose_id_took_in_the_numbers_of_episodes_still_opens(run):
     values = json.loads((run.path / "protocol.json").read_text())
     assert values["id"] == run.protocol.id != run.protocol.earlier_id
