@@ -1,26 +1,60 @@
 """One thread, so that sums have one order, and the same examples in every run; shapes in the signatures of mtrl and
 agents are checked while testing."""
 
+import functools
 import os
 import signal
 import warnings
+import weakref
 
 import hypothesis
 import jaxtyping
+import numpy as np
 from jaxtyping import install_import_hook
 
 _check, _SHAPES = jaxtyping.jaxtyped, ("Float[", "Float64[", "Int[", "Bool[")
 
 
 def _check_shapes(typechecker):
-    """Checks functions whose signatures name shapes, and no others: with all, a training takes twice as long."""
+    """Checks functions and dataclasses that name shapes, and no others: with all, a training takes twice as long."""
 
     def wrap(function):
         hints = map(str, getattr(function, "__annotations__", {}).values())
-        named = isinstance(function, type) or any(kind in hint for hint in hints for kind in _SHAPES)
-        return _check(function, typechecker=typechecker) if named else function
+        if not any(kind in hint for hint in hints for kind in _SHAPES):
+            return function
+        checked = _check(function, typechecker=typechecker)
+        return checked if isinstance(function, type) else _checked_once(function, checked)
 
     return wrap
+
+
+def _checked_once(function, checked):
+    """Checks the first call with these shapes, of each object anew: a check takes longer than what is checked."""
+    known, is_method = weakref.WeakKeyDictionary(), function.__code__.co_varnames[:1] == ("self",)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if torch.compiler.is_compiling():  # shapes are symbols then
+            return function(*args, **kwargs)
+        owner = args[0] if is_method else function
+        form = (*map(_form, args), *kwargs, *map(_form, kwargs.values()))
+        try:
+            right = known.setdefault(owner, set())
+        except TypeError:  # it has no hash, or there is no weak reference to it
+            right = known.setdefault(type(owner), set())
+        if form in right:
+            return function(*args, **kwargs)
+        answer = checked(*args, **kwargs)
+        right.add(form)
+        return answer
+
+    return call
+
+
+def _form(value):
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return value.shape, value.dtype
+    return value if isinstance(value, str) else type(value)
 
 
 jaxtyping.jaxtyped = _check_shapes  # what the hook decorates with
