@@ -83,7 +83,7 @@ class SACSettings:
     """How the agent learns: what `MTSAC` and the command line share, under one name and with one meaning."""
 
     batch_size: Count = 128
-    """Rows per task in a batch."""
+    """Batch size per task, in transitions."""
     buffer_size: Count = 100_000
     """Transitions kept per task."""
     train_freq: Count = 1
@@ -94,24 +94,24 @@ class SACSettings:
     policy_delay: Annotated[Count, Role(plain_sac=1)] = 1
     """Critic updates per update of actor and temperatures."""
     n_steps: Count = 1
-    """Rewards that a target adds up before it bootstraps; fewer where the episode or the buffer ends. As in
+    """Rewards summed in a target before it bootstraps; fewer where the episode or the buffer ends. As in
     Stable-Baselines3 there is no correction for older policies, and only the entropy after the last reward counts."""
     high_reward_fraction: Annotated[Share, Role(added=True)] = 0.0
-    """Share of a task's rows in a batch that are drawn for their reward; 0: all are drawn uniformly."""
+    """Share of each task's batch that is drawn for high rewards; 0: the whole batch is drawn uniformly."""
     high_reward_candidates: Annotated[int, CANDIDATES, Role(added=True)] = 64
-    """Each of those is the row with the highest reward among this many uniform draws."""
+    """Each of those is the transition with the highest reward among this many uniform draws."""
     learning_rate: Annotated[
-        float | str, RATE, Role(resume="Go on with another learning rate, e.g. after losses became non-finite.")
+        float | str, RATE, Role(resume="Continue with another learning rate, e.g. after losses became non-finite.")
     ] = 3e-4
     """Learning rate of actor, critics and temperatures; linear:3e-4 falls from there to 0 over the run."""
     max_grad_norm: Annotated[
-        NotNegative, Role(resume="Go on with another limit of the gradient's norm; 0: off.", plain_sac=0.0)
+        NotNegative, Role(resume="Continue with another limit of the gradient norm; 0: off.", plain_sac=0.0)
     ] = 0.0
-    """Limit of the global norm of an update, after surgery; 0: off."""
+    """Gradient clipping: limit of the global norm of an update, after surgery; 0: off."""
     gamma: Share = 0.99
-    """Discount."""
+    """Discount factor."""
     tau: Annotated[float, Bound("more than 0, at most 1", lambda value: 0 < value <= 1)] = 0.005
-    """Share of the way that the target critics move towards the critics at each update."""
+    """Polyak coefficient: how far the target critics move towards the critics at each update."""
     ent_coef: Annotated[str | float, TEMPERATURE] = "auto"
     """Temperature: auto learns one per task; auto_0.1 starts it there; a number fixes it, 0: no entropy bonus."""
     ent_coef_min: Annotated[NotNegative, Role(plain_sac=0.0)] = 0.0
@@ -119,7 +119,7 @@ class SACSettings:
     target_entropy: Annotated[Literal["auto"] | float, AUTO_OR_FINITE] = "auto"
     """Target entropy of the learned temperatures; auto: minus the number of action dimensions."""
     noise_hold: Annotated[Count, Role(plain_sac=1)] = 1
-    """Vector steps for which an action's noise stays the same."""
+    """Vector steps for which the exploration noise is held."""
     critic_reduction: Annotated[Reduction, Role(plain_sac="min")] = "min"
     """How the critics' values are combined, in the target and for the actor."""
     reward_scale: Annotated[tuple[float, ...], FACTORS] = (1.0,)

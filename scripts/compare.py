@@ -3,8 +3,8 @@
     python -m scripts.compare runs
     python -m scripts.compare 'runs/mt10-quick-*' --out comparison.md
 
-The runs must be finished and share one protocol. A run that broke down counts, with success 0. Numbers from the
-literature stand in a table of their own, with what differs in their protocol.
+The runs must be finished and share one protocol. A run that failed counts with success 0. Numbers from the
+literature have a separate table, with the differences in protocol.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from scripts.common.usage import UsageError, check_output
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Success of several methods over seeds, as Markdown on the screen and, with --out, as files."""
+    """Success of several methods over seeds, as Markdown on the screen and, with --out, in files."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders, folders of runs, or patterns in quotes."""
     out: Path | None = None
-    """Write the Markdown to this file, and the numbers beside it, as .csv."""
+    """Write the Markdown to this file, and the numbers as .csv beside it."""
     at: int | None = None
-    """Compare after so many steps per task instead of at the end: for runs of different lengths."""
+    """Compare at this step (per task) instead of at the end: for runs of different lengths."""
     published: bool = True
     """Show the numbers from the literature for this benchmark."""
 

@@ -1,10 +1,10 @@
-"""Is this machine fit for a preset, and does every part of a training work on it? Each finding says what to do.
+"""Check this machine for a preset: versions, memory, disk, rendering, and that every task gets gradients.
 
 python -m scripts.doctor                 the preset mt10-quick
 python -m scripts.doctor mt50
 python -m scripts.doctor mt1 --tasks reach-v3
 
-Exit code 0: nothing in the way (warnings may be); 1: something is.
+Each finding says what to do. Exit code 0: no errors (there may be warnings); 1: something is wrong.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 
 @dataclass(frozen=True)
 class DoctorConfig:
-    """Look at software, machine, tasks and a short training."""
+    """Check software, machine and tasks, and make a short training."""
 
     preset: Annotated[str, tyro.conf.Positional] = "mt10-quick"
-    """Which preset is to run here."""
+    """Preset to check for."""
     tasks: Names = ()
     """Task names, as in scripts.train."""
     steps: int = 200
     """Steps per task of the short training."""
     run_dir: Path = Path("runs")
-    """Where runs will go: their disk is looked at."""
+    """Folder for runs, whose disk is checked."""
 
 
 def main(argv: Sequence[str]) -> int:

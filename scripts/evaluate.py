@@ -34,17 +34,17 @@ class EvaluateConfig:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run, or the name of a trained agent of this package, such as mt10-quick-pcgrad."""
     episodes: int = 50
-    """Goals (= episodes) per task, from the first on."""
+    """Goals (= episodes) per task, beginning with the first."""
     best: bool = False
-    """The agent of the best evaluation during training (optimistic: chosen on these goals), not the newest."""
+    """Use the agent of the best evaluation during training (optimistic: chosen on these goals), not the newest one."""
     json: Path | None = None
-    """Write the numbers to this file, too."""
+    """Also write the numbers to this file."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    """Where the network acts."""
+    """Device of the network."""
     workers: Literal["auto"] | int = "auto"
-    """Processes that step the environments; 0: none, in this process."""
+    """Worker processes that step the environments; 0: step in this process."""
     run_code: bool = False
-    """Run the function that the run's environments come from; only where you trust it."""
+    """Run the function that makes the run's environments; only if you trust it."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,11 +1,11 @@
-"""Draw what runs have logged: success over steps or wall clock, conflict, the tragic triad, temperatures.
+"""Plot what runs have logged: success over steps or wall clock, conflict, the tragic triad, temperatures.
 
     python -m scripts.plot runs --out success.png
     python -m scripts.plot runs/mt10-quick-pcgrad-seed0 runs/mt10-quick-mean-seed0 --out success.png
     python -m scripts.plot 'runs/mt10-quick-*' --kind conflicts --out conflicts.png --pdf
 
-Runs that differ in their seed alone are one line, with a 95 % interval over the seeds; a method has the same colour in
-every picture.
+Runs that differ only in their seed are one line, with a 95 % interval over seeds; a method has the same colour in every
+figure.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ KINDS: dict[str, Callable[[Sequence[Method]], Figure]] = {
 
 @dataclass(frozen=True)
 class PlotConfig:
-    """One run or several as one picture."""
+    """Plot one or several runs in one figure."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders, folders of runs, or patterns in quotes; finished or not."""
     kind: Literal["success", "wall-clock", "conflicts", "triad", "temperatures"] = "success"
     """success: over environment steps, the mean and every task; wall-clock: the same over hours of training;
-    conflicts: cosines of the tasks' gradients; triad: conflict, lengths, curvature; temperatures: of every task."""
+    conflicts: cosines of task gradients; triad: conflict, norms, curvature; temperatures: of every task."""
     out: Path | None = None
-    """A .png, .pdf or .svg; by default KIND.png in the folder of the (only) run, or here."""
+    """A .png, .pdf or .svg file; by default KIND.png, in the run's folder if there is only one, else in this folder."""
     pdf: bool = False
-    """Write it as .pdf, too."""
+    """Also write a .pdf."""
 
 
 def main(argv: Sequence[str]) -> int:

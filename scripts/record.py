@@ -1,9 +1,9 @@
-"""Film the policy of a run: one mp4 with all tasks side by side, or one per task; a green frame marks success.
+"""Record the policy of a run: one mp4 with all tasks side by side, or one per task; a green frame marks success.
 
 python -m scripts.record runs/mt10-quick-pcgrad-seed0
 python -m scripts.record runs/mt10-quick-pcgrad-seed0 --each --tasks reach-v3,push-v3
 
-Rendering is no part of training: it happens in a process of its own, with EGL or, failing that, OSMesa, and a timeout.
+Rendering runs in a separate process, with EGL or, failing that, OSMesa, and a timeout.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scripts.setup.trust import require_trust, suite_code
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """Film one episode of each task of a run, with the deterministic policy."""
+    """Record one episode of each task of a run, with the deterministic policy."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run, or the name of a trained agent of this package, such as mt10-quick-pcgrad."""
@@ -36,19 +36,19 @@ class RecordConfig:
     each: bool = False
     """One file per task instead of one grid."""
     tasks: Names = ()
-    """Some of the run's tasks; empty: all."""
+    """Tasks to record; empty: all of the run."""
     goal: int = 0
-    """Which of the run's goals; where tasks have none, which start."""
+    """Index of the goal; for tasks without goals, of the start state."""
     best: bool = False
-    """The agent of the best evaluation during training, not the newest."""
+    """Use the agent of the best evaluation during training, not the newest one."""
     size: int = 240
-    """Pixels of a task's picture, each way; a multiple of 16."""
+    """Width and height of a task's picture in pixels; a multiple of 16."""
     every: int = 2
-    """Environment steps per frame; at 40 frames a second, 2 is Meta-World's real time."""
+    """Environment steps per frame; at 40 frames per second, 2 is real time in Meta-World."""
     timeout: float = 1800.0
-    """Seconds until rendering counts as hanging."""
+    """Seconds after which rendering is given up."""
     run_code: bool = False
-    """Run the function that the run's environments come from; only where you trust it."""
+    """Run the function that makes the run's environments; only if you trust it."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,12 +1,12 @@
-"""Many runs by one command: arms x seeds x presets, side by side on this machine; what is finished is skipped.
+"""Train many runs with one command: arms x seeds x presets, side by side on this machine.
 
     python -m scripts.sweep toy --arms mean,pcgrad --seeds 0,1,2
     python -m scripts.sweep mt10-quick --arms paper --seeds 0,1,2 --out runs/paper --flags "--steps-per-task 20000"
     python -m scripts.sweep sweep.toml
 
-An arm is an aggregator or one of those that --help lists: a name for a few flags of scripts.train. Run the same command
-again and it goes on where it stopped: finished runs are skipped, stopped ones resumed, new ones begun. In a TOML file
-the flags are keys, and a table `define` names arms of your own:
+An arm is an aggregator, or a name for a few flags of scripts.train (listed by --help). Run the same command again to
+continue: finished runs are skipped, stopped ones resumed, new ones started. In a TOML file the flags are keys, and a
+table `define` names arms of your own:
 
     presets = ["mt10-quick"]
     arms = ["mean", "pcgrad", "slow"]

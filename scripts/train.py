@@ -1,8 +1,8 @@
 """Train one agent on many tasks.
 
-python -m scripts.train toy                        seconds: does everything work?
-python -m scripts.train mt10-quick                 MT10 sized for two CPU cores
-python -m scripts.train mt10 --aggregator mean     the settings of the literature, the plain mean as a baseline
+python -m scripts.train toy                        under a minute: does everything work?
+python -m scripts.train mt10-quick                 MT10 with settings for one CPU core
+python -m scripts.train mt10 --aggregator mean     the settings of Meta-World+, the mean as a baseline
 python -m scripts.train --resume runs/mt10-mean-seed0
 """
 

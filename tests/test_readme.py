@@ -7,6 +7,8 @@ would start these tests again.
 Commands that begin with `python` run in a process that has torch imported: twenty imports would take a minute.
 """
 
+import contextlib
+import importlib
 import os
 import re
 import shlex
@@ -93,6 +95,36 @@ def test_linked_files_exist():
         links = [link.partition("#")[0] for link in re.findall(r"\]\(((?!http)[^)]+)\)", prose)]
         missing = [link for link in links if not (page.parent / link).exists()]
         assert not missing, f"{page.name} links to {', '.join(missing)}"
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*(?![\w.-])")
+
+
+def flags_of(command, capsys):
+    """All flags that the help of `python -m scripts.COMMAND` names."""
+    module = importlib.import_module(f"scripts.{command}" + (".__main__" if command == "bench" else ""))
+    words = ["toy", "--help"] if command == "train" else ["--help"]
+    with contextlib.suppress(SystemExit):
+        module.main(words)
+    more = {"--resume", "--diff", "--print-preset", "--run-code"} if command == "train" else set()
+    return more | set(FLAG.findall(capsys.readouterr().out))
+
+
+def test_commands_flags_and_files_on_the_pages_exist(capsys, monkeypatch):
+    """What was renamed or removed must not live on in the documentation."""
+    monkeypatch.setenv("COLUMNS", "300")
+    names = {path.stem for path in (ROOT / "scripts").glob("[a-z]*.py")} - {"picture"} | {"bench"}
+    known = {name: flags_of(name, capsys) for name in names}
+    known["sweep"] |= known["train"]
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text().replace("\\\n", " ")
+        for command, rest in re.findall(r"python -m scripts\.(\w+)([^\n`|]*)", text):
+            assert command in known, f"{page.name}: there is no scripts.{command}"
+            assert set(FLAG.findall(rest)) <= known[command], f"{page.name}: scripts.{command}{rest}"
+        for span in re.findall(r"(?<!`)`(--[^`\n]+)`", text):
+            assert set(FLAG.findall(span)) <= set.union(*known.values()), f"{page.name}: {span}"
+        for path in re.findall(r"`((?:mtrl|agents|envs|scripts|tests|docs)/[\w./-]+)`", text):
+            assert (ROOT / path).exists() or path.endswith("median_clip.py"), f"{page.name}: there is no {path}"
 
 
 def test_all_presets_and_exit_codes_are_named():

@@ -1,13 +1,12 @@
-"""How fast everything is, in a table for each part.
+"""Measure the speed of environments, update, aggregation and training, in a table for each part.
 
     python -m scripts.bench                                  all of it, for MT10; a few minutes
     python -m scripts.bench --parts env --suite MT50         the environments alone
     python -m scripts.bench --parts update --aggregators mean,pcgrad --width 1024
-    python -m scripts.bench --device cuda --json cuda.json   updates are graphs, timed by the device's own events
+    python -m scripts.bench --device cuda --json cuda.json   updates as graphs, timed by CUDA events
     python -m scripts.bench --trace trace.json               a few updates, for chrome://tracing or ui.perfetto.dev
 
-Ways that are compared take turns in one process, so that a machine that is busy for a while slows all of them; quote
-the ratios.
+What is compared takes turns in one process, so that other load on the machine slows all of it alike: quote the ratios.
 """
 
 from __future__ import annotations
@@ -49,37 +48,38 @@ class BenchConfig:
     suite: Literal["MT10", "MT25", "MT50"] = "MT10"
     """Tasks of the environments and of training; the update is measured for it and for MT50."""
     parts: Names = PARTS
-    """What to measure, of env, update, aggregate, train, memory."""
+    """What to measure: env, update, aggregate, train, memory."""
     aggregators: Names = ("mean", "pcgrad")
-    """For update, aggregate and memory; the first is what the others are compared with."""
+    """For update, aggregate and memory; the others are compared with the first."""
     precisions: Names = ("float32", "bfloat16")
     """For update and train."""
     batch_size: int = 128
-    """Rows per task in an update."""
+    """Batch size per task."""
     width: int = 400
-    """Units in a hidden layer, of actor and critics."""
+    """Units in a hidden layer of actor and critics."""
     depth: int = 3
     """Hidden layers."""
     layer_norm: bool = False
     """LayerNorm before each ReLU, in update and train (the preset mt10-quick has it)."""
     threads: int = torch.get_num_threads()
-    """Threads of torch."""
+    """Torch threads."""
     rounds: Literal["auto"] | int = "auto"
-    """How often each way takes its turn (train: tenfold); auto: 15, and 200 for what runs on CUDA."""
+    """Turns of each measurement (train: ten times as many); auto: 15, or 200 on CUDA."""
     workers: Counts = ()
-    """Processes that step the environments; empty: 0, 1, 2, 4 ... up to the cores. train takes the most given."""
+    """Worker processes that step the environments; empty: 0, 1, 2, 4, ... up to the number of cores. train uses the
+    largest."""
     preset: Literal["mt10-quick", "mt10"] = "mt10-quick"
     """Settings of train."""
     collect_ahead: Counts = ()
-    """For train: also so many vector steps ahead, each against none, in turns."""
+    """For train: also measure collecting this many vector steps ahead, in turns with 0."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the networks live."""
+    """Device of the networks."""
     capture: Capture = "auto"
-    """Make updates by replaying CUDA graphs; auto: on CUDA."""
+    """Replay updates as CUDA graphs; auto: on CUDA."""
     json: Path | None = None
-    """Write the numbers to this file, too."""
+    """Also write the numbers to this file."""
     trace: Path | None = None
-    """Measure nothing; write what a few updates do to this file, for the last of the aggregators and precisions."""
+    """Do not measure; write a profiler trace of a few updates, of the last aggregator and precision, to this file."""
 
 
 def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]:

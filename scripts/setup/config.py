@@ -49,9 +49,9 @@ class EnvSettings:
     horizon: Count = 500
     """Steps of an episode, at most 500; its end is a time limit, values bootstrap through it."""
     train_horizon: Annotated[int, Role("method")] = 0
-    """Steps of a training episode, at most --horizon, which evaluations keep; 0: as many."""
+    """Steps of a training episode, at most --horizon, which evaluations keep; 0: the same."""
     staggered_starts: Annotated[bool, Role("method")] = False
-    """Cut the first training episode of each environment at a different step, so that episodes do not all end
+    """Truncate the first training episode of each environment at a different step, so that episodes do not all end
     together."""
     goals: Count = 50
     """Goals per task, of the 50 that metaworld draws for the seed."""
@@ -64,7 +64,7 @@ class MethodSettings:
     """The method, as far as the command line has names of its own."""
 
     aggregator: Annotated[str, Role(plain_sac="mean")] = "pcgrad"
-    """How task gradients become one update; its own options follow as --aggregator.NAME."""
+    """How the task gradients are combined into one update; its options are --aggregator.OPTION."""
     aggregator_options: dict[str, Any] = field(default_factory=dict)
     actor_aggregator: Annotated[str, Role(plain_sac="")] = ""
     """Another aggregator for the actor; empty: the same one."""
@@ -111,7 +111,7 @@ class RunSettings:
         Bound("auto, 0 or more", lambda value: value == "auto" or value >= 0),
         Role(resume="Continue with another number of workers; the numbers stay the same."),
     ] = "auto"
-    """Processes that step the environments; 0: none, in this process."""
+    """Worker processes that step the environments; 0: step in this process."""
     threads: Annotated[
         Literal["auto"] | int, Bound("auto, or 1 to 1024", lambda value: value == "auto" or 1 <= value <= 1024)
     ] = "auto"
@@ -133,7 +133,7 @@ class RunSettings:
     loggers: Annotated[
         tuple[str, ...], Role(resume="Continue with other loggers; by default those of the run.", added=True)
     ] = ("csv", "tensorboard")
-    """Where the numbers of a training go, evaluations included; csv is always among them."""
+    """Where metrics and evaluations are written; csv must be among them."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class TrainConfig(NetworkSettings, SACSettings, RunSettings, MethodSettings, Env
     """All settings of one run; in --help and files in the opposite order of the classes."""
 
     precision: Annotated[Literal["auto"] | Precision, Role(plain_sac="float32")] = "float32"  # type: ignore[assignment]
-    """Matrix-product precision of the hidden layers during training. auto: bfloat16 on CPUs with units for it, else
+    """Matrix-product precision of the hidden layers during training. auto: bfloat16 on CPUs that support it, else
     float32. tf32: CUDA only, heads included. Weights, optimizers and acting stay in float32."""
 
     def aggregators(self) -> dict[str, dict[str, Any]]:

@@ -1,19 +1,19 @@
-"""Figure 1 of the PCGrad paper: two losses of two parameters, and where each aggregator leads Adam.
+"""Figure 1 of the PCGrad paper: two losses of two parameters, and the path of Adam under each aggregator.
 
     python -m scripts.toy2d                                            mean and pcgrad, 300,000 updates: minutes
     python -m scripts.toy2d --aggregators mean,imtl_g,gradvac --out toy2d.pdf
     python -m scripts.toy2d --aggregators mean,cagrad --steps 20000    a slow method, or a small machine
 
-Both losses are deep, curved valleys: where they meet is the optimum, and along each of them the other one pulls across
-it. See Yu et al. 2020, Figure 1 and Appendix D. The plain mean bounces between the walls; PCGrad arrives, but only
-after more than 100,000 updates: do not judge earlier.
+Both losses are deep, curved valleys that meet at the optimum; along each valley the other loss pulls across it. See Yu
+et al. 2020, Figure 1 and Appendix D. The mean bounces between the walls; PCGrad arrives, but only after more than
+100,000 updates.
 
 Gradients are closed forms in float64. Methods that solve a problem at each update (cagrad, mgda, nash_mtl) take hours;
 a bar shows how long.
 
 The sum of the losses jumps by tens from one update to the next, and rounding decides where it stands at the last one:
 over starts 1e-12 apart it was between -48 and -142 for the mean, between -219 and -401 for PCGrad. So the table also
-has, as `middle`, the median over the last hundredth of the updates: between -61 and -78, between -251 and -271.
+gives, as `middle`, the median over the last 1 % of the updates: between -61 and -78, and between -251 and -271.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Method = Callable[[Row, Row, float, float], Row]
 
 @dataclass(frozen=True)
 class ToyConfig:
-    """Two losses of two parameters: where each aggregator leads Adam, as a picture and a table."""
+    """Two losses of two parameters: the path of Adam under each aggregator, as a figure and a table."""
 
     aggregators: Names = ("mean", "pcgrad")
     """Any of mtrl.AGGREGATORS, torchjd:NAME or path/to/file.py:NAME."""
@@ -66,11 +66,11 @@ class ToyConfig:
     learning_rate: float = 1e-3
     """Learning rate of Adam."""
     reduction: Literal["mean", "sum"] = "mean"
-    """Scale of the update; the paper sums. Adam forgets it, but for rounding."""
+    """Scale of the update; the paper sums. Adam is invariant to it, up to rounding."""
     seed: int = 0
     """Random seed of the aggregators that draw."""
     out: Path = Path("toy2d.png")
-    """The picture: a .png, .pdf or .svg."""
+    """The figure: a .png, .pdf or .svg file."""
 
 
 class Path2d(NamedTuple):

@@ -1,12 +1,12 @@
-"""The tragic triad at the start of training: conflict, unequal lengths and curvature of two tasks' gradients.
+"""The tragic triad at the start of training: conflict, unequal norms and curvature of two tasks' gradients.
 
     python -m scripts.triad                        reach and button-press-topdown, 100 updates: a minute or two
     python -m scripts.triad --preset toy --updates 50   seconds
 
 Repeats the measurement of Section 5.3 of Yu et al. 2020 (arXiv 2001.06782): surgery helps where gradients conflict
-(negative cosine), differ in length and meet curvature. Theorem 2 asks that (a) the cosine is at most -(magnitude
+(negative cosine) and differ in norm, and curvature is high. Theorem 2 asks that (a) the cosine is at most -(magnitude
 similarity), and (b) that the curvature is at least xi times a constant; as in the paper, (b) is counted as xi <= 1. The
-networks, rows and rewards are those of the preset; one update follows each step of both tasks.
+networks, batch size and rewards are those of the preset; one update follows each step of both tasks.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ PAPER, TOY = ("reach-v3", "button-press-topdown-v3"), ("point-0", "point-1")
 
 @dataclass(frozen=True)
 class TriadConfig:
-    """Conflict, lengths and curvature of two tasks' gradients over the first updates, as a picture, CSV and table."""
+    """Conflict, norms and curvature of two tasks' gradients over the first updates, as a figure, CSV and table."""
 
     tasks: Names = ()
     """Two task names; by default reach-v3 and button-press-topdown-v3, of the toy suite the first two."""
     preset: str = "mt10"
-    """Whose networks, rows per task and rewards: a preset of scripts.train."""
+    """Preset of scripts.train that gives networks, batch size and rewards."""
     aggregator: str = "mean"
-    """What updates the networks meanwhile; the paper measured under the plain mean."""
+    """Aggregator that updates the networks meanwhile; the paper measured under the mean."""
     updates: int = 100
     """Updates to measure."""
     warmup_steps: int = 500
-    """Steps of each task with random actions, before the first update."""
+    """Steps per task with random actions, before the first update."""
     seed: int = 0
-    """Of goals, networks, exploration and sampling."""
+    """Random seed for goals, network initialisation, exploration and batch sampling."""
     out: Path = Path("triad.png")
-    """A .png, .pdf or .svg; the numbers go beside it, as .csv."""
+    """The figure: a .png, .pdf or .svg file; the numbers go beside it as .csv."""
 
 
 class Recorder(KVWriter):

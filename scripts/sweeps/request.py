@@ -31,28 +31,28 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Which runs, and how many at once."""
+    """Which runs to train, and how many side by side."""
 
     presets: Annotated[Names, tyro.conf.Positional]
-    """Presets of scripts.train, e.g. mt10-quick or toy,mt10; or a .toml file with what follows as keys."""
+    """Presets of scripts.train, e.g. mt10-quick or toy,mt10; or a .toml file with the flags as keys."""
     arms: Names = ("mean", "pcgrad")
-    """Aggregators, other arms, or a group of them."""
+    """Aggregators, other arms, or a group of arms."""
     seeds: Counts = (0,)
-    """Seeds of each arm: the same for all, so that they pair."""
+    """Seeds, the same for all arms, so that runs can be paired."""
     out: Path = Path("runs")
-    """Folder for the runs, PRESET-ARM-seedSEED, and for what they print, logs/."""
+    """Folder for the runs, PRESET-ARM-seedSEED, and for their output, logs/."""
     flags: str = ""
-    """Further flags of scripts.train for every run, in quotes; without --workers none has more than one."""
+    """Extra scripts.train flags for every run, quoted. Each run gets one worker unless --workers is among them."""
     launcher: str = "local"
     """Where the runs are executed; local: side by side on this machine."""
     jobs: Literal["auto"] | int = "auto"
-    """Runs at once; auto: one per core, as one thread each makes the most of a machine."""
+    """Runs side by side; auto: one per core, with one thread each, which uses a machine best."""
     threads: Literal["auto"] | int = "auto"
-    """Torch threads of each run; auto: cores / runs at once. A resumed run keeps its number."""
+    """Torch threads of each run; auto: cores / runs side by side. A resumed run keeps its number."""
     dry_run: bool = False
     """Print the commands and stop."""
     run_code: bool = False
-    """Run the Python files that a .toml file names as aggregators; only where you trust it."""
+    """Run the Python files that a .toml file names as aggregators; only if you trust it."""
     define: tyro.conf.Suppress[Mapping[str, str]] = field(default_factory=dict)
     trusted: tyro.conf.Suppress[bool] = True  # False: some of it comes from a file
 
