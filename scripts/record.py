@@ -1,4 +1,4 @@
-"""Record the policy of a run: one mp4 with all tasks side by side, or one per task; a green frame marks success.
+"""Record the policy of a run: one mp4 or gif with all tasks side by side, or one per task; a green frame marks success.
 
 python -m scripts.record runs/mt10-quick-pcgrad-seed0
 python -m scripts.record runs/mt10-quick-pcgrad-seed0 --each --tasks reach-v3,push-v3
@@ -32,7 +32,7 @@ class RecordConfig:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run, or the name of a trained agent of this package, such as mt10-quick-pcgrad."""
     out: Path | None = None
-    """The .mp4, or with --each the folder of the .mp4s; by default in the folder of the run."""
+    """The .mp4 or .gif, or with --each the folder of the .mp4s; by default an .mp4 in the folder of the run."""
     each: bool = False
     """One file per task instead of one grid."""
     tasks: Names = ()
@@ -45,6 +45,8 @@ class RecordConfig:
     """Width and height of a task's picture in pixels; a multiple of 16."""
     every: int = 2
     """Environment steps per frame; at 40 frames per second, 2 is real time in Meta-World."""
+    steps: int | None = None
+    """Environment steps to record; by default the horizon."""
     timeout: float = 1800.0
     """Seconds after which rendering is given up."""
     run_code: bool = False
@@ -69,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
         "tasks": tasks,
     }
     order |= {"each": request.each, "goal": request.goal, "size": request.size, "every": request.every}
+    order["steps"] = min(request.steps or run.config.horizon, run.config.horizon)
     film(order, back_end_for(run), request.timeout)
     print(f"wrote {out}")
     return 0
@@ -82,10 +85,15 @@ def check(request: RecordConfig, run: Run) -> list[str]:
     tasks = [choose("task", name, run.protocol.tasks) for name in request.tasks] or list(run.protocol.tasks)
     if not 0 <= request.goal < run.config.goals:
         raise UsageError(f"--goal: expected 0 to {run.config.goals - 1}; found {request.goal}.")
-    if request.size < 16 or request.size % 16 or request.every < 1 or not request.timeout > 0:
-        raise UsageError("expected --size a multiple of 16, --every at least 1 and --timeout above 0.")
-    if not request.each and request.out and request.out.suffix != ".mp4":
-        raise UsageError(f"--out: expected a file that ends in .mp4; found {request.out}.")
+    if (
+        request.size < 16
+        or request.size % 16
+        or min(request.every, 1 if request.steps is None else request.steps) < 1
+        or not request.timeout > 0
+    ):
+        raise UsageError("expected --size a multiple of 16, --every and --steps at least 1 and --timeout above 0.")
+    if not request.each and request.out and request.out.suffix not in (".mp4", ".gif"):
+        raise UsageError(f"--out: expected a file that ends in .mp4 or .gif; found {request.out}.")
     with usage_errors():
         require_encoder()
     return tasks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from scripts.common.usage import UsageError
 from scripts.runs.folder import Run
 from scripts.setup.build import make_scene
 
-FRAMES_PER_SECOND = 40  # a step of metaworld simulates 1/80 s
+STEPS_PER_SECOND = 80  # of metaworld's simulated time
+FRAMES_PER_SECOND = 40
+GIF_COLORS = 64
 SUCCESS, BORDER = (60, 200, 80), 4
 
 
@@ -60,11 +62,11 @@ class Scene:
         image = ImageOps.pad(Image.fromarray(found), (self.size, self.size))
         draw = ImageDraw.Draw(image)
         solved = self.solved_at is not None
-        text = f"{self.name}  solved at {self.solved_at}" if solved else self.name
         draw.rectangle((0, 0, image.width, 16), fill=SUCCESS if solved else (40, 40, 40))
-        draw.text((BORDER + 2, 3), text, fill=(255, 255, 255))
+        draw.text((BORDER + 2, 3), self.name, fill=(255, 255, 255))
         if solved:
             draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=SUCCESS, width=BORDER)
+            draw.text((BORDER + 2, image.height - 17), f"solved at step {self.solved_at}", fill=(255, 255, 255))
         return np.asarray(image)
 
 
@@ -78,16 +80,29 @@ def grid(pictures: list[np.ndarray]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def video(path: Path) -> Iterator[Any]:
-    """A writer of frames; the file appears when the last one is in it."""
+def video(path: Path, every: int) -> Iterator[Callable[[np.ndarray], object]]:
+    """What adds a frame, one for `every` environment steps; the file appears when the last one is in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial.mp4")
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        with imageio.get_writer(partial, fps=FRAMES_PER_SECOND, codec="libx264", quality=7) as writer:
-            yield writer
+        if path.suffix == ".gif":
+            frames: list[np.ndarray] = []
+            yield frames.append
+            write_gif(partial, frames, milliseconds=1000 * every / STEPS_PER_SECOND)
+        else:
+            with imageio.get_writer(partial, fps=FRAMES_PER_SECOND, codec="libx264", quality=7) as writer:
+                yield writer.append_data  # type: ignore[attr-defined]
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_gif(path: Path, frames: list[np.ndarray], milliseconds: float) -> None:
+    """One palette for all frames and no dithering: what does not move costs nothing, and the file is half as large."""
+    sample = np.concatenate(frames[:: max(1, len(frames) // 16)])
+    palette = Image.fromarray(sample).quantize(GIF_COLORS, dither=Image.Dither.NONE)
+    first, *others = (Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames)
+    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
 
 
 def main(order: dict[str, Any]) -> None:
@@ -99,15 +114,16 @@ def main(order: dict[str, Any]) -> None:
         groups = [[name] for name in order["tasks"]]
     for names in groups:
         scenes = [Scene(run, agent, name, order["goal"], order["size"]) for name in names]
-        with video(out / f"{names[0]}.mp4" if order["each"] else out) as writer:
+        with video(out / f"{names[0]}.mp4" if order["each"] else out, order["every"]) as add:
             what = names[0] if order["each"] else "filming"
-            for step in track(range(run.config.horizon), description=what, console=Screen()):
+            for step in track(range(order["steps"]), description=what, console=Screen()):
                 if step % order["every"] == 0:
-                    writer.append_data(grid([scene.picture() for scene in scenes]))
+                    add(grid([scene.picture() for scene in scenes]))
                 for scene in scenes:
                     scene.step()
-            for _ in range(FRAMES_PER_SECOND):  # the end stays for a second
-                writer.append_data(grid([scene.picture() for scene in scenes]))
+            end = grid([scene.picture() for scene in scenes])
+            for _ in range(FRAMES_PER_SECOND):  # it stays for a second
+                add(end)
         solved = [scene.name for scene in scenes if scene.solved_at is not None]
         print(f"solved: {', '.join(solved) or 'none'}", flush=True)
 

@@ -4,10 +4,11 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from scripts import record, train
 from scripts.common.usage import UsageError
-from scripts.runs import rendering
+from scripts.runs import film, rendering
 
 imageio = pytest.importorskip("imageio.v2")
 pytest.importorskip("imageio_ffmpeg")
@@ -39,13 +40,29 @@ def test_a_film_has_every_second_step_and_a_second_of_the_end(run, gl, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
 
 
+def test_a_gif_plays_at_the_pace_of_the_simulation_and_stays_at_its_end(tmp_path):
+    """8 frames that differ, of 4 steps of 1/80 s each; the last comes twice."""
+    pictures = [np.full((32, 32, 3), 20 * i, dtype=np.uint8) for i in range(8)]
+    with film.video(tmp_path / "film.gif", every=4) as add:
+        for picture in [*pictures, pictures[-1]]:
+            add(picture)
+    image = Image.open(tmp_path / "film.gif")
+    durations = []
+    for i in range(image.n_frames):
+        image.seek(i)
+        durations.append(image.info["duration"])
+    assert durations == [50] * 7 + [100]
+    assert [path.name for path in tmp_path.iterdir()] == ["film.gif"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--tasks push-v3", "unknown task 'push-v3'"),
         ("--goal 2", "--goal: expected 0 to 1; found 2"),
         ("--size 100", "--size a multiple of 16"),
-        ("--out film.gif", "ends in .mp4"),
+        ("--out film.avi", "ends in .mp4 or .gif"),
+        ("--steps 0", "--steps at least 1"),
     ],
 )
 def test_what_cannot_be_filmed_is_said(flags, message, run):
