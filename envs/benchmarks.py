@@ -70,6 +70,7 @@ class Benchmark:
     :param num_tasks: how many tasks must be named; None: any number.
     :param has_rewards: whether there are reward versions to choose from.
     :param camera: what renders: MuJoCo, the environments themselves, or nothing, as there is nothing to see.
+    :param groups: "module:NAME" of a dict from a group of tasks to their names, for reports; empty: no groups.
     :param is_code: whether its name names code of the user's.
     """
 
@@ -84,7 +85,16 @@ class Benchmark:
     num_tasks: int | None = None
     has_rewards: bool = True
     camera: Literal["mujoco", "own", "none"] = "mujoco"
+    groups: str = ""
     is_code: bool = False
+
+    def grouped(self, tasks: Sequence[str]) -> dict[str, list[int]]:
+        """Group of tasks -> which of `tasks` are in it; none where all are in one, or the benchmark has no groups."""
+        module, _, name = self.groups.partition(":")
+        groups: Mapping[str, Sequence[str]] = getattr(importlib.import_module(module), name) if module else {}
+        found = {group: [i for i, task in enumerate(tasks) if task in names] for group, names in groups.items()}
+        found = {group: indices for group, indices in found.items() if indices}
+        return found if len(found) > 1 else {}
 
     @property
     def title(self) -> str:
@@ -108,6 +118,7 @@ _META_WORLD = Benchmark(
     versions=("metaworld", "mujoco"),
     max_horizon=MAX_HORIZON,
     own_list="custom",
+    groups="envs.meta_world.difficulty:DIFFICULTY",
 )
 _LISTED = Benchmark(
     "module:function",
@@ -128,7 +139,13 @@ BENCHMARKS: dict[str, Benchmark] = {
     "MT50": replace(_META_WORLD, name="MT50"),
     "custom": replace(_META_WORLD, name="custom", own_list=""),
     "toy": replace(  # its protocols have always named Meta-World's versions, and keep their ids
-        _META_WORLD, name="toy", maker="envs.toy:task_set", max_horizon=None, own_list="", camera="none"
+        _META_WORLD,
+        name="toy",
+        maker="envs.toy:task_set",
+        max_horizon=None,
+        own_list="",
+        camera="none",
+        groups="",
     ),
     "module:function": _LISTED,
 }

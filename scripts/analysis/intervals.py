@@ -29,6 +29,11 @@ def iqm(scores: Scores) -> float:
     return float(stats.trim_mean(scores, 0.25, axis=None))
 
 
+def worst(scores: Scores, count: int) -> float:
+    """Mean over seeds of the mean of each seed's `count` lowest tasks."""
+    return float(np.sort(scores, axis=1)[:, :count].mean())
+
+
 def mean_interval(scores: Scores, resamples: int = RESAMPLES) -> Interval | None:
     """95 % stratified bootstrap interval of `mean`; None for a single seed."""
     return _bootstrap(_pooled(np.mean), scores, resamples=resamples)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from envs import find_benchmark
 from scripts.analysis import intervals
 from scripts.analysis.comparison import Row, baseline_of, paired
 from scripts.analysis.intervals import Interval
@@ -22,16 +23,16 @@ def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature
     over = f"mean over {len(protocol.tasks)} tasks" if len(protocol.tasks) > 1 else protocol.tasks[0]
     yield f"## {in_markdown(protocol.benchmark)}: success after {after:,} steps per task, {over}\n"
     yield explain(protocol, at) + "\n"
-    yield from main_table(rows, at)
+    yield from main_table(rows, at, few := worst_count(len(protocol.tasks)))
     yield ""
-    yield from notes(rows)
+    yield from notes(rows, few)
     yield "\n### Per task, mean over seeds\n"
     names = [in_markdown(row.method.label) for row in rows]
     per_task = np.array([row.scores.mean(0) for row in rows]).T
-    yield from table(
-        ["task", *names],
-        [[task, *(f"{x:.2f}" for x in line)] for task, line in zip(protocol.tasks, per_task, strict=True)],
-    )
+    groups = find_benchmark(protocol.benchmark).grouped(protocol.tasks)
+    lines = [(task, line) for task, line in zip(protocol.tasks, per_task, strict=True)]
+    lines += [(f"**{name}** ({len(own)} tasks)", per_task[own].mean(0)) for name, own in groups.items()]
+    yield from table(["task", *names], [[name, *(f"{x:.2f}" for x in line)] for name, line in lines])
     if literature and (found := published(protocol.benchmark)):
         yield "\n### From the literature: other code, and another protocol where the last column says so\n"
         yield from table(
@@ -59,11 +60,19 @@ def explain(protocol: Protocol, at: int | None) -> str:
     )
 
 
-def main_table(rows: Sequence[Row], at: int | None) -> Iterable[str]:
-    """A line per method, the mean first."""
+def worst_count(tasks: int) -> int:
+    """How many tasks count as the worst: 3 of 10, 10 of 50."""
+    return min(10, max(1, 3 * tasks // 10))
+
+
+def main_table(rows: Sequence[Row], at: int | None, few: int) -> Iterable[str]:
+    """A line per method, the mean first.
+
+    :param few: how many tasks count as the worst.
+    """
     baseline = baseline_of(rows)
     headings = ["method", "seeds", "failed", "final success" if at is None else f"success at {at:,}", "IQM"]
-    headings.append("best (optimistic)")
+    headings += [f"worst {few}", "best (optimistic)"]
     if baseline:
         headings += ["minus mean, paired", "P(beats mean)"]
     lines = []
@@ -75,6 +84,7 @@ def main_table(rows: Sequence[Row], at: int | None) -> Iterable[str]:
             str(len(row.method.failed)),
             f"**{intervals.mean(scores):.3f}** {spelled(intervals.mean_interval(scores))}".strip(),
             f"{intervals.iqm(scores):.3f} {spelled(intervals.iqm_interval(scores))}".strip(),
+            f"{intervals.worst(scores, few):.3f}",
             f"{row.best.mean():.3f}",
         ]
         if baseline:
@@ -95,13 +105,14 @@ def against(row: Row, baseline: Row) -> list[str]:
     return [words, f"{probability:.2f} {spelled(interval, 2)}".strip()]
 
 
-def notes(rows: Sequence[Row]) -> Iterable[str]:
+def notes(rows: Sequence[Row], few: int) -> Iterable[str]:
     """What the numbers mean, and what they cannot say."""
     yield (
         "Brackets: 95 % intervals over seeds. Success and IQM: stratified bootstrap as in rliable, each task's seeds "
         "redrawn by themselves. Paired: Student's t over the seeds' differences. P: probability that a seed beats one "
-        "of the mean on a task, ties half. Best: the highest evaluation on the way, chosen after the fact. Hours: "
-        "wall clock, median, on whatever else the machine did."
+        "of the mean on a task, ties half. "
+        f"Worst {few}: mean of each seed's {few} lowest. Best: the highest evaluation on the way, chosen after the "
+        "fact. Hours: wall clock, median, on whatever else the machine did."
     )
     if len(rows) > 1 and baseline_of(rows) is None:
         yield "\nNot exactly one plain mean is among the methods, so there are no differences to it."

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import envs
+from envs.benchmarks import find_benchmark
 from envs.meta_world import suites
 
 
@@ -95,3 +96,12 @@ def test_bad_input_is_refused_in_one_line(arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         envs.make(**({"seed": 0} | arguments))
     assert "\n" not in str(error.value)
+
+
+def test_every_task_is_in_one_group_of_difficulty():
+    """28 easy, 11 medium, 6 hard, 5 very hard, as the field counts them."""
+    tasks = suites.task_names("MT50")
+    groups = find_benchmark("MT50").grouped(tasks)
+    assert {name: len(own) for name, own in groups.items()} == {"easy": 28, "medium": 11, "hard": 6, "very hard": 5}
+    assert sorted(index for own in groups.values() for index in own) == list(range(50))
+    assert find_benchmark("MT1").grouped(["reach-v3"]) == {} == find_benchmark("toy").grouped(["point-0"])

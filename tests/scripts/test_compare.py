@@ -40,18 +40,20 @@ def runs(tmp_path):
 def test_the_table_has_final_and_best_pairs_and_the_mean_first(runs, capsys):
     assert compare.main([str(runs)]) == 0
     main, per_task, literature = tables(capsys.readouterr().out)
-    assert main[0][3:8] == ["final success", "IQM", "best (optimistic)", "minus mean, paired", "P(beats mean)"]
+    assert main[0][3:7] == ["final success", "IQM", "worst 1", "best (optimistic)"]
+    assert main[0][7:9] == ["minus mean, paired", "P(beats mean)"]
     mean, pcgrad = main[2:]
     assert mean[:3] == ["mean", "2", "0"]
     assert mean[3].startswith("**0.500** [")
-    assert mean[5:8] == ["0.900", "", ""]
+    assert mean[5:9] == ["0.400", "0.900", "", ""]
     assert pcgrad[0] == "pcgrad"
     assert pcgrad[3].startswith("**0.650** [")
-    assert pcgrad[6].startswith("+0.150 [")
-    assert pcgrad[6].endswith("], 2 pairs")
-    assert pcgrad[7].startswith("0.88 [")  # 3.5 of 4 pairs of seeds on either task
-    assert mean[8] == "1.50"
+    assert pcgrad[7].startswith("+0.150 [")
+    assert pcgrad[7].endswith("], 2 pairs")
+    assert pcgrad[8].startswith("0.88 [")  # 3.5 of 4 pairs of seeds on either task
+    assert mean[9] == "1.50"
     assert per_task[2] == ["reach-v3", "0.40", "0.50"]
+    assert per_task[4:] == [["**easy** (1 tasks)", "0.40", "0.50"], ["**hard** (1 tasks)", "0.60", "0.80"]]
     assert literature[0][-1] == "differs from ours in"
 
 
@@ -108,7 +110,7 @@ def test_a_run_that_broke_down_counts_with_zero(tmp_path, capsys):
     line = tables(printed)[0][2]
     assert line[:3] == ["mean", "3", "2"]
     assert line[3].startswith("**0.333** [")
-    assert line[5] == "0.667"  # the best it had before counts as its best
+    assert line[6] == "0.667"  # the best it had before counts as its best
     assert "broke down with seed 1, 2; counted with success 0" in printed
 
 
@@ -116,7 +118,7 @@ def test_a_method_that_always_broke_down_has_success_zero(tmp_path, capsys):
     make_run(tmp_path / "a", {100: (1, 1)}, status="failed")
     assert compare.main([str(tmp_path)]) == 0
     line = tables(capsys.readouterr().out)[0][2]
-    assert (line[3], line[5]) == ("**0.000**", "1.000")
+    assert (line[3], line[6]) == ("**0.000**", "1.000")
 
 
 def test_only_common_seeds_are_paired(tmp_path, capsys):
@@ -127,8 +129,8 @@ def test_only_common_seeds_are_paired(tmp_path, capsys):
     make_run(tmp_path / "e", {200: (0.9, 0.9)}, seed=9, aggregator="cagrad")
     compare.main([str(tmp_path)])
     rows = {line[0]: line for line in tables(capsys.readouterr().out)[0]}
-    assert rows["pcgrad"][6] == "+0.100, 1 pair"
-    assert rows["cagrad"][6] == "no seed in common"
+    assert rows["pcgrad"][7] == "+0.100, 1 pair"
+    assert rows["cagrad"][7] == "no seed in common"
 
 
 def test_a_single_seed_has_no_interval_and_says_so(tmp_path, capsys):

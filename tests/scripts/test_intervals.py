@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from scripts.analysis import intervals
+from scripts.analysis.tables import worst_count
 
 ONE = np.array(
     [[0.56, 0.4, 0.32, 0.53], [0.66, 0.21, 0.81, 0.69], [0.21, 0.47, 0.83, 0.24], [0.18, 0.5, 0.45, 0.28],
@@ -60,3 +61,10 @@ def test_what_pairs_share_cancels():
     baseline = rng.random((4, 3)) + np.arange(4.0)[:, None]  # seeds that are far apart
     _, (low, high) = intervals.paired_difference(baseline + 0.1, baseline)
     assert low == pytest.approx(high) == pytest.approx(0.1)
+
+
+def test_the_worst_tasks_are_each_seeds_own():
+    scores = np.array([[0.0, 1.0, 0.2, 0.9], [1.0, 0.1, 0.3, 0.8]])
+    assert intervals.worst(scores, 2) == pytest.approx((0.0 + 0.2 + 0.1 + 0.3) / 4)
+    assert intervals.worst(scores, 4) == pytest.approx(intervals.mean(scores))
+    assert [worst_count(tasks) for tasks in (1, 2, 4, 10, 25, 50)] == [1, 1, 1, 3, 7, 10]
