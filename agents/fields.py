@@ -185,6 +185,8 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, option) for option in arguments)
     if kind is tuple:
         return isinstance(value, list | tuple) and all(fits(item, arguments[0]) for item in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(fits(item, arguments[1]) for item in value.values())
     if isinstance(value, bool):  # Python takes True for the number 1
         return hint is bool
     if hint in (int, float):

@@ -1,8 +1,8 @@
-"""Tasks with known answers, in plain numpy: points that reach for goals, and a countdown of three steps."""
+"""Tasks with a known optimum, in plain numpy: points that reach for goals."""
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -80,47 +80,6 @@ class PointReach(gymnasium.Env):
 
     def _observation(self) -> np.ndarray:
         return self._position.astype(np.float32)
-
-
-class Countdown(gymnasium.Env):
-    """Count 3, 2, 1, 0 and pay 1, 2, 3, whatever the action: bootstrap targets can be worked out by hand.
-
-    :param ending: how the third step ends the episode. The second step is the one that succeeds.
-    """
-
-    observation_space = Box(-np.inf, np.inf, (1,), np.float32)
-    action_space = Box(-1.0, 1.0, (1,), np.float32)
-
-    def __init__(self, ending: Literal["terminated", "truncated"]) -> None:
-        self._ending = ending
-        self._left = 3
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin at 3."""
-        super().reset(seed=seed)
-        self._left = 3
-        return self._observation(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Count down by one."""
-        self._left -= 1
-        over = self._left == 0
-        ends = (over and self._ending == "terminated", over and self._ending == "truncated")
-        return self._observation(), float(3 - self._left), *ends, {"success": float(self._left == 1)}
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return what `restore` needs."""
-        return {"left": self._left}
-
-    def restore(self, state: dict[str, Any]) -> np.ndarray:
-        """Go back to a snapshot and return its observation (1,)."""
-        self._left = state["left"]
-        return self._observation()
-
-    def _observation(self) -> np.ndarray:
-        return np.array([self._left], dtype=np.float32)
 
 
 def names(num_tasks: int) -> tuple[str, ...]:

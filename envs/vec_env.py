@@ -248,10 +248,6 @@ class TaskVecEnv(VecEnv):
         """Refuse: training environments have no camera."""
         self.get_images()
 
-    def worker_modules(self) -> list[set[str]]:
-        """Return the names of the modules that each worker has imported: torch must not be among them."""
-        return self._crew.modules() if isinstance(self._crew, Pool) else []
-
     @property
     def worker_pids(self) -> list[int]:
         """The process ids of the workers."""

@@ -38,7 +38,7 @@ class CompareConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Compares what `argv` names; returns the exit code."""
+    """Compare what `argv` names; return the exit code."""
     request = tyro.cli(CompareConfig, prog="python -m scripts.compare", args=argv, description=__doc__)
     if request.out:
         check_output("--out", request.out)

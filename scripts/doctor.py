@@ -43,7 +43,7 @@ class DoctorConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Examines what `argv` says; returns the exit code."""
+    """Examine what `argv` says; return the exit code."""
     request = tyro.cli(DoctorConfig, prog="python -m scripts.doctor", args=argv)
     preset = find(request.preset).config
     config = replace(preset, tasks=request.tasks or preset.tasks)

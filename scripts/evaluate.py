@@ -48,7 +48,7 @@ class EvaluateConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Evaluates as `argv` says; returns the exit code."""
+    """Evaluate as `argv` says; return the exit code."""
     request = tyro.cli(EvaluateConfig, prog="python -m scripts.evaluate", args=argv)
     run = Run(request.run).verified()
     require_trust(suite_code(run.config), request.run_code, "evaluating")

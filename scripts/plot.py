@@ -49,7 +49,7 @@ class PlotConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Draws as `argv` says; returns the exit code."""
+    """Draw as `argv` says; return the exit code."""
     request = tyro.cli(PlotConfig, prog="python -m scripts.plot", args=argv, description=__doc__)
     runs = find_runs(request.runs)
     require_one_protocol(runs, "Draw them apart.")

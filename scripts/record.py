@@ -54,7 +54,7 @@ class RecordConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Films as `argv` says; returns the exit code."""
+    """Record as `argv` says; return the exit code."""
     request = tyro.cli(RecordConfig, prog="python -m scripts.record", args=argv)
     run = Run(request.run).verified()
     tasks = check(request, run)
@@ -78,7 +78,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(request: RecordConfig, run: Run) -> list[str]:
-    """The tasks to film. Raises UsageError for what cannot be filmed."""
+    """The tasks to film.
+
+    :raises UsageError: for what cannot be filmed.
+    """
     if find_benchmark(run.config.suite).camera == "none":
         raise UsageError(f"expected a run whose tasks render; those of {run.config.suite} have nothing to see.")
     require_trust(suite_code(run.config), request.run_code, "filming")

@@ -28,7 +28,7 @@ class ShareConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Shares as `argv` says; returns the exit code."""
+    """Share as `argv` says; return the exit code."""
     request = tyro.cli(ShareConfig, prog="python -m scripts.share", args=argv)
     path = share(Run(request.run).verified(), request.to)
     print(f"wrote {path}, {sum(file.stat().st_size for file in path.iterdir()) / 1e6:.1f} MB")

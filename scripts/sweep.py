@@ -36,7 +36,7 @@ EXIT_INCOMPLETE = 1
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs what `argv` names; returns the exit code."""
+    """Run what `argv` names; return the exit code."""
     request = parse(argv, description=__doc__)
     request = replace(request, out=check_folder("--out", str(request.out)))
     plans = [plan(job) for job in make_jobs(request)]
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(plans: Sequence[Plan], launcher: Launcher, console: Screen) -> int:
-    """Executes what is left of the plans and says how it ended; returns the exit code."""
+    """Execute what is left of the plans and say how it ended; return the exit code."""
     commands = {}
     for p in plans:
         if p.argv:

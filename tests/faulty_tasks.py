@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from envs.toy import Countdown
+from tests.odd_tasks import Countdown
 
 
 class Faulty(Countdown):

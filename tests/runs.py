@@ -196,6 +196,11 @@ def alive(pid):
         return False
 
 
+def libraries(pid):
+    """The shared libraries that a process has loaded, as the kernel tells it; only on Linux."""
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
 def all_gone(pids, within=10.0):
     deadline = time.monotonic() + within
     while any(map(alive, pids)) and time.monotonic() < deadline:

@@ -100,12 +100,6 @@ class Pool:
             raise RuntimeError(f"{self._names[index]}, in worker {worker}:\n{reply['error']}")
         return reply["answer"]
 
-    def modules(self) -> list[set[str]]:
-        """Return the names of the modules that each worker has imported."""
-        for worker in range(self.num_workers):
-            self._send(worker, "modules")
-        return [set(answer) for answer in self._gather(self._build_timeout)]
-
     def close(self) -> None:
         """Hang up, and kill whoever has not left within a second; harmless when repeated."""
         for connection in self._connections:

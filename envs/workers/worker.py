@@ -59,10 +59,6 @@ class _Worker:
             board["busy"][row] = False
         self._columns = Columns([task.name for task in tasks], envs, board, rows)
 
-    def modules(self) -> list[str]:
-        """Name the modules that this process has imported."""
-        return sorted(sys.modules)
-
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]))

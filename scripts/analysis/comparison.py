@@ -29,7 +29,7 @@ class Row:
 
 
 def require_finished(runs: Sequence[Run]) -> None:
-    """Raises UsageError if a run is neither finished nor broken down."""
+    """Raise UsageError if a run is neither finished nor broken down."""
     if waiting := [str(run.path) for run in runs if run.status == "unfinished"]:
         raise UsageError(
             f"expected finished runs; {len(waiting)} of {len(runs)} are not: {', '.join(waiting)}. "
@@ -38,7 +38,10 @@ def require_finished(runs: Sequence[Run]) -> None:
 
 
 def summarise(method: Method, at: int | None) -> Row:
-    """The method's success at the end, or at a step. Raises UsageError if that step was not evaluated."""
+    """The method's success at the end, or at a step.
+
+    :raises UsageError: if that step was not evaluated.
+    """
     steps, curves = method.curves
     if at is not None and at not in steps:
         raise UsageError(

@@ -51,7 +51,8 @@ class Method:
         """Env steps per task at which all seeds were evaluated, and the success there.
 
         A seed that broke down has success 0 from there on: it is counted, not left out.
-        Raises UsageError if a run holds no evaluation, or the runs have no step in common.
+
+        :raises UsageError: if a run holds no evaluation, or the runs have no step in common.
         """
         found = [_evaluations(run) for run in self.runs]
         whole = [set(curve) for run, curve in zip(self.runs, found, strict=True) if run.status != "failed"]
@@ -71,7 +72,7 @@ def find_runs(patterns: Sequence[str | Path]) -> list[Run]:
 
     Trials are left out, with a warning, unless there is nothing else.
 
-    Raises UsageError if a word names no run.
+    :raises UsageError: if a word names no run.
     """
     if not patterns:
         raise UsageError("expected at least one run folder, found none. Name runs, or a folder of runs.")
@@ -93,7 +94,7 @@ def _folders(word: str) -> Iterable[Path]:
 
 
 def require_one_protocol(runs: Sequence[Run], advice: str, equal_steps: bool = False) -> None:
-    """Raises UsageError, with the fields that differ, unless all runs may share an axis."""
+    """Raise UsageError, with the fields that differ, unless all runs may share an axis."""
     for run in runs[1:]:
         fields = runs[0].protocol.conflicts(run.protocol)
         if equal_steps and runs[0].protocol.env_steps_per_task != run.protocol.env_steps_per_task:
@@ -114,7 +115,7 @@ def hours_at(run: Run, steps: np.ndarray, evaluations: bool = False) -> np.ndarr
     """Hours of training after each of the steps (N,), from the times in metrics.csv, straight in between.
 
     :param evaluations: count the time for them, too.
-    Raises UsageError if there are no times.
+    :raises UsageError: if there are no times.
     """
     with as_usage_error(run.metrics.path):
         parts = [name for name in run.metrics.columns if name.startswith("time/seconds_")]
@@ -130,7 +131,10 @@ def hours_at(run: Run, steps: np.ndarray, evaluations: bool = False) -> np.ndarr
 
 
 def group(runs: Sequence[Run]) -> list[Method]:
-    """The methods among the runs, the mean first. Raises UsageError if a method has a seed twice."""
+    """The methods among the runs, the mean first.
+
+    :raises UsageError: if a method has a seed twice.
+    """
     groups: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.config.seed):
         groups.setdefault(json.dumps(settings(run.config), sort_keys=True), []).append(run)

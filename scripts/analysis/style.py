@@ -71,7 +71,10 @@ def over_steps(axes: Axes) -> None:
 
 
 def picture_path(out: Path) -> Path:
-    """Where the picture goes: `out`, as .png if it has no ending. Raises UsageError if it cannot go there."""
+    """Where the picture goes: `out`, as .png if it has no ending.
+
+    :raises UsageError: if it cannot go there.
+    """
     if out.is_dir() or out.suffix not in ("", *ENDINGS):
         found = "a folder" if out.is_dir() else f"the ending {out.suffix!r}"
         raise UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {found}: {out}.")
@@ -81,7 +84,7 @@ def picture_path(out: Path) -> Path:
 
 
 def save(figure: Figure, *paths: Path) -> None:
-    """Writes the picture to each path, and says so."""
+    """Write the picture to each path, and say so."""
     for path in paths:
         figure.savefig(path, dpi=150)
         print(f"wrote {path}")

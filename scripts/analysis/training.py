@@ -67,7 +67,7 @@ def conflicts_over_time(method: Method, network: str) -> tuple[np.ndarray, list[
     """The edges of the windows in steps per task, and in each the share of measurements in which each pair conflicts,
     (T, T) with NaN on the diagonal."""
     tasks = method.runs[0].protocol.tasks
-    pairs = [(i, j) for i in range(len(tasks)) for j in range(i + 1, len(tasks))]
+    pairs = list(itertools.combinations(range(len(tasks)), 2))
     steps, values = [], []
     for run in method.runs:
         found = _rows(run, run.conflicts, "conflicts.csv")
@@ -88,8 +88,8 @@ def conflicts_over_time(method: Method, network: str) -> tuple[np.ndarray, list[
 def _matrix(values: np.ndarray, pairs: Sequence[tuple[int, int]], size: int) -> np.ndarray:
     matrix = np.full((size, size), np.nan)
     if len(values):
-        for (i, j), value in zip(pairs, values.mean(0), strict=True):
-            matrix[i, j] = matrix[j, i] = value
+        rows, columns = zip(*pairs, strict=True)
+        matrix[rows, columns] = matrix[columns, rows] = values.mean(0)
     return matrix
 
 

@@ -141,7 +141,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(config: BenchConfig) -> None:
-    """Raises UsageError for what cannot be measured."""
+    """Raise UsageError for what cannot be measured."""
     for name in NUMBERS:
         if getattr(config, name) != "auto" and getattr(config, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}.")

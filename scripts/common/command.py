@@ -22,7 +22,7 @@ _FILES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE, errno.EMFILE, er
 
 
 def run(main: Callable[[Sequence[str]], int | None], files: bool = False) -> None:
-    """Runs `main(argv)` and exits with its code; errors that teach end in one line, real bugs keep their traceback.
+    """Run `main(argv)` and exit with its code; errors that teach end in one line, real bugs keep their traceback.
 
     Output that nobody reads any more is no error. If there was no room for it, that is told at the end, and it is an
     error unless the results are in files.

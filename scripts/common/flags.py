@@ -9,7 +9,7 @@ from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 
 def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
-    """Reads `a,b,c` as one tuple: the natural way to write a list of tasks in a shell."""
+    """Read `a,b,c` as one tuple: the natural way to write a list of tasks in a shell."""
 
     def read(words: list[str]) -> tuple[Any, ...]:
         found = tuple(item(part.strip()) for part in words[0].split(",") if part.strip())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from agents.fields import taken_by
 from mtrl import AGGREGATORS, Aggregator, aggregator_class
 from mtrl.aggregators import FORMER, required_options
 from scripts.common.usage import UsageError, choose, usage_errors
@@ -14,7 +14,7 @@ from scripts.common.usage import UsageError, choose, usage_errors
 def aggregator_kind(name: str) -> type[Aggregator]:
     """The class of an aggregator: a name of ours, `torchjd:NAME` or `path/to/file.py:NAME`.
 
-    Raises UsageError if there is none, or if TorchJD is not installed.
+    :raises UsageError: if there is none, or if TorchJD is not installed.
     """
     if ":" not in name:
         choose("aggregator", name, (*AGGREGATORS, *FORMER))
@@ -23,7 +23,7 @@ def aggregator_kind(name: str) -> type[Aggregator]:
 
 
 def check_aggregators(names: Sequence[str]) -> None:
-    """Raises UsageError unless every name is an aggregator's, and no name comes twice."""
+    """Raise UsageError unless every name is an aggregator's, and no name comes twice."""
     check_list("--aggregators", names, AGGREGATORS)
     for name in names:
         if needed := required_options(aggregator_kind(name)):
@@ -34,7 +34,7 @@ def check_aggregators(names: Sequence[str]) -> None:
 
 
 def check_list(flag: str, names: Sequence[str], known: Iterable[str]) -> None:
-    """Raises UsageError for an empty list and for a name that comes twice."""
+    """Raise UsageError for an empty list and for a name that comes twice."""
     if not names:
         raise UsageError(f"{flag}: expected at least one of {', '.join(known)}; found none.")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
@@ -44,5 +44,4 @@ def check_list(flag: str, names: Sequence[str], known: Iterable[str]) -> None:
 def build(name: str, **options: Any) -> Aggregator:
     """A new aggregator with those of the options that its constructor knows: not every method draws a `seed`."""
     kind = aggregator_kind(name)
-    known = inspect.signature(kind).parameters
-    return kind(**{option: value for option, value in options.items() if option in known})
+    return kind(**taken_by(kind, options))

@@ -52,7 +52,7 @@ class Guarded:
             self._stream.flush()
 
     def finish(self) -> Exception | None:
-        """Flushes for the last time; returns why something was lost, unless the reader just went away.
+        """Flush for the last time; return why something was lost, unless the reader just went away.
 
         What nobody takes is thrown away, or Python would try once more at its end, and complain.
         """
@@ -77,7 +77,10 @@ def guard(stream: IO[str]) -> IO[str]:
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Inside, printing cannot fail, whoever prints. Raises LostOutput at the end if there was no room for it."""
+    """Inside, printing cannot fail, whoever prints.
+
+    :raises LostOutput: at the end if there was no room for it.
+    """
     with contextlib.redirect_stdout(guard(sys.stdout)) as out, contextlib.redirect_stderr(guard(sys.stderr)) as err:
         lost = None
         try:
@@ -131,7 +134,7 @@ class FittedTable(Table):
             self.add_column(heading, justify="right", no_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draws as many columns as there is room for."""
+        """Draw as many columns as there is room for."""
         shown = copy.copy(self)
         if self.title:  # a table's own title would be as narrow as the table
             yield strong(str(self.title))

@@ -24,7 +24,10 @@ def usage_errors() -> Iterator[None]:
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:
-    """Returns `name` if it is known. Raises UsageError with the nearest names otherwise."""
+    """Return `name` if it is known.
+
+    :raises UsageError: with the nearest names otherwise.
+    """
     names = sorted(known)
     if name in names:
         return name
@@ -34,7 +37,10 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def check_folder(flag: str, text: str) -> Path:
-    """The folder that a flag names. Raises UsageError for a name that could not be printed, or written, as it is."""
+    """The folder that a flag names.
+
+    :raises UsageError: for a name that could not be printed, or written, as it is.
+    """
     if not text.isprintable():  # line ends, escape sequences, bytes that are no text
         raise UsageError(f"{flag}: expected a name of printable characters; found {text!r}. Choose another.")
     if not text.isascii() and (encoding := sys.getfilesystemencoding()) != "utf-8":  # as TensorBoard writes names
@@ -46,7 +52,7 @@ def check_folder(flag: str, text: str) -> Path:
 
 
 def check_output(flag: str, path: Path) -> None:
-    """Raises UsageError unless a file can be written at `path`: better now than after an hour of work."""
+    """Raise UsageError unless a file can be written at `path`: better now than after an hour of work."""
     if path.is_dir():
         raise UsageError(f"{flag}: expected a file; {path} is a folder. Add a file name.")
     if not path.parent.is_dir():

@@ -24,11 +24,13 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Holds `folder` for this process; makes it, and takes it away again if it is still empty at the end.
+    """Hold `folder` for this process; make it, and remove it again if it is still empty at the end.
 
-    The system lets go of the lock when the process dies, however it dies, so none is ever stale. Where the file system
-    has no locks, a warning says so.
-    Raises UsageError if another process holds it or if nothing can be written there; OSError if the disk is full.
+    The system lets go of the lock when the process dies, however it dies, so none is ever stale. Where the file
+    system has no locks, a warning says so.
+
+    :raises UsageError: if another process holds it, or nothing can be written there.
+    :raises OSError: if the disk is full.
     """
     if fcntl is None:
         raise UsageError("expected Linux or macOS to train on; found a system without fcntl. Runs can be read here.")
@@ -55,7 +57,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def _lock(descriptor: int, folder: Path) -> None:
-    """Raises UsageError if another process has the lock, or if the file is not one of ours."""
+    """Raise UsageError if another process has the lock, or if the file is not one of ours."""
     holder = os.pread(descriptor, 100, 0)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

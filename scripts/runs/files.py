@@ -48,13 +48,16 @@ def as_usage_error(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes indented JSON, whole or not at all."""
+    """Write indented JSON, whole or not at all."""
     with whole_file(path) as file:
         file.write((json.dumps(values, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises OSError or ValueError."""
+    """The object in a JSON file.
+
+    :raises OSError, ValueError: if it is missing, too large, or something else.
+    """
     _require_size(path, _MOST_JSON)
     values = json.loads(path.read_text())
     if not isinstance(values, dict):
@@ -78,7 +81,7 @@ def read_protocol(path: Path) -> Protocol:
 
 
 def write_goals(path: Path, goals: Mapping[str, npt.ArrayLike]) -> None:
-    """Writes goal vectors per task, whole or not at all."""
+    """Write goal vectors per task, whole or not at all."""
     with whole_file(path) as file, zipfile.ZipFile(file, "w") as archive:  # numpy.savez takes no task called "file"
         for name, vectors in goals.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -88,7 +91,7 @@ def write_goals(path: Path, goals: Mapping[str, npt.ArrayLike]) -> None:
 def read_goals(path: Path) -> dict[str, np.ndarray]:
     """Goal vectors per task; arrays of numbers only, none of which unpacks to more than any suite has.
 
-    Raises OSError, ValueError or what else zipfile raises for a damaged file.
+    :raises OSError, ValueError: or whatever else zipfile raises for a damaged file.
     """
     _require_size(path, _MOST_GOALS)
     with zipfile.ZipFile(path) as archive:
@@ -104,7 +107,7 @@ def _require_size(path: Path, most: int) -> None:
 
 
 def require_new(path: Path) -> None:
-    """Raises UsageError unless `path` is free for a new run, or holds no more than the beginning of one.
+    """Raise UsageError unless `path` is free for a new run, or holds no more than the beginning of one.
 
     A trial is in nobody's way: its files are removed, and no others.
     """
@@ -131,8 +134,9 @@ def _is_trial(path: Path) -> bool:
 
 
 def require_plain_files(path: Path) -> None:
-    """Raises UsageError if a run folder holds a link, or something that is neither file nor folder, or one for the
-    other."""
+    """Raise UsageError if a run folder holds a link, or something that is neither file nor folder, or one for the
+    other.
+    """
     for folder, folders, files in os.walk(path):  # passes over what a training takes away meanwhile
         for name in (*folders, *files):
             item = Path(folder, name)

@@ -106,7 +106,7 @@ def write_gif(path: Path, frames: list[np.ndarray], milliseconds: float) -> None
 
 
 def main(order: dict[str, Any]) -> None:
-    """Films what `scripts.record` has checked."""
+    """Record what `scripts.record` has checked."""
     run = Run(order["run"])
     agent = run.agent(order["best"])
     out, groups = Path(order["out"]), [order["tasks"]]

@@ -167,7 +167,10 @@ class Run:
         return {task: float(curve[-1]) for task, curve in self.success_curves()[1].items()}
 
     def success_curves(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Env steps per task (N,) and success per task name (N,). Raises UsageError if nothing was evaluated yet."""
+        """Env steps per task (N,) and success per task name (N,).
+
+        :raises UsageError: if nothing was evaluated yet.
+        """
         with as_usage_error(self.evaluations.path):
             rows = [(self.step_of(row), row["task"], float(row["success"])) for row in self.evaluations.read()]
             steps = np.array(sorted({step for step, _, _ in rows}))
@@ -185,7 +188,7 @@ class Run:
     def step_of(self, row: Mapping[str, Any]) -> int:
         """Steps per task of a row of any table; runs of before counted those of all tasks together, as `env_steps`.
 
-        Raises KeyError or ValueError if it has none.
+        :raises KeyError, ValueError: if it has none.
         """
         own = row.get(STEP, "")
         step = float(row["env_steps"]) / len(self.protocol.tasks) if own == "" else float(own)
@@ -217,7 +220,7 @@ class Run:
         return self
 
     def require_tasks(self, names: tuple[str, ...], source: Path) -> None:
-        """Raises UsageError unless `names`, which come from `source`, are the tasks of the protocol."""
+        """Raise UsageError unless `names`, which come from `source`, are the tasks of the protocol."""
         if names != self.protocol.tasks:
             raise UsageError(f"expected the tasks {self.protocol.tasks} of this run's protocol; {source} has {names}.")
 
@@ -280,7 +283,7 @@ class Run:
     def newest_checkpoint(self) -> Path:
         """The checkpoint to resume from or to evaluate; damaged ones are passed over, with a warning.
 
-        Raises UsageError if there is none yet, or none that is whole.
+        :raises UsageError: if there is none yet, or none that is whole.
         """
         from agents import StateFileError, latest_checkpoint
 
@@ -299,7 +302,7 @@ class Run:
             raise UsageError(f"{error} Train it anew, in another --run-dir.") from error
 
     def save(self) -> Run:
-        """Writes config, protocol, versions and goals; config.json comes last and makes the folder a run.
+        """Write config, protocol, versions and goals; config.json comes last and makes the folder a run.
 
         A run that is resumed keeps its goals and first versions, and is no longer one that broke down.
         """
@@ -320,17 +323,17 @@ class Run:
             return software.changes(read_json(self.path / "versions.json"))
 
     def add_evaluation(self, env_steps_per_task: int, evaluation: Evaluation) -> None:
-        """Appends one row per task."""
+        """Append one row per task."""
         self.require_there()
         self.evaluations.append(evaluation_rows(env_steps_per_task, evaluation))
 
     def require_there(self) -> None:
-        """Raises OSError if the folder was moved or deleted meanwhile: a second one must not begin at the old place."""
+        """Raise OSError if the folder was moved or deleted meanwhile: a second one must not begin at the old place."""
         if not (self.path / "config.json").exists():
             raise OSError(errno.ESTALE, "the folder of the run was moved or deleted while it trained", str(self.path))
 
     def sync(self) -> None:
-        """Waits until all rows of the tables are on the disk: a checkpoint must not be newer than what led to it."""
+        """Wait until all rows of the tables are on the disk: a checkpoint must not be newer than what led to it."""
         self.require_there()
         for table in (self.metrics, self.evaluations, self.conflicts):
             sync(table.path)

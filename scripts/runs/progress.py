@@ -36,7 +36,7 @@ class StopSwitch(BaseCallback):
         self._raise = False
 
     def listening(self) -> contextlib.AbstractContextManager[None]:
-        """Takes over the signals and gives them back."""
+        """Take over the signals and give them back."""
         return listening(self._press)
 
     @contextlib.contextmanager
@@ -109,7 +109,7 @@ class ProgressBar(BaseCallback):
         self.bar.update(self.row, completed=self.model.steps_per_task)
 
     def close(self) -> None:
-        """Takes the bar off the screen, also after an error."""
+        """Take the bar off the screen, also after an error."""
         self.bar.stop()
 
 

@@ -91,7 +91,10 @@ class Protocol:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Protocol:
-        """The protocol that `to_json` wrote. Raises ValueError if a field is missing or unknown."""
+        """The protocol that `to_json` wrote.
+
+        :raises ValueError: if a field is missing or unknown.
+        """
         values = _defaults() | {**values}
         if values.keys() != _parts().keys():
             raise ValueError(f"fields {sorted(_parts().keys() ^ values.keys())} are missing or unknown")

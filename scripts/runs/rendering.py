@@ -23,7 +23,7 @@ PROBE = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/
 
 
 def require_encoder() -> None:
-    """Raises ImportError without the packages of the extra `video`."""
+    """Raise ImportError without the packages of the extra `video`."""
     try:
         import imageio.v2  # noqa: F401
         import imageio_ffmpeg  # noqa: F401
@@ -46,7 +46,7 @@ def back_end_for(run: Run) -> str:
 def back_end(timeout: float = 120.0) -> Literal["egl", "osmesa"]:
     """The first back end that renders here, each tried in a process of its own, as a driver may crash or hang.
 
-    Raises UsageError with the packages to install if none does.
+    :raises UsageError: with the packages to install if none does.
     """
     asked = os.environ.get("MUJOCO_GL")
     for name in BACK_ENDS if asked not in BACK_ENDS else (asked,):
@@ -69,9 +69,10 @@ def _rendering_with(name: str) -> dict[str, str]:
 
 
 def film(order: dict[str, object], gl: str, timeout: float) -> None:
-    """Renders in a process of its own. Raises UsageError if that fails or hangs; then no file is left.
+    """Render in a process of its own.
 
     :param gl: what MuJoCo renders with; empty: whatever it finds.
+    :raises UsageError: if that fails or hangs; then no file is left.
     """
     variables = _rendering_with(gl) if gl else {**os.environ}
     words = [sys.executable, "-m", "scripts.runs.film", json.dumps(order)]

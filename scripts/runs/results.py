@@ -89,7 +89,7 @@ def write_result(
     seconds: Mapping[str, float],
     unstable: Mapping[str, int] | None = None,
 ) -> None:
-    """Writes result.json: how the run ended, final and best success, where the time went, and `unstable_episodes`."""
+    """Write result.json: how the run ended, final and best success, where the time went, and `unstable_episodes`."""
     result = {
         "status": status,
         "trial": run.config.trial,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -30,7 +30,7 @@ class CsvTable:
     It reads like a data frame: `table.columns`, `len(table)`, and `table["success"]` is an array with a number or a
     text per row. `dict(table)` has all columns, and `pandas.DataFrame(dict(table))` is one where pandas is installed.
 
-    Raises ValueError where a file is larger, or a line longer, than any table of ours.
+    :raises ValueError: where a file is larger, or a line longer, than any table of ours.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +65,7 @@ class CsvTable:
             return np.array(cells)
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Adds rows at the end, all or none; a column that is new is added to the header, empty in the rows before.
+        """Add rows at the end, all or none; a column that is new is added to the header, empty in the rows before.
 
         :raises OSError: if the disk is full; the file is then as it was.
         """
@@ -101,12 +101,8 @@ class CsvTable:
             self._rows = version, self.read()
         return self._rows[1]
 
-    def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
-        """Drops all rows that are not wanted, and what was cut off when the process was killed."""
-        self.replace(row for row in self.read() if None not in row.values() and wanted(row))
-
     def replace(self, rows: Iterable[Row], columns: Sequence[str] | None = None) -> None:
-        """Writes the table anew, whole or not at all, with other columns if they are given."""
+        """Write the table anew, whole or not at all, with other columns if they are given."""
         columns = list(self.columns if columns is None else columns)
         if not columns:
             return

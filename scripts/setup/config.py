@@ -155,7 +155,10 @@ class TrainConfig(NetworkSettings, SACSettings, RunSettings, MethodSettings, Env
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:
-        """The config that `to_json` wrote. Raises ValueError if a field is missing, unknown or of another type."""
+        """The config that `to_json` wrote.
+
+        :raises ValueError: if a field is missing, unknown or of another type.
+        """
         known = settings_of(cls)
         values = {name: setting.default for name, setting in known.items() if setting.role.added} | values
         if type(values.get("capture")) is int:  # until version 0.2: so many updates in one graph
@@ -207,7 +210,7 @@ def plain_sac(config: TrainConfig) -> TrainConfig:
 
 
 def check(config: TrainConfig) -> None:
-    """Raises ValueError for settings that make no sense, alone or together: flag, expected, found."""
+    """Raise ValueError for settings that make no sense, alone or together: flag, expected, found."""
     try:
         check_settings(config)
         benchmark = find_benchmark(config.suite)
@@ -221,7 +224,7 @@ def check(config: TrainConfig) -> None:
 
 
 def check_settings(config: TrainConfig) -> None:
-    """Raises ValueError for settings that make no sense, alone or together; which tasks there are is left open."""
+    """Raise ValueError for settings that make no sense, alone or together; which tasks there are is left open."""
     check_fields(TrainConfig, vars(config))
     check_together(config, config)
     benchmark = find_benchmark(config.suite)

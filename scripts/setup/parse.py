@@ -89,7 +89,7 @@ def _parse_resume(argv: Sequence[str]) -> Resume:
 
 
 def _cli(kind: Any, argv: Sequence[str], program: str, description: str) -> Any:
-    """Reads `argv`. How settings become flags is said here: `setup.config` knows nothing of a command line."""
+    """Read `argv`. How settings become flags is said here: `setup.config` knows nothing of a command line."""
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(comma_separated)
     registry.primitive_rule(auto_true_false)
@@ -173,7 +173,10 @@ def _shown(value: Any) -> str:
 
 
 def _parse_preset(preset: Preset, flags: Sequence[str]) -> TrainConfig:
-    """A preset with flags over it; not checked yet. Raises UsageError for a flag that contradicts another."""
+    """A preset with flags over it; not checked yet.
+
+    :raises UsageError: for a flag that contradicts another.
+    """
     defaults = plain_sac(preset.config) if "--independent" in flags else preset.config
     networks = {flag: name for flag in _AGGREGATOR_FLAGS if (name := _peek(flag, flags, defaults))}
     kinds = {flag: aggregator_kind(name) for flag, name in networks.items()}
@@ -212,7 +215,10 @@ def _in_full(name: str) -> str:
 
 
 def _preset_options(flag: str, name: str, preset: Preset) -> dict[str, Any]:
-    """The options that the preset gives to this very aggregator. Raises UsageError if it does not take them."""
+    """The options that the preset gives to this very aggregator.
+
+    :raises UsageError: if it does not take them.
+    """
     options = getattr(preset.config, f"{flag}_options") if name == getattr(preset.config, flag) else {}
     with usage_errors():
         try:

@@ -39,7 +39,10 @@ class Preset:
 
 
 def find(word: str) -> Preset:
-    """The preset of that name, or the one in that file. Raises UsageError, naming file and key, if there is none."""
+    """The preset of that name, or the one in that file.
+
+    :raises UsageError: naming file and key, if there is none.
+    """
     path = Path(word)
     if path.suffix == ".json":
         return _from_run(path)
@@ -55,7 +58,7 @@ def _read(path: Path) -> Preset:
 
 def _from_run(path: Path) -> Preset:
     """The settings of a run, but for its folder; an aggregator that draws follows --seed if it did there."""
-    keys = _parsed(path, json.loads)
+    keys = parsed(path, json.loads)
     name = keys.get("preset") or path.stem
     _require_known(path, keys, settings_of(TrainConfig))
     seed = keys.get("seed")
@@ -86,7 +89,7 @@ def _preset(path: Path, name: Any, summary: Any, keys: dict[str, Any]) -> Preset
 
 def _merged(path: Path, inside: tuple[Path, ...]) -> dict[str, Any]:
     """The keys of a file over those of its base."""
-    keys = _parsed(path, tomllib.loads)  # first, as no link that leads to itself has a place
+    keys = parsed(path, tomllib.loads)  # first, as no link that leads to itself has a place
     if path.resolve() in inside:
         raise UsageError(f"{path}: base: expected another preset to begin from; found a circle.")
     _require_known(path, keys, {*_KNOWN, "summary", "base"})
@@ -113,8 +116,11 @@ def _require_known(path: Path, keys: Iterable[str], known: Iterable[str]) -> Non
         choose(f"key in {path}", key, known)
 
 
-def _parsed(path: Path, loads: Any) -> dict[str, Any]:
-    """The keys of a file. Raises UsageError if it is not there, no text, too long, or of another form."""
+def parsed(path: Path, loads: Any, what: str = "a preset") -> dict[str, Any]:
+    """The keys of a file.
+
+    :raises UsageError: if it is not there, no text, too long, or of another form.
+    """
     try:
         with path.open(encoding="utf-8-sig") as file:  # editors on Windows begin a file with a mark
             text = file.read(_LONGEST + 1)
@@ -122,11 +128,11 @@ def _parsed(path: Path, loads: Any) -> dict[str, Any]:
             raise ValueError(f"more than {_LONGEST:,} characters")
         keys = loads(text)
     except FileNotFoundError:
-        raise UsageError(f"expected a preset at {path}; found nothing.") from None
+        raise UsageError(f"expected {what} at {path}; found nothing.") from None
     except (OSError, ValueError, RecursionError) as error:  # of which what is no UTF-8, TOML or JSON is some
-        raise UsageError(f"expected a preset at {path}; found: {error}.") from error
+        raise UsageError(f"expected {what} at {path}; found: {error}.") from error
     if not isinstance(keys, dict):
-        raise UsageError(f"expected a preset at {path}; found {type(keys).__name__}.")
+        raise UsageError(f"expected {what} at {path}; found {type(keys).__name__}.")
     return keys
 
 

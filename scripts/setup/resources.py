@@ -45,7 +45,7 @@ class Room:
         return found
 
     def check(self) -> None:
-        """Raises UsageError if the run cannot fit."""
+        """Raise UsageError if the run cannot fit."""
         if self.resident + self.growth > self.memory:
             raise UsageError(
                 f"--buffer-size: expected a run that fits in memory; its processes hold "

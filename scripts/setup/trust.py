@@ -20,7 +20,7 @@ def suite_code(config: TrainConfig) -> list[str]:
 
 
 def require_trust(code: Sequence[str], run_code: bool, what: str) -> None:
-    """Raises UsageError if a config names code, and nobody said that it may be run."""
+    """Raise UsageError if a config names code, and nobody said that it may be run."""
     if code and not run_code:
         raise UsageError(
             f"expected --run-code, as {what} this run runs code that its config.json names: {', '.join(code)}. "

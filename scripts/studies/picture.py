@@ -21,7 +21,7 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Draws the picture to the path in `argv`; returns the exit code."""
+    """Draw the picture to the path in `argv`; return the exit code."""
     path = Path(argv[0] if argv else "docs/conflict.png")
     matplotlib.use("Agg")
     jacobian = torch.tensor([[3.0, 0.6], [-1.4, 0.9]])  # (2, 2): two tasks, two parameters

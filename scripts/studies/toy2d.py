@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(config: ToyConfig) -> None:
-    """Raises UsageError for what cannot be walked or drawn."""
+    """Raise UsageError for what cannot be walked or drawn."""
     if config.steps < 1:
         raise UsageError(f"--steps: expected at least 1, found {config.steps}.")
     if not 0 < config.learning_rate < math.inf:

@@ -71,7 +71,7 @@ class Recorder(KVWriter):
         self.curvatures: dict[str, list[float]] = {name: [] for name in NETWORKS}
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Takes the cosines, lengths and curvature of a measurement."""
+        """Take the cosines, lengths and curvature of a measurement."""
         for name in NETWORKS:
             if f"cosines/{name}" in key_values:
                 lengths = np.array([key_values[f"train/{name}_norms/{task}"] for task in self.tasks])
@@ -110,7 +110,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(request: TriadConfig) -> TrainConfig:
-    """The run's config. Raises UsageError for what cannot be measured."""
+    """The run's config.
+
+    :raises UsageError: for what cannot be measured.
+    """
     if request.tasks and len(request.tasks) != 2:
         raise UsageError(f"--tasks: expected two task names, found {len(request.tasks)}.")
     for name, least in (("updates", 1), ("warmup_steps", 1), ("seed", 0)):
@@ -128,7 +131,7 @@ def check(request: TriadConfig) -> TrainConfig:
 
 
 def measure(config: TrainConfig, updates: int) -> Recorder:
-    """Trains until so many updates were made and measured."""
+    """Train until so many updates were made and measured."""
     with closing(make_env(config, config.goals)) as env:
         agent, recorder = make_agent(config, env), Recorder(env.task_names)
         agent.set_logger(Logger(None, [recorder]))

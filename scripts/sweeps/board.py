@@ -32,7 +32,7 @@ class Line:
         self._first: tuple[float, int] | None = None
 
     def look(self) -> None:
-        """Reads the run's files."""
+        """Read the run's files."""
         found = progress(self.plan.job.path)
         if found[0] < self.steps:  # caught while a file was being written
             return
@@ -84,7 +84,7 @@ class Board:
         self.console.print(message)
 
     def update(self, running: Mapping[str, Started], codes: Mapping[str, int]) -> None:
-        """Takes over which runs go on and how the others ended."""
+        """Take over which runs go on and how the others ended."""
         changed = []
         for name, line in self.lines.items():
             state = "running" if name in running else self._ending(line, codes[name]) if name in codes else line.state
@@ -129,7 +129,7 @@ class Board:
         return table
 
     def conclude(self) -> bool:
-        """Says how it ended, the failed runs by name; returns whether all are finished."""
+        """Say how it ended, the failed runs by name; return whether all are finished."""
         groups: dict[str, list[Line]] = {}
         for line in self.lines.values():
             groups.setdefault(line.state.split(" (")[0], []).append(line)

@@ -31,7 +31,7 @@ class Started(Protocol):
         """Its exit code, or None while it runs; below 0: the signal that killed it."""
 
     def stop(self, at_once: bool = False) -> None:
-        """Asks it to stop with a checkpoint; at once: without one. Returns immediately."""
+        """Ask it to stop with a checkpoint; at once: without one. Returns immediately."""
 
 
 Number = Literal["auto"] | int
@@ -44,7 +44,7 @@ class Launcher(Protocol):
     flags: tuple[str, ...]  # of scripts.train, for each that begins: its share of the machine
 
     def start(self, argv: Sequence[str], log: Path) -> Started:
-        """Starts `python -m scripts.train ARGV`; what it prints goes to the end of `log`."""
+        """Start `python -m scripts.train ARGV`; what it prints goes to the end of `log`."""
 
 
 class LocalProcess:
@@ -58,7 +58,7 @@ class LocalProcess:
         return self.process.poll()
 
     def stop(self, at_once: bool = False) -> None:
-        """Sends SIGTERM, on which a training saves, or SIGKILL."""
+        """Send SIGTERM, on which a training saves, or SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
 
@@ -113,7 +113,7 @@ class Stop:
         self.at_once = False
 
     def listening(self) -> contextlib.AbstractContextManager[None]:
-        """Takes over the signals and gives them back."""
+        """Take over the signals and give them back."""
         return listening(self._press)
 
     def _press(self, number: int, frame: FrameType | None) -> None:
@@ -131,7 +131,7 @@ def execute(
     tell: Callable[[dict[str, Started], dict[str, int]], None],
     every: float = 0.5,
 ) -> dict[str, int]:
-    """Runs all commands, as many at once as the launcher allows, until they end or `stop` hears a signal.
+    """Run all commands, as many at once as the launcher allows, until they end or `stop` hears a signal.
 
     Returns name -> exit code.
 

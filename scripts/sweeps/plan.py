@@ -53,7 +53,10 @@ class Plan:
 
 
 def make_jobs(request: SweepConfig) -> list[Job]:
-    """All runs, seed by seed, so that a sweep that is cut short has whole pairs. Raises UsageError for bad ones."""
+    """All runs, seed by seed, so that a sweep that is cut short has whole pairs.
+
+    :raises UsageError: for bad ones.
+    """
     arms = expand_arms(request)
     for name, values in (("presets", request.presets), ("arms", list(arms)), ("seeds", request.seeds)):
         if not values:
@@ -89,7 +92,10 @@ def _names_code(flags: Sequence[str]) -> bool:
 
 
 def _words(where: str, flags: str) -> list[str]:
-    """Flags of scripts.train, word by word. Raises UsageError for one that the sweep gives itself."""
+    """Flags of scripts.train, word by word.
+
+    :raises UsageError: for one that the sweep gives itself.
+    """
     try:
         words = shlex.split(flags)
     except ValueError as error:
@@ -128,7 +134,10 @@ def make_job(out: Path, preset: str, arm: str, flags: Sequence[str], seed: int) 
 
 
 def plan(job: Job) -> Plan:
-    """What is to be done for a run. Raises UsageError if its folder holds another run, or a process works there."""
+    """What is to be done for a run.
+
+    :raises UsageError: if its folder holds another run, or a process works there.
+    """
     for path in (job.path, logs(job), logs(job).parent, job.path.parent / ABANDONED):
         if path.is_symlink():
             raise UsageError(
@@ -182,7 +191,7 @@ def _require_same(job: Job, run: Run) -> None:
 
 
 def set_aside(path: Path) -> None:
-    """Moves a run that has no checkpoint to go on from out of the way, into `abandoned/` beside it."""
+    """Move a run that has no checkpoint to go on from out of the way, into `abandoned/` beside it."""
     folder = path.parent / ABANDONED
     folder.mkdir(exist_ok=True)
     path.rename(folder / f"{path.name}-{sum(1 for _ in folder.iterdir())}")

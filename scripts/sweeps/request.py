@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from agents.fields import SettingError, check_types
 from mtrl import AGGREGATORS
 from scripts.common.flags import Counts, Names
 from scripts.common.usage import UsageError, choose
+from scripts.setup.presets import parsed
 
 PROGRAM = "python -m scripts.sweep"
-_LONGEST = 2**20  # characters of a .toml file
 ARMS = {name: f"--aggregator {name}" for name in AGGREGATORS} | {
     "multi-head-mean": "--aggregator mean --multi-head",
     "multi-head-pcgrad": "--aggregator pcgrad --multi-head",
@@ -53,7 +54,7 @@ class SweepConfig:
     """Print the commands and stop."""
     run_code: bool = False
     """Run the Python files that a .toml file names as aggregators; only if you trust it."""
-    define: tyro.conf.Suppress[Mapping[str, str]] = field(default_factory=dict)
+    define: tyro.conf.Suppress[dict[str, str]] = field(default_factory=dict)
     trusted: tyro.conf.Suppress[bool] = True  # False: some of it comes from a file
 
 
@@ -84,31 +85,19 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The keys of a sweep's file, as the fields of SweepConfig. Raises UsageError for what is missing or unknown."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:  # editors on Windows begin a file with a mark
-            keys = tomllib.loads(file.read(_LONGEST))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"expected a sweep in TOML at {path}; found: {error}.") from error
-    known = {f.name for f in fields(SweepConfig)} - {"dry_run", "run_code", "trusted"}
+    """The keys of a sweep's file, as the fields of SweepConfig.
+
+    :raises UsageError: for what is missing or unknown.
+    """
+    keys = parsed(path, tomllib.loads, "a sweep in TOML")
     for key in keys:
-        choose(f"key in {path}", key, known)
-    kinds: dict[str, tuple[type, type | None]] = {
-        **dict.fromkeys(("presets", "arms"), (list, str)),
-        **{"seeds": (list, int), "define": (dict, str)},
-        **dict.fromkeys(("out", "flags", "launcher"), (str, None)),
-    }
-    for key, (kind, item) in kinds.items():
-        value = keys.get(key, kind())
-        items = value.values() if isinstance(value, dict) else value
-        if not isinstance(value, kind) or (item and not all(type(one) is item for one in items)):
-            expected = f"a {kind.__name__} of {item.__name__}" if item else "a string"
-            raise UsageError(f"{path}: {key}: expected {expected}; found {value!r}.")
-    for key in ("jobs", "threads"):
-        if key in keys and keys[key] != "auto" and type(keys[key]) is not int:
-            raise UsageError(f"{path}: {key}: expected auto or a number; found {keys[key]!r}.")
+        choose(f"key in {path}", key, {f.name for f in fields(SweepConfig)} - {"dry_run", "run_code", "trusted"})
+    if isinstance(keys.get("out"), str):
+        keys["out"] = Path(keys["out"])
+    try:
+        check_types(SweepConfig, keys)
+    except SettingError as error:
+        raise UsageError(f"{path}: {error}.") from error
     if not keys.get("presets"):
         raise UsageError(f'{path}: expected the presets to train, e.g. presets = ["mt10-quick"]; found none.')
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()} | (
-        {"out": Path(keys["out"])} if "out" in keys else {}
-    )
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()}

@@ -19,6 +19,7 @@ from agents.learning.update import Batch
 from agents.saving.agent_file import training_state
 from envs import from_gymnasium
 from tests.helpers import SMALL, NoSynchronisation, tensors, toy_agent
+from tests.odd_tasks import Countdown
 
 
 class Rows(KVWriter):
@@ -135,7 +136,7 @@ def test_evaluation_does_not_disturb_training():
 
 def test_an_evaluation_counts_any_step_and_last_step_success():
     """Countdown succeeds at its second step of three and pays 1, 2, 3."""
-    env = from_gymnasium([lambda: envs.toy.Countdown("truncated")] * 2, ["a", "b"])
+    env = from_gymnasium([lambda: Countdown("truncated")] * 2, ["a", "b"])
     agent = MTSAC("MultiTaskMlpPolicy", env, "mean", device="cpu")
     result = evaluate(agent, env, 4)
     assert result.task_names == ("a", "b")

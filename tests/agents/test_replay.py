@@ -8,7 +8,7 @@ from gymnasium import spaces
 from agents import MTSAC, TaskReplayBuffer
 from agents.learning.update import Batch
 from envs import from_gymnasium
-from envs.toy import Countdown
+from tests.odd_tasks import Countdown
 
 T, OBS, SIZE = 3, 2, 5
 

@@ -10,6 +10,7 @@ import envs.toy
 from agents.learning.returns import RETURN_SCALES, largest_return
 from agents.learning.update import Batch
 from tests.helpers import SMALL, tensors, toy_agent
+from tests.odd_tasks import Countdown
 
 GAMMA, V_MAX, TARGET_ENTROPY = 0.9, 10.0, -2.0
 ALPHA = torch.tensor([0.1, 0.0])
@@ -163,7 +164,7 @@ def test_a_saved_scale_goes_on_exactly(kind):
 
 def test_an_episode_that_a_reset_cut_off_is_in_nobodys_return():
     """Countdown pays 1, 2, 3: no return is larger than 5.23, however often `learn` begins in mid-episode."""
-    env = envs.from_gymnasium([lambda: envs.toy.Countdown("terminated")] * 2, ["a", "b"])
+    env = envs.from_gymnasium([lambda: Countdown("terminated")] * 2, ["a", "b"])
     agent = toy_agent(env, gamma=0.9, return_scale="brc", n_steps=3, learning_starts=10_000)
     agent.learn(2 * 5)
     agent.learn(2 * 7)

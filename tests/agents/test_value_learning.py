@@ -11,6 +11,7 @@ from agents import MTSAC
 from agents.learning.update import Batch, Turn
 from envs import from_gymnasium
 from tests.helpers import SMALL, toy_agent
+from tests.odd_tasks import Countdown
 
 EVERYTHING = {
     "return_scale": "brc",
@@ -147,7 +148,7 @@ def test_a_reset_renews_what_learns_and_keeps_what_is_known():
 )
 def test_every_kind_of_critic_learns_the_known_values(form, settings):
     """Countdown pays 1, 2, 3 whatever one does: with gamma 0.9 its states are worth 5.23, 4.7 and 3."""
-    env = from_gymnasium([lambda: envs.toy.Countdown("terminated")] * 2, ["a", "b"])
+    env = from_gymnasium([lambda: Countdown("terminated")] * 2, ["a", "b"])
     learning = {"learning_starts": 120, "batch_size": 32, "buffer_size": 500, "learning_rate": 5e-3, "tau": 0.1}
     agent = toy_agent(
         env, gamma=0.9, ent_coef=1e-6, policy_kwargs={**SMALL, **form}, max_grad_norm=10.0, **learning, **settings

@@ -5,6 +5,7 @@ import pytest
 
 import envs
 from envs import toy
+from tests.odd_tasks import Countdown
 
 
 def run(env, policy):
@@ -83,7 +84,7 @@ def test_snapshot_and_restore_repeat_the_rest_of_the_run():
 
 def test_countdown_is_what_it_says():
     for ending, expected in (("terminated", (True, False)), ("truncated", (False, True))):
-        env = toy.Countdown(ending)
+        env = Countdown(ending)
         assert env.reset()[0] == [3.0]
         steps = [env.step(np.zeros(1)) for _ in range(3)]
         assert [(float(o[0]), r, i["success"]) for o, r, _, _, i in steps] == [(2, 1, 0), (1, 2, 1), (0, 3, 0)]

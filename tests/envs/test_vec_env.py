@@ -17,7 +17,7 @@ from envs.machine import cores
 from envs.meta_world import suites
 from envs.vec_env import TaskVecEnv
 from envs.workers.pool import count_workers
-from tests.odd_tasks import Knobs, Says
+from tests.odd_tasks import Countdown, Knobs, Says
 
 TASKS = ["reach-v3", "drawer-close-v3", "door-open-v3"]
 
@@ -60,7 +60,7 @@ def play(env, chosen):
 
 
 def countdowns(*endings, workers=0):
-    specs = [TaskSpec(f"{i}-{end}", "envs.toy:Countdown", {"ending": end}) for i, end in enumerate(endings)]
+    specs = [TaskSpec(f"{i}-{end}", "tests.odd_tasks:Countdown", {"ending": end}) for i, end in enumerate(endings)]
     return TaskVecEnv.from_specs(specs, workers=workers)
 
 
@@ -194,7 +194,7 @@ def test_staggered_first_episodes_end_one_after_the_other(envs_per_task, workers
 
 
 def test_staggering_never_hides_a_termination():
-    specs = [TaskSpec("a", "envs.toy:Countdown", {"ending": "terminated"})]
+    specs = [TaskSpec("a", "tests.odd_tasks:Countdown", {"ending": "terminated"})]
     env = TaskVecEnv.from_specs(specs, workers=0, stagger=3, envs_per_task=3)  # cut after 1, 2 and 3 steps
     env.reset()
     found = [env.step(np.zeros((3, 1))) for _ in range(5)]
@@ -279,7 +279,7 @@ def test_any_gymnasium_environments_become_tasks():
 
 def test_spaces_that_differ_are_refused():
     with pytest.raises(ValueError, match=r"found Box.*\(3,\).* at left and Box.*\(1,\).* at right"):
-        envs.from_gymnasium([pendulum, lambda: toy.Countdown("terminated")], ["left", "right"])
+        envs.from_gymnasium([pendulum, lambda: Countdown("terminated")], ["left", "right"])
     with pytest.raises(ValueError, match="a different name for each environment"):
         envs.from_gymnasium([pendulum, pendulum], ["left", "left"])
 
@@ -509,7 +509,7 @@ def test_observations_of_another_shape_are_never_spread(shape, when):
     ids=str,
 )
 def test_actions_that_no_agent_could_choose_are_refused_when_built(space):
-    class Odd(toy.Countdown):
+    class Odd(Countdown):
         action_space = space
 
     with pytest.raises(ValueError, match="one-dimensional Box of real numbers"):
