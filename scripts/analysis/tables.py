@@ -23,9 +23,10 @@ def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature
     over = f"mean over {len(protocol.tasks)} tasks" if len(protocol.tasks) > 1 else protocol.tasks[0]
     yield f"## {in_markdown(protocol.benchmark)}: success after {after:,} steps per task, {over}\n"
     yield explain(protocol, at) + "\n"
-    yield from main_table(rows, at, few := worst_count(len(protocol.tasks)))
+    worst = worst_count(len(protocol.tasks))
+    yield from main_table(rows, at, worst)
     yield ""
-    yield from notes(rows, few)
+    yield from notes(rows, worst)
     yield "\n### Per task, mean over seeds\n"
     names = [in_markdown(row.method.label) for row in rows]
     per_task = np.array([row.scores.mean(0) for row in rows]).T
@@ -65,14 +66,14 @@ def worst_count(tasks: int) -> int:
     return min(10, max(1, 3 * tasks // 10))
 
 
-def main_table(rows: Sequence[Row], at: int | None, few: int) -> Iterable[str]:
+def main_table(rows: Sequence[Row], at: int | None, worst: int) -> Iterable[str]:
     """A line per method, the mean first.
 
-    :param few: how many tasks count as the worst.
+    :param worst: how many tasks count as the worst.
     """
     baseline = baseline_of(rows)
     headings = ["method", "seeds", "failed", "final success" if at is None else f"success at {at:,}", "IQM"]
-    headings += [f"worst {few}", "best (optimistic)"]
+    headings += [f"worst {worst}", "best (optimistic)"]
     if baseline:
         headings += ["minus mean, paired", "P(beats mean)"]
     lines = []
@@ -84,7 +85,7 @@ def main_table(rows: Sequence[Row], at: int | None, few: int) -> Iterable[str]:
             str(len(row.method.failed)),
             f"**{intervals.mean(scores):.3f}** {spelled(intervals.mean_interval(scores))}".strip(),
             f"{intervals.iqm(scores):.3f} {spelled(intervals.iqm_interval(scores))}".strip(),
-            f"{intervals.worst(scores, few):.3f}",
+            f"{intervals.worst(scores, worst):.3f}",
             f"{row.best.mean():.3f}",
         ]
         if baseline:
@@ -105,13 +106,13 @@ def against(row: Row, baseline: Row) -> list[str]:
     return [words, f"{probability:.2f} {spelled(interval, 2)}".strip()]
 
 
-def notes(rows: Sequence[Row], few: int) -> Iterable[str]:
+def notes(rows: Sequence[Row], worst: int) -> Iterable[str]:
     """What the numbers mean, and what they cannot say."""
     yield (
         "Brackets: 95 % intervals over seeds. Success and IQM: stratified bootstrap as in rliable, each task's seeds "
         "redrawn by themselves. Paired: Student's t over the seeds' differences. P: probability that a seed beats one "
         "of the mean on a task, ties half. "
-        f"Worst {few}: mean of each seed's {few} lowest. Best: the highest evaluation on the way, chosen after the "
+        f"Worst {worst}: mean of each seed's {worst} lowest. Best: the highest evaluation on the way, chosen after the "
         "fact. Hours: wall clock, median, on whatever else the machine did."
     )
     if len(rows) > 1 and baseline_of(rows) is None:
