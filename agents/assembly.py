@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3 import SAC
+from torch import Tensor
 
 import mtrl
 from agents.ahead.collection import AheadCollection
@@ -16,11 +18,12 @@ from agents.collecting.rollout import Collection
 from agents.collecting.stopwatch import Stopwatch
 from agents.device.captured import CapturedUpdates
 from agents.fields import taken_by
+from agents.learning.aggregation import build_aggregator
 from agents.learning.guard import FiniteGuard
 from agents.learning.metrics import TaskMetrics
 from agents.learning.returns import RETURN_SCALES, ReturnScale, reward_factors
 from agents.learning.rounds import NotedUpdate, UpdateRounds
-from agents.learning.temperatures import FixedTemperatures
+from agents.learning.temperatures import FixedTemperatures, LearnedTemperatures
 from agents.learning.update import SACUpdate
 from agents.networks.policies import MultiTaskPolicy
 from agents.schedules import learning_schedule
@@ -40,9 +43,21 @@ def buffer_options(settings: AgentSettings, num_tasks: int, seed: int, given: di
     return {"seed": seed, **given, **of_settings}
 
 
+class Parts(NamedTuple):
+    """What an agent holds beside its networks, buffer and aggregators."""
+
+    return_scale: ReturnScale
+    update: SACUpdate
+    task_metrics: TaskMetrics
+    guard: FiniteGuard
+    captured: CapturedUpdates | None
+    rounds: UpdateRounds
+    collection: Collection
+
+
 @dataclass(frozen=True)
 class Assembly:
-    """Builds the parts of one agent.
+    """Builds the parts of an agent of its settings and of what Stable-Baselines3 has set up.
 
     :param columns: E T, of the environment.
     :param seed: of random streams beside torch's own.
@@ -55,49 +70,56 @@ class Assembly:
     policy: MultiTaskPolicy
     buffer: TaskReplayBuffer
 
-    @property
-    def device(self) -> torch.device:
-        """Where the networks live."""
-        return self.buffer.rows.device
+    def aggregators(self, *given: tuple[str | mtrl.Aggregator, dict[str, Any] | None]) -> list[mtrl.Aggregator]:
+        """Return the aggregators of actor and critic on their device, from names or instances with their options."""
+        return [build_aggregator(*each, self.seed).to(self.buffer.rows.device) for each in given]
 
-    def return_scale(self, target_entropy: float) -> ReturnScale:
-        """What brings the tasks' returns to one size."""
-        kind, tasks = RETURN_SCALES[self.settings.return_scale], len(self.task_names)
-        return kind(tasks, self.columns, self.settings.gamma, self.policy.v_max, target_entropy, self.device)
+    def temperatures(self, log_alpha: Tensor | None, rate: float, target_entropy: float) -> FixedTemperatures:
+        """Return one per task, where Stable-Baselines3 has made a single one: `log_alpha`, if it is learned."""
+        num_tasks = len(self.task_names)
+        if log_alpha is None:
+            alpha = float(self.settings.ent_coef)
+            return FixedTemperatures(torch.full((num_tasks,), alpha, device=self.buffer.rows.device))
+        log_alpha = log_alpha.detach().repeat(num_tasks).requires_grad_()
+        options = {"lr": rate, "fused": True, **self.policy.optimizer_kwargs}
+        optimizer = torch.optim.Adam([log_alpha], **options)
+        return LearnedTemperatures(log_alpha, optimizer, target_entropy, self.settings.ent_coef_min)
 
-    def update(
+    def parts(
         self,
-        aggregator: mtrl.Aggregator,
-        critic_aggregator: mtrl.Aggregator,
-        scale: ReturnScale,
+        aggregators: Sequence[mtrl.Aggregator],
         temperatures: FixedTemperatures,
-    ) -> NotedUpdate:
-        """The update, with its metrics and its guard."""
-        factors = reward_factors(self.settings.reward_scale, len(self.task_names), self.buffer.rows)
+        target_entropy: float,
+        timed: Stopwatch,
+        capture: bool,
+    ) -> Parts:
+        """Return the parts, for aggregators of actor and critic."""
+        options, tasks, device = asdict(self.settings), len(self.task_names), self.buffer.rows.device
+        kind = RETURN_SCALES[self.settings.return_scale]
+        scale = kind(tasks, self.columns, self.settings.gamma, self.policy.v_max, target_entropy, device)
+        options["reward_scale"] = reward_factors(self.settings.reward_scale, tasks, self.buffer.rows)
         update = SACUpdate(
             self.policy,
             {"actor": self.policy.actor.optimizer, "critic": self.policy.critic.optimizer},
-            {"actor": aggregator, "critic": critic_aggregator},
+            dict(zip(("actor", "critic"), aggregators, strict=True)),
             scale,
             temperatures,
-            **taken_by(SACUpdate, {**asdict(self.settings), "reward_scale": factors}),
+            **taken_by(SACUpdate, options),
         )
         update.reset_aggregators()
         metrics = TaskMetrics(self.task_names, self.settings.stats_window_size)
-        return NotedUpdate(update, self.buffer, metrics, FiniteGuard(self.task_names, self.device))
+        noted = NotedUpdate(update, self.buffer, metrics, FiniteGuard(self.task_names, device))
+        captured = CapturedUpdates(noted) if capture else None
+        rounds = UpdateRounds(noted, captured, **taken_by(UpdateRounds, options))
+        return Parts(scale, update, metrics, noted.guard, captured, rounds, self._collection(timed, captured))
 
-    def rounds(self, update: NotedUpdate, captured: CapturedUpdates | None) -> UpdateRounds:
-        """What decides between updates."""
-        return UpdateRounds(update, captured, **taken_by(UpdateRounds, asdict(self.settings)))
-
-    def collection(self, timed: Stopwatch, captured: CapturedUpdates | None) -> Collection:
-        """The loop over the environment's steps."""
+    def _collection(self, timed: Stopwatch, captured: CapturedUpdates | None) -> Collection:
         hold = self.settings.noise_hold
         if lag := self.settings.collect_ahead:
             return AheadCollection(timed, self.policy, self.columns, lag, hold, self.seed)
         acting: Acting | None = None
         if hold > 1:
             acting = HeldNoise(self.policy.actor, hold, self.columns, self.buffer.action_dim)
-        elif self.device.type == "cuda":
+        elif self.buffer.rows.is_cuda:
             acting = DeviceActing(self.policy.actor, captured.replays.graphs if captured else None)
         return Collection(timed, self.settings.overlap, acting)

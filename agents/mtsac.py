@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,30 +13,25 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv
 
-import mtrl
-from agents.assembly import Assembly, buffer_options, sac_options
-from agents.checks import check_arguments
-from agents.collecting.logs import record
-from agents.collecting.replay import TaskReplayBuffer, truncations
+from agents.arguments import Arguments, takes
+from agents.assembly import Assembly, Parts, buffer_options, sac_options
+from agents.collecting.logs import write_row
+from agents.collecting.replay import TaskReplayBuffer
 from agents.collecting.rollout import Step
 from agents.collecting.stopwatch import Stopwatch
-from agents.device.captured import CapturedUpdates
 from agents.environment import check_columns, check_env, check_kind, check_one_hot, task_names
-from agents.learning.aggregation import build_aggregator
 from agents.learning.rounds import CHECK_EVERY
-from agents.learning.temperatures import FixedTemperatures, LearnedTemperatures
+from agents.learning.temperatures import LearnedTemperatures
 from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
 from agents.networks.form import by_name
 from agents.networks.policies import MultiTaskPolicy
 from agents.saving import agent_file
 from agents.saving.onnx_export import export_onnx
-from agents.settings import AgentSettings
 from mtrl.precision import float32_products
 
 # What of Stable-Baselines3's counts, and is saved
 COUNTERS = ("num_timesteps", "_total_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
-# What `_setup_model` builds anew, and no pickle holds
-PARTS = ("return_scale", "task_metrics", "guard", "update", "captured", "rounds", "collection", "timed")
+PARTS = (*Parts._fields, "timed", "seconds")  # what `_setup_model` builds anew, and no pickle holds
 
 
 class MTSAC(SAC):
@@ -53,10 +46,8 @@ class MTSAC(SAC):
     :param policy: "MultiTaskMlpPolicy"; `policy_kwargs` are those of `MultiTaskPolicy`.
     :param env: a vector environment with one column per task, or `env.envs_per_task` of them.
     :param aggregator: a name that `mtrl.make_aggregator` knows (options in `aggregator_kwargs`), or an instance.
-    :param critic_aggregator: the critic's (options in `critic_aggregator_kwargs`), if it is to differ from the actor's;
-        else a second instance of the same.
-    :param capture: on a CUDA device, replay updates as captured graphs (see `agents.device.captured`). Like `device` it
-        is not saved: give it again at `load`.
+    :param critic_aggregator: the critics', likewise; None: a second instance of the actor's.
+    :param capture: replay updates as captured CUDA graphs (`agents.device.captured`). Not saved: give it at `load`.
     :param replay_buffer_kwargs: `seed` and `dtype` of `agents.TaskReplayBuffer`; the rest follows from the settings.
     :param settings: and each of its fields is a keyword, too, such as `learning_rate=1e-3`, which comes first.
     :raises TypeError: for a keyword that is no setting.
@@ -70,56 +61,34 @@ class MTSAC(SAC):
     replay_buffer: TaskReplayBuffer  # type: ignore[assignment]
     target_entropy: float
 
-    def __init__(
-        self,
-        policy: str | type[MultiTaskPolicy],
-        env: GymEnv | None,
-        aggregator: str | mtrl.Aggregator = "pcgrad",
-        aggregator_kwargs: dict[str, Any] | None = None,
-        critic_aggregator: str | mtrl.Aggregator | None = None,
-        critic_aggregator_kwargs: dict[str, Any] | None = None,
-        *,
-        capture: bool = False,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        replay_buffer_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        device: torch.device | str = "auto",
-        settings: AgentSettings | None = None,
-        _init_setup_model: bool = True,
-        **keywords: Any,
-    ):
-        agent_file.refuse_unknown(type(self).__name__, keywords)
-        if not isinstance(settings, AgentSettings | None):
-            raise TypeError(
-                f"settings: expected AgentSettings; found {settings!r}. Single ones are keywords: gamma=0.9"
-            )
-        self.settings = AgentSettings.of({**asdict(settings or AgentSettings()), **keywords})
-        policy_kwargs = by_name(policy_kwargs or {})  # a copy, as Stable-Baselines3 and we add entries
-        check_arguments(
-            self.settings, capture, critic_aggregator, critic_aggregator_kwargs, policy_kwargs, replay_buffer_kwargs
-        )
-        check_kind(env)
-        self.capture = capture
+    dump_logs = write_row
+    save, export_onnx = agent_file.save, export_onnx
+    save_replay_buffer, load_replay_buffer = agent_file.save_buffer, agent_file.load_buffer
+
+    @takes(Arguments)
+    def __init__(self, *args: Any, **keywords: Any):
+        given = Arguments.of_call(type(self).__name__, args, keywords)
+        self.settings = given.checked(keywords)
+        self.capture = given.capture
         self.timed = Stopwatch("env", "act", "learn", "evaluate")
+        self.seconds = self.timed.seconds
         self._exported: dict[str, Any] | None = None  # state of the parts, in Stable-Baselines3's format
-        given = aggregator, aggregator_kwargs
-        self._given = given, given if critic_aggregator is None else (critic_aggregator, critic_aggregator_kwargs)
+        self._given = given.aggregators
         super().__init__(
-            policy=policy,  # type: ignore[arg-type]
-            env=env,  # type: ignore[arg-type]
-            policy_kwargs=policy_kwargs,
-            replay_buffer_class=TaskReplayBuffer,  # type: ignore[arg-type]
-            replay_buffer_kwargs=replay_buffer_kwargs,
-            tensorboard_log=tensorboard_log,
-            verbose=verbose,
-            device=device,
-            _init_setup_model=False,
             **sac_options(self.settings),
+            policy=given.policy,  # type: ignore[arg-type]
+            env=given.env,  # type: ignore[arg-type]
+            policy_kwargs=by_name(given.policy_kwargs or {}),  # a copy, as Stable-Baselines3 and we add entries
+            replay_buffer_class=TaskReplayBuffer,  # type: ignore[arg-type]
+            replay_buffer_kwargs=given.replay_buffer_kwargs,
+            tensorboard_log=given.tensorboard_log,
+            verbose=given.verbose,
+            device=given.device,
+            _init_setup_model=False,
         )
         self.policy_kwargs.pop("use_sde", None)  # Stable-Baselines3 adds it; this policy has no such noise
         self.task_names = task_names(self.env)
-        if _init_setup_model:
+        if given._init_setup_model:
             self._setup_model()
 
     def set_up_for(self, observations: Any, actions: Any, names: tuple[str, ...], copies: int) -> None:
@@ -140,31 +109,20 @@ class MTSAC(SAC):
         self.replay_buffer_kwargs = buffer_options(self.settings, self.num_tasks, seed, self.replay_buffer_kwargs)
         super()._setup_model()
         self.policy.check_trained()
-        self.aggregator, self.critic_aggregator = (
-            build_aggregator(given, options, seed).to(self.device) for given, options in self._given
-        )
         assembly = Assembly(self.settings, self.task_names, self.n_envs, seed, self.policy, self.replay_buffer)
-        self.return_scale = assembly.return_scale(self.target_entropy)
-        update = assembly.update(self.aggregator, self.critic_aggregator, self.return_scale, self._make_temperatures())
-        self.update, self.task_metrics, self.guard = update.update, update.metrics, update.guard
-        self.captured = CapturedUpdates(update) if self.capture else None
-        self.rounds = assembly.rounds(update, self.captured)
-        self.collection = assembly.collection(self.timed, self.captured)
+        temperatures = assembly.temperatures(self.log_ent_coef, self.lr_schedule(1), self.target_entropy)
+        if isinstance(temperatures, LearnedTemperatures):
+            self.log_ent_coef, self.ent_coef_optimizer = temperatures.log_alpha, temperatures.optimizer
+        else:
+            self.ent_coef_tensor = temperatures.values()
+        self.aggregator, self.critic_aggregator = both = assembly.aggregators(*self._given)
+        parts = assembly.parts(both, temperatures, self.target_entropy, self.timed, self.capture)
+        self.return_scale, self.update, self.task_metrics, self.guard = parts[:4]
+        self.captured, self.rounds, self.collection = parts[4:]
         if self._exported is not None:
             self.load_counters(self._exported["counters"])
             self.return_scale.load_state_dict(self._exported["return_scale"])
             self._exported = None
-
-    def _make_temperatures(self) -> FixedTemperatures:
-        """One per task; Stable-Baselines3's set-up has checked `ent_coef` and made a single one."""
-        if self.log_ent_coef is None:
-            self.ent_coef_tensor = self.ent_coef_tensor.repeat(self.num_tasks)
-            return FixedTemperatures(self.ent_coef_tensor)
-        self.log_ent_coef = self.log_ent_coef.detach().repeat(self.num_tasks).requires_grad_()
-        options = {"lr": self.lr_schedule(1), "fused": True, **self.policy.optimizer_kwargs}
-        self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], **options)
-        of_task = self.target_entropy, self.settings.ent_coef_min
-        return LearnedTemperatures(self.log_ent_coef, self.ent_coef_optimizer, *of_task)
 
     def _restart_networks(self) -> None:
         """New parameters in the tensors that are there, which a captured graph holds on to."""
@@ -177,8 +135,7 @@ class MTSAC(SAC):
         check_kind(env)
         check_columns(env, self.task_names, self.envs_per_task)
         super().set_env(env, force_reset)
-        assert self.env is not None
-        check_env(self.env)
+        check_env(self.env)  # type: ignore[arg-type]
 
     def get_env(self) -> VecEnv | None:
         """The training environment, with nothing moving in it; what callbacks see as `training_env`."""
@@ -200,11 +157,6 @@ class MTSAC(SAC):
         """Environment steps per task so far."""
         return self.num_timesteps // self.num_tasks
 
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Spent so far waiting for the environment, acting, learning and evaluating."""
-        return self.timed.seconds
-
     def due(self, every: int) -> bool:
         """Whether the last vector step reached or passed a multiple of `every` steps per task; 0: never."""
         return every > 0 and self.steps_per_task > 0 and self.steps_per_task % every < self.envs_per_task
@@ -214,7 +166,7 @@ class MTSAC(SAC):
         self.collection.settle()
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
-        """As Stable-Baselines3's. When it ends, normally or not, no environment step is pending.
+        """Learn as Stable-Baselines3 does. When it ends, normally or not, no environment step is pending.
 
         :raises NonFiniteError: if a loss is not finite any more, within 100 updates or at the end.
         """
@@ -254,7 +206,7 @@ class MTSAC(SAC):
         """Store a vector step and count it."""
         self._last_obs = step.observations  # where `_store_transition` lets it begin
         self._store_transition(self.replay_buffer, *step[2:])  # type: ignore[arg-type]
-        self.return_scale.observe(step.rewards, step.dones, truncations(step.infos))
+        self.return_scale.observe(step.rewards, step.dones, step.infos)
         self.num_timesteps += self.n_envs
         self._update_info_buffer(step.infos, step.dones)
         self.task_metrics.add_episodes(step.infos, step.dones)
@@ -262,10 +214,7 @@ class MTSAC(SAC):
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """`gradient_steps` updates of critics, actor, temperatures and target critics, `batch_size` rows per task each.
-
-        :raises NonFiniteError: within 100 updates of the first non-finite loss.
-        """
+        """Make some updates, `batch_size` rows per task each; NonFiniteError comes within 100 of a non-finite loss."""
         with self.timed("learn"), float32_products(tf32=self.actor.precision == "tf32"):
             self.policy.set_training_mode(True)
             self.rounds.begin(self.steps_per_task, self._n_updates, self._restart_networks)
@@ -279,16 +228,8 @@ class MTSAC(SAC):
                     self.guard.check()
 
     def metrics(self) -> dict[str, float]:
-        """The latest numbers, "group/quantity" over all tasks and "group/quantity/task" by task name.
-
-        Waits for the device: meant for log time.
-        """
+        """Return the latest numbers by "group/quantity" and "group/quantity/task"; waits for the device."""
         return self.task_metrics.read()
-
-    def dump_logs(self) -> None:
-        """Write one row of `metrics` and times to the logger."""
-        record(self)
-        self.logger.dump(step=self.num_timesteps)
 
     def eval_action(self, observations: np.ndarray) -> np.ndarray:
         """Deterministic actions (rows, A): what `metaworld.evaluation.evaluation` calls."""
@@ -296,16 +237,6 @@ class MTSAC(SAC):
 
     def reset(self, env_mask: np.ndarray) -> None:
         """Nothing to do at an episode's start: the policy has no memory (`metaworld.evaluation` calls this)."""
-
-    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """Write the agent to a file without pickle, but for replay buffer and environment; see
-        `agents.saving.agent_file.save`. `agents.save_checkpoint` writes all.
-
-        :raises ValueError: if `exclude` or `include` is given: this format has no optional parts.
-        """
-        if exclude or include:
-            raise ValueError("MTSAC.save has no optional parts; export_sb3 takes exclude and include.")
-        agent_file.save(self, path)
 
     @classmethod
     def load(
@@ -320,10 +251,9 @@ class MTSAC(SAC):
         run_code: bool = False,
         **changes: Any,
     ) -> Self:
-        """An agent from a file of `save`, as `agents.saving.agent_file.load` says; further arguments are changes.
+        """Load an agent from a file of `save`, as `agents.saving.agent_file.load` says; other arguments are changes.
 
-        :param trust: open Stable-Baselines3's format. It holds pickles, which can run any code: only for files whose
-            origin you trust. `custom_objects` is for this format alone.
+        :param trust: open Stable-Baselines3's format. It holds pickles, which can run any code: trust their origin.
         """
         agent_file.check_load(cls, changes, custom_objects, print_system_info, trust)
         if not trust:
@@ -338,23 +268,11 @@ class MTSAC(SAC):
         super().save(path, exclude, include)
         self._exported = None
 
-    def export_onnx(self, path: Any) -> Path:
-        """Write the deterministic policy as an ONNX file; see `agents.saving.onnx_export`."""
-        return export_onnx(self, path)
-
     def set_parameters(self, load_path_or_dict: Any, *args: Any, **kwargs: Any) -> None:
         """As Stable-Baselines3's; a file is one of `save`, whose networks, optimizers and aggregators are taken."""
         if not isinstance(load_path_or_dict, dict):
             load_path_or_dict = agent_file.parameters_in(load_path_or_dict, self._get_torch_save_params()[0])
         super().set_parameters(load_path_or_dict, *args, **kwargs)
-
-    def save_replay_buffer(self, path: Any) -> None:
-        """Write the replay buffer, filled part only, to a file of its own: `path` as in `save`."""
-        agent_file.save_buffer(self.replay_buffer, path)
-
-    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        """Read what `save_replay_buffer` wrote; see `agents.saving.agent_file.load_buffer`."""
-        agent_file.load_buffer(self.replay_buffer, path, truncate_last_traj)
 
     def counters(self) -> dict[str, Any]:
         """Where training is, by its names in a saved agent."""

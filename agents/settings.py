@@ -78,7 +78,7 @@ TORSO = Registered("agents.networks.torsos:TORSOS")
 CONDITIONING = Registered("agents.networks.conditioning:CONDITIONINGS")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SACSettings:
     """How the agent learns: what `MTSAC` and the command line share, under one name and with one meaning."""
 
@@ -147,7 +147,7 @@ class SACSettings:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AgentSettings(SACSettings):
     """All settings that `MTSAC` takes as keywords and saves. The further ones have Stable-Baselines3's names.
 

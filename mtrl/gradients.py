@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from mtrl import diagnostics as measure
 from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator
+from mtrl.graph import graph_of
 from mtrl.rows import Rows
-from mtrl.tape import Parameters, Tape, graph_of, parameters_in
+from mtrl.tape import Parameters, Tape, parameters_in
 
 
 def backward(

@@ -7,7 +7,7 @@ parameters is an error, never a silent wrong answer. So is a use of a parameter 
 such as a weight penalty in the losses, and a layer that mixes the rows of the batch.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from mtrl.graph import graph_of, leads_past, leaves_of
 
 # with their names, too, as optimizers take them
 Parameters = Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]]
@@ -110,6 +112,10 @@ class _Layer:
             raise ValueError(f"{self}: block_gradients should give {name} a gradient {expected}, found {found}")
         return total[name].to(parameter.dtype)  # autocast may have multiplied in less precision: sums of it follow
 
+    def holds(self, other: str) -> bool:
+        """Whether the layer of that name lies within this one."""
+        return other != self.name and other.startswith(self.full_name(""))
+
     def full_name(self, key: str) -> str:
         """Name of its parameter `key` in the recorded module."""
         return f"{self.name}.{key}".lstrip(".")
@@ -196,20 +202,22 @@ class Tape:
         if self.trusted:
             return
         users = graph_of(losses)
-        leaves = {id(node.variable): node for node in users if not node.next_functions and hasattr(node, "variable")}
-        ends: dict[Node | None, list[str]] = {losses.grad_fn: []}
+        leaves = leaves_of(users)
+        inputs: dict[Node | None, list[str]] = {losses.grad_fn: []}  # and the layers that they are inputs of
         for layer in self.layers:
             for call in layer.calls:
-                ends.setdefault(call.source, []).append(layer.name)
+                inputs.setdefault(call.source, []).append(layer.name)
         for layer in self.layers:
             own = {call.output.node for call in layer.calls}
+            # a layer may call others within it
+            ends = {node for node, names in inputs.items() if not (names and all(map(layer.holds, names)))}
             for key, parameter in layer.parameters.items():
                 if parameter._backward_hooks:
                     raise ValueError(
                         f"parameter {layer.full_name(key)!r} has a hook on its gradient, which no gradient of a tape "
                         "passes; remove it and change .grad afterwards, or use backward(parameters=...)"
                     )
-                if id(parameter) in leaves and _bypasses(leaves[id(parameter)], layer.name, own, ends, users):
+                if id(parameter) in leaves and leads_past(users, leaves[id(parameter)], own, ends):
                     raise ValueError(
                         f"the losses depend on parameter {layer.full_name(key)!r} also past the recorded calls of its "
                         "layer, as by a penalty on weights or gradients, F.linear(x, layer.weight) or "
@@ -286,50 +294,3 @@ def _is_owned(layer: nn.Module, task_parameters: set[int]) -> bool:
     """Whether it belongs to a single task, so that all rows that it sees are of one task."""
     own = [id(parameter) for parameter in layer.parameters(recurse=False)]
     return bool(own) and task_parameters.issuperset(own)
-
-
-def graph_of(losses: Tensor) -> dict[Node, list[Node]]:
-    """All nodes of the graph that made the losses, each with those that it feeds: the ways up."""
-    users: dict[Node, list[Node]] = {}
-    if losses.grad_fn is not None:
-        users[losses.grad_fn] = []
-    waiting = list(users)
-    while waiting:
-        user = waiting.pop()
-        for node, _ in user.next_functions:
-            if node is None:
-                continue
-            if node not in users:
-                users[node] = []
-                waiting.append(node)
-            users[node].append(user)
-    return users
-
-
-def _bypasses(
-    leaf: Node,
-    name: str,
-    own: Collection[Node],
-    ends: Mapping[Node | None, Sequence[str]],
-    users: Mapping[Node, Sequence[Node]],
-) -> bool:
-    """Whether a way up from a parameter's `leaf` meets one of `ends` before an output of its `own` layer's calls.
-
-    :param ends: the losses, and the inputs of all calls with the names of their layers; those of layers within its own,
-        which calls them, do not count.
-    """
-    seen, waiting = {leaf}, [leaf]
-    while waiting:
-        node = waiting.pop()
-        if node in own:
-            continue
-        if node in ends and not (ends[node] and all(_is_within(other, name) for other in ends[node])):
-            return True
-        new = [user for user in users[node] if user not in seen]
-        seen.update(new)
-        waiting += new
-    return False
-
-
-def _is_within(other: str, name: str) -> bool:
-    return other != name and other.startswith(f"{name}.".lstrip("."))

@@ -131,21 +131,20 @@ def check_tape(
 
 def check_answers(factory: Factory, promises: Promises) -> None:
     """Finite, of the parameters' shape and type, on every family, scale and precision."""
-    for family, jacobian in _jacobians():
+    for where, jacobian in _jacobians():
         for exponent, dtype in ((-10, torch.float32), (10, torch.float32), (-10, torch.float64), (10, torch.float64)):
             rows = (10.0**exponent * jacobian).to(dtype)
-            update = _fresh(factory, rows)(rows, _losses(rows))
-            where = f"{_where(family, rows)}, scale 1e{exponent}, {dtype}"
-            _expect(update.shape == rows.shape[1:], where, f"shape {tuple(rows.shape[1:])}", tuple(update.shape))
-            _expect(update.dtype == dtype, where, f"type {dtype}", update.dtype)
-            _expect(bool(update.isfinite().all()), where, "finite numbers", update)
+            update, at = _answer(factory, rows), f"{where}, scale 1e{exponent}, {dtype}"
+            _expect(update.shape == rows.shape[1:], at, f"shape {tuple(rows.shape[1:])}", tuple(update.shape))
+            _expect(update.dtype == dtype, at, f"type {dtype}", update.dtype)
+            _expect(bool(update.isfinite().all()), at, "finite numbers", update)
 
 
 def check_non_conflicting(factory: Factory, promises: Promises) -> None:
     """The update helps, or at least harms, no task."""
     if promises.non_conflicting == "no":
         return
-    for family, jacobian in _jacobians():
+    for where, jacobian in _jacobians():
         if promises.non_conflicting == "two tasks" and len(jacobian) > 2:
             continue
         aggregator = _fresh(factory, jacobian)
@@ -153,83 +152,68 @@ def check_non_conflicting(factory: Factory, promises: Promises) -> None:
         norms = jacobian.norm(dim=1)
         lowest = (jacobian @ update + 1e-7 * norms * norms.amax()).amin()
         excused = bool(getattr(aggregator, "fallbacks", torch.tensor(0)) > 0)
-        _expect(excused or bool(lowest >= 0), _where(family, jacobian), "no negative product", jacobian @ update)
+        _expect(excused or bool(lowest >= 0), where, "no negative product", jacobian @ update)
 
 
 def check_permutation(factory: Factory, promises: Promises) -> None:
     """The order in which the tasks are numbered does not matter."""
-    for family, jacobian in _jacobians("random", "aligned", "conflicting", "uneven", "one zero row"):
-        order = torch.arange(len(jacobian)).roll(1)
-        if promises.permutation:
-            losses = _losses(jacobian)
-            _expect_close(
-                _fresh(factory, jacobian)(jacobian[order], losses[order]),
-                _fresh(factory, jacobian)(jacobian, losses),
-                f"{_where(family, jacobian)}, tasks renumbered",
-            )
+    if not promises.permutation:
+        return
+    for where, jacobian in _jacobians("random", "aligned", "conflicting", "uneven", "one zero row"):
+        renumbered = _fresh(factory, jacobian)(jacobian.roll(1, 0), _losses(jacobian).roll(1))
+        _expect_close(renumbered, _answer(factory, jacobian), f"{where}, tasks renumbered")
 
 
 def check_homogeneity(factory: Factory, promises: Promises) -> None:
     """The update grows with the gradients, also after some steps."""
     if not promises.homogeneous:
         return
-    for family, jacobian in _jacobians("random", "conflicting", "uneven", "one zero row"):
+    for where, jacobian in _jacobians("random", "conflicting", "uneven", "one zero row"):
         plain = _walk(_fresh(factory, jacobian), jacobian, steps=2)[-1]
         for scale in (2.0**-20, 2.0**20):
             scaled = _walk(_fresh(factory, jacobian), scale * jacobian, steps=2)[-1]
-            _expect_close(scaled, scale * plain, f"{_where(family, jacobian)}, gradients times {scale:g}")
+            _expect_close(scaled, scale * plain, f"{where}, gradients times {scale:g}")
 
 
 def check_scale(factory: Factory, promises: Promises) -> None:
     """Where all tasks agree, the update is the mean gradient: methods can be exchanged at one learning rate."""
     if promises.mean_where_agreed:
-        for family, jacobian in _jacobians("duplicates"):
-            update = _fresh(factory, jacobian)(jacobian, _losses(jacobian))
-            _expect_close(update, jacobian.mean(0), _where(family, jacobian))
+        for where, jacobian in _jacobians("duplicates"):
+            _expect_close(_answer(factory, jacobian), jacobian.mean(0), where)
 
 
 def check_determinism(factory: Factory, promises: Promises) -> None:
     """After `reset`, and in a second object, the same updates come again."""
-    for family, jacobian in _jacobians("random", "conflicting"):
+    for where, jacobian in _jacobians("random", "conflicting"):
         aggregator = _fresh(factory, jacobian)
         first = _walk(aggregator, jacobian)
         aggregator.reset(*jacobian.shape)
-        for again, name in (
-            (_walk(aggregator, jacobian), "after reset"),
-            (_walk(_fresh(factory, jacobian), jacobian), "twin"),
-        ):
-            same = all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-            _expect(same, f"{_where(family, jacobian)}, {name}", first, again)
+        for other, name in ((aggregator, "after reset"), (_fresh(factory, jacobian), "twin")):
+            _expect_equal(_walk(other, jacobian), first, f"{where}, {name}")
 
 
 def check_state(factory: Factory, promises: Promises) -> None:
     """A saved and loaded object goes on bit for bit as the other does."""
-    for family, jacobian in _jacobians("random", "conflicting"):
-        rows = jacobian.float() if family == "random" else jacobian
+    for where, jacobian in _jacobians("random", "conflicting"):
+        rows = jacobian.float() if where.startswith("random") else jacobian
         original, restored = _fresh(factory, rows), _fresh(factory, rows)
         _walk(original, rows)
         restored.load_state_dict(copy.deepcopy(original.state_dict()))
-        expected, found = _walk(original, rows), _walk(restored, rows)
-        same = all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
-        _expect(same, f"{_where(family, rows)}, after loading", expected, found)
+        _expect_equal(_walk(restored, rows), _walk(original, rows), f"{where}, after loading")
 
 
 def check_non_finite(factory: Factory, promises: Promises) -> None:
     """NaN or infinity in a gradient shows in the update, raises nothing, and is forgotten by the next call."""
-    for family, jacobian in _jacobians("random"):
+    for where, jacobian in _jacobians("random"):
         for bad in (torch.nan, torch.inf):
             aggregator, broken = _fresh(factory, jacobian), jacobian.clone()
             broken[-1, 0] = bad
             update = aggregator(broken, _losses(jacobian))
-            _expect(
-                not update.isfinite().all(), f"{_where(family, jacobian)}, {bad} in it", "an update with it", update
-            )
+            _expect(not update.isfinite().all(), f"{where}, {bad} in it", "an update with it", update)
             aggregator.after_step(_losses(jacobian) * bad)
             aggregator(jacobian, _losses(jacobian) * bad)
             update = aggregator(jacobian, _losses(jacobian))
-            _expect(
-                bool(update.isfinite().all()), f"{_where(family, jacobian)}, {bad} before", "finite numbers", update
-            )
+            _expect(bool(update.isfinite().all()), f"{where}, {bad} before", "finite numbers", update)
 
 
 def check_no_waiting(factory: Factory, promises: Promises) -> None:
@@ -274,13 +258,18 @@ class _NoWaiting(TorchDispatchMode):
 def _jacobians(*families: str) -> Iterator[tuple[str, Tensor]]:
     for family in families or FAMILIES:
         for seed, (num_tasks, num_params) in enumerate(SIZES):
-            yield family, matrix(family, num_tasks, num_params, seed)
+            yield f"{family}, {num_tasks} tasks, {num_params} parameters", matrix(family, num_tasks, num_params, seed)
 
 
 def _fresh(factory: Factory, jacobian: Tensor) -> Aggregator:
     aggregator = factory()
     aggregator.reset(*jacobian.shape)
     return aggregator
+
+
+def _answer(factory: Factory, jacobian: Tensor) -> Tensor:
+    """A new aggregator's first update."""
+    return _fresh(factory, jacobian)(jacobian, _losses(jacobian))
 
 
 def _losses(jacobian: Tensor) -> Tensor:
@@ -297,10 +286,6 @@ def _walk(aggregator: Aggregator, jacobian: Tensor, steps: int = 3) -> list[Tens
     return updates
 
 
-def _where(family: str, jacobian: Tensor) -> str:
-    return f"{family}, {len(jacobian)} tasks, {jacobian.shape[1]} parameters"
-
-
 def _expect(holds: bool | Tensor, where: str, expected: object, found: object) -> None:
     if not holds:
         raise AssertionError(f"{where}: expected {expected}; found {found}")
@@ -309,3 +294,7 @@ def _expect(holds: bool | Tensor, where: str, expected: object, found: object) -
 def _expect_close(found: Tensor, expected: Tensor, where: str) -> None:
     # relative to the vector, not to each number: parameters that hardly move are at the mercy of rounding
     _expect(bool((found - expected).norm() <= 1e-6 * expected.norm() + 1e-12), where, expected, found)
+
+
+def _expect_equal(found: list[Tensor], expected: list[Tensor], where: str) -> None:
+    _expect(all(map(torch.equal, found, expected)), where, expected, found)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 
-def record(agent: Any) -> None:
-    """Record an agent's metrics and times with its logger, for one row."""
+def write_row(agent: Any) -> None:
+    """Write one row of an agent's metrics and times to its logger."""
     logger = agent.logger
     agent.task_metrics.record(logger)
     agent.collection.record(logger)
@@ -19,3 +19,4 @@ def record(agent: Any) -> None:
     logger.record("time/updates", agent._n_updates)
     for part, seconds in agent.seconds.items():
         logger.record(f"time/seconds_{part}", round(seconds, 3))
+    logger.dump(step=agent.num_timesteps)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
@@ -17,11 +17,6 @@ from agents.device.transfer import HostBlock
 from agents.fields import check_fields, settings_of
 from agents.saving.state_file import StateFileError
 from agents.settings import SACSettings
-
-
-def truncations(infos: list[dict[str, Any]]) -> Bool[np.ndarray, " columns"]:
-    """Which episodes a time limit has cut off with this step."""
-    return np.array([info.get("TimeLimit.truncated", False) for info in infos])
 
 
 class TaskReplayBuffer(BaseBuffer):
@@ -113,7 +108,7 @@ class TaskReplayBuffer(BaseBuffer):
 
         `next_obs` holds the true final observation of an episode that ended, not the first of the next.
         """
-        truncated = truncations(infos)
+        truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
         columns = [
             obs[:, : self.obs_dim],
             action.reshape(self.n_envs, -1),

@@ -44,8 +44,8 @@ class ReturnScale:
         """What the rewards of each task are divided by, given its temperature."""
         return self.scale
 
-    def observe(self, rewards: np.ndarray, dones: np.ndarray, truncated: np.ndarray) -> None:
-        """See one vector step: raw rewards, ends of episodes and which of them are time limits, (columns,) each."""
+    def observe(self, rewards: np.ndarray, dones: np.ndarray, infos: Sequence[dict[str, Any]]) -> None:
+        """See one vector step: raw rewards, ends of episodes and infos, as an environment gives them."""
 
     def cut(self) -> None:
         """Forget the running episodes: the environments are reset."""
@@ -96,14 +96,15 @@ class BRCScale(ReturnScale):
         entropy = -0.5 * self.target_entropy / (1 - self.gamma) * alpha
         return ((self.scale.to(alpha.dtype) + entropy) / self.v_max).clamp(min=TINY)
 
-    def observe(self, rewards: np.ndarray, dones: np.ndarray, truncated: np.ndarray) -> None:
+    def observe(self, rewards: np.ndarray, dones: np.ndarray, infos: Sequence[dict[str, Any]]) -> None:
         """Add the step to the running episodes, and measure those that it ended."""
         before = self._bounds()
         self._largest = np.maximum(self._largest, np.abs(rewards).reshape(-1, self.num_tasks).max(0))
         for column, reward in enumerate(rewards.tolist()):
             self._rewards[column].append(reward)
         for column in np.flatnonzero(dones).tolist():
-            task, found = column % self.num_tasks, largest_return(self._rewards[column], self.gamma, truncated[column])
+            truncated = bool(infos[column].get("TimeLimit.truncated", False))
+            task, found = column % self.num_tasks, largest_return(self._rewards[column], self.gamma, truncated)
             self._extreme[task] = np.fmax(self._extreme[task], found)
             self._rewards[column] = []
         if not np.array_equal(bounds := self._bounds(), before):
@@ -226,7 +227,7 @@ def reward_factors(scale: Sequence[float], num_tasks: int, like: Float[Tensor, .
     return torch.as_tensor(scale, device=like.device, dtype=like.dtype).expand(num_tasks)
 
 
-def largest_return(rewards: list[float], gamma: float, truncated: bool | np.bool_) -> float:
+def largest_return(rewards: list[float], gamma: float, truncated: bool) -> float:
     """The largest |G_t| of an episode, G_t = r_t + gamma G_{t+1}; past a time limit its mean goes on for ever."""
     value = float(np.mean(rewards)) / (1 - gamma) if truncated else 0.0
     largest = 0.0

@@ -38,27 +38,28 @@ class LearnedTemperatures(FixedTemperatures):
     def __init__(
         self,
         log_alpha: Float[Tensor, " tasks"],
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Adam,
         target_entropy: float,
         minimum: float = 0.0,
     ):
-        self._log_alpha, self._target_entropy, self._minimum = log_alpha, target_entropy, minimum
+        self.log_alpha, self.optimizer = log_alpha, optimizer
+        self._target_entropy, self._minimum = target_entropy, minimum
         self._start = float(log_alpha[0].detach())
         self.optimizers = [optimizer]
 
     def values(self) -> Float[Tensor, " tasks"]:
         """The temperatures alpha, as a tensor of its own."""
-        return self._log_alpha.detach().exp()
+        return self.log_alpha.detach().exp()
 
     def step(self, log_prob: Float[Tensor, "tasks rows"]) -> None:
         """Descend the loss -log alpha_i (mean_B log pi + target entropy) of each task i."""
         # it is linear in log alpha: its gradient needs no autograd
-        self._log_alpha.grad = -(log_prob.detach() + self._target_entropy).mean(-1)
-        self.optimizers[0].step()
+        self.log_alpha.grad = -(log_prob.detach() + self._target_entropy).mean(-1)
+        self.optimizer.step()
         if self._minimum:
-            self._log_alpha.data.clamp_(min=math.log(self._minimum))
+            self.log_alpha.data.clamp_(min=math.log(self._minimum))
 
     @torch.no_grad()
     def restart(self) -> None:
         """Go back to the first temperatures."""
-        self._log_alpha.fill_(self._start)
+        self.log_alpha.fill_(self._start)

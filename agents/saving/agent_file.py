@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import get_device, get_system_info
 
 import mtrl
+from agents.arguments import refuse_unknown
 from agents.environment import envs_per_task
 from agents.fields import settings_of
 from agents.learning.aggregation import describe_aggregator
@@ -29,12 +29,17 @@ OF_FILES = {"policy", "policy_kwargs", *AGGREGATORS, *(f"{name}_kwargs" for name
 MODULES = ("policy", "actor.optimizer", "critic.optimizer", *AGGREGATORS, "return_scale", "ent_coef_optimizer")
 
 
-def save(agent: Any, path: Any) -> None:
-    """Write networks, optimizers, temperatures, aggregators, counters and settings.
+def save(agent: Any, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+    """Write networks, optimizers, temperatures, aggregators, counters and settings to a file without pickle.
+
+    Replay buffer and environment are not in it; `agents.save_checkpoint` writes all.
 
     :param path: ".zip" is added; or a binary file that is open.
     :raises NonFiniteError: if training has broken down: a good file is not overwritten by a bad one.
+    :raises ValueError: if `exclude` or `include` is given: this format has no optional parts.
     """
+    if exclude or include:
+        raise ValueError("MTSAC.save has no optional parts; export_sb3 takes exclude and include.")
     agent.guard.check()
     if not all(parameter.isfinite().all() for parameter in agent.policy.parameters()):
         raise NonFiniteError(None, "policy's output", agent._n_updates)
@@ -97,7 +102,7 @@ def check_load(
     :raises TypeError: if a change is no argument of the constructor.
     :raises ValueError: if it cannot change in the format that is asked for.
     """
-    own = inspect.signature(kind).parameters.keys() - {"env", "device", "settings", "keywords", "_init_setup_model"}
+    own = inspect.signature(kind).parameters.keys() - {"env", "device", "settings", "_init_setup_model"}
     refuse_unknown(f"{kind.__name__}.load", changes, own)
     if trust:
         if others := changes.keys() - {"tensorboard_log", "verbose", "capture"}:
@@ -112,17 +117,6 @@ def check_load(
             "custom_objects replaces what a pickle cannot rebuild, and this format holds none. Give what is to "
             "change as arguments: MTSAC.load(path, learning_rate=1e-4)."
         )
-
-
-def refuse_unknown(function: str, given: Mapping[str, Any], own: Any = ()) -> None:
-    """Refuse keywords that are neither settings of an agent nor the function's own.
-
-    :raises TypeError: naming one that is meant, perhaps.
-    """
-    known = {*own, *settings_of(AgentSettings)}
-    for name in given.keys() - known:
-        near = "".join(f"; did you mean {word}?" for word in difflib.get_close_matches(name, known, 1))
-        raise TypeError(f"{function}() takes the settings of an agent, and {name} is none{near}")
 
 
 @contextmanager
@@ -245,13 +239,13 @@ def parameters_in(path: Any, names: Sequence[str]) -> dict[str, Any]:
         return {name: modules[name] for name in names if name in modules}
 
 
-def save_buffer(buffer: Any, path: Any) -> None:
-    """Write the filled part of a replay buffer; `path` as in `save`."""
-    write_state(with_zip(path), "buffer", buffer.state_dict())
+def save_buffer(agent: Any, path: Any) -> None:
+    """Write the filled part of the replay buffer to a file of its own; `path` as in `save`."""
+    write_state(with_zip(path), "buffer", agent.replay_buffer.state_dict())
 
 
-def load_buffer(buffer: Any, path: Any, truncate_last_traj: bool = True) -> None:
-    """Read what `save_buffer` wrote.
+def load_buffer(agent: Any, path: Any, truncate_last_traj: bool = True) -> None:
+    """Read a replay buffer that `save_replay_buffer` wrote.
 
     :param truncate_last_traj: let no sum of rewards go on from the newest rows.
     :raises StateFileError: if the file is damaged, foreign or a pickle, or of other tasks.
@@ -259,9 +253,9 @@ def load_buffer(buffer: Any, path: Any, truncate_last_traj: bool = True) -> None
     path = existing(path)
     state = read_state(path, "buffer")
     with damage_told(path):
-        buffer.load_state_dict(state)
+        agent.replay_buffer.load_state_dict(state)
     if truncate_last_traj:
-        buffer.cut()
+        agent.replay_buffer.cut()
 
 
 def _modules(agent: Any) -> dict[str, Any]:

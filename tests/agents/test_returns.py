@@ -50,7 +50,7 @@ def stream(scale, episodes, truncated, seed=0):
     while min(map(len, kept)) < episodes:
         rewards = rng.normal(size=size) * np.where(np.arange(size) % scale.num_tasks == 0, 1.0, 50.0)
         dones = rng.random(size) < 0.3
-        scale.observe(rewards.astype(np.float32), dones, dones & truncated)
+        scale.observe(rewards.astype(np.float32), dones, [{"TimeLimit.truncated": truncated}] * size)
         for column in range(size):
             running[column].append(float(np.float32(rewards[column])))
             if dones[column]:
@@ -78,9 +78,9 @@ def test_brc_divides_by_the_extreme_return_of_each_task(columns, truncated):
 
 def test_until_an_episode_has_ended_brc_takes_the_bound_of_what_it_saw():
     scale = scale_of("brc")
-    scale.observe(np.array([1.0, -3.0]), np.zeros(2, bool), np.zeros(2, bool))
+    scale.observe(np.array([1.0, -3.0]), np.zeros(2, bool), [{}, {}])
     torch.testing.assert_close(scale.scale, torch.tensor([10.0, 30.0]))
-    scale.observe(np.array([0.5, 0.0]), np.array([True, False]), np.zeros(2, bool))
+    scale.observe(np.array([0.5, 0.0]), np.array([True, False]), [{}, {}])
     torch.testing.assert_close(scale.scale, torch.tensor([1.0 + 0.9 * 0.5, 30.0]))  # the episode's own from here on
 
 

@@ -273,6 +273,17 @@ def test_numbers_of_numpy_are_numbers_also_as_a_seed():
     assert [type(value) for value in (found.seed, found.gamma, found.batch_size)] == [int, float, int]
 
 
+def test_the_signature_of_an_agent_shows_every_setting_with_type_and_default():
+    """What `help` and an editor show; `tests/typed_calls.py` is for type checkers."""
+    shown = inspect.signature(MTSAC).parameters
+    assert [*shown][:4] == ["policy", "env", "aggregator", "aggregator_kwargs"]
+    for name, setting in settings_of(AgentSettings).items():
+        assert (shown[name].annotation, shown[name].default) == (setting.type, setting.default)
+        assert shown[name].kind == inspect.Parameter.KEYWORD_ONLY
+    with pytest.raises(TypeError, match=r"MTSAC\(\) takes .* and gama is none; did you mean gamma\?"):
+        MTSAC("MultiTaskMlpPolicy", None, gama=0.9)
+
+
 @pytest.mark.parametrize("settings", [{"gamma": 0.9}, "x", AgentSettings])
 def test_settings_of_another_kind_are_refused(settings):
     with pytest.raises(TypeError, match="settings: expected AgentSettings; found "):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import mtrl
-from mtrl.tape import graph_of
+from mtrl.graph import graph_of
 from mtrl.testing import check_tape
 from tests.helpers import toy_agent
 
