@@ -6,8 +6,8 @@ import contextlib
 from dataclasses import replace
 
 from agents.fields import settings_of
+from agents.saving.agent_file import settings_state
 from agents.saving.checkpoint import load_checkpoint
-from agents.saving.state_file import read_state
 from agents.settings import AgentSettings
 from scripts.common.screen import Screen, strong
 from scripts.common.text import plain
@@ -76,7 +76,7 @@ def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
     else:
         with usage_errors():
             agent = load_checkpoint(checkpoint, env, device=config.device, run_code=request.run_code, **changes)
-            require_settings(run.config, read_state(checkpoint / "agent.zip", "agent")["settings"], checkpoint)
+            require_settings(run.config, settings_state(agent), checkpoint)
     room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
     room.check()
     rewind(run, agent.steps_per_task)

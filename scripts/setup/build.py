@@ -190,7 +190,7 @@ RESUMABLE = {name for name, setting in settings_of(TrainConfig).items() if setti
 def require_settings(config: TrainConfig, saved: Mapping[str, Any], source: Path) -> None:
     """Raises UsageError if the config says otherwise than the settings of the agent that was trained.
 
-    :param saved: the settings in the agent's file. Runs are compared by config.json, which must not say otherwise.
+    :param saved: what the agent was made with. Runs are compared by config.json, which must not say otherwise.
     """
     saved = {**saved, **vars(AgentSettings.of({n: saved[n] for n in settings_of(AgentSettings) if n in saved}))}
     asked, found = ({**s, **s["policy_kwargs"]} for s in (agent_settings(config, len(saved["task_names"])), saved))
