@@ -34,7 +34,7 @@ class EveryStepsPerTask(BaseCallback):
         return True
 
     def act(self) -> None:
-        """What happens at each such step."""
+        """Act at such a step."""
         raise NotImplementedError
 
 

@@ -16,7 +16,7 @@ def envs_per_task(env: Any) -> int:
 
 
 def task_names(env: Any) -> tuple[str, ...]:
-    """The T names of the environment's tasks, or task-0, task-1, ...; none without an environment.
+    """Return the T names of the environment's tasks, or task-0, task-1, ...; none without an environment.
 
     :raises ValueError: unless each of the columns c is of task c mod T.
     """

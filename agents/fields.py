@@ -111,7 +111,7 @@ Share = Annotated[float, Bound("between 0 and 1", lambda value: 0 <= value <= 1)
 
 
 def settings_of(kind: type) -> Mapping[str, Setting]:
-    """The fields of a dataclass of settings, by name."""
+    """Return the fields of a dataclass of settings, by name."""
     return _settings_of(kind)
 
 
@@ -138,12 +138,12 @@ def _settings_of(kind: type) -> Mapping[str, Setting]:
 
 
 def names_of(kind: type, *roles: Kind) -> set[str]:
-    """The names of all fields with one of the roles."""
+    """Return the names of all fields with one of the roles."""
     return {setting.name for setting in settings_of(kind).values() if setting.role.kind in roles}
 
 
 def help_of(kind: type) -> dict[str, str]:
-    """The string under each field, by name: one line of help."""
+    """Return the string under each field, by name: one line of help."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__[:-1]):
         (declared,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
@@ -195,13 +195,13 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _words(setting: Setting) -> str:
-    """What is expected where the type is wrong; of several types their bound speaks best."""
+    """Return what is expected where the type is wrong; of several types their bound speaks best."""
     several = get_origin(setting.type) in (Union, UnionType)
     return setting.bounds[0].expected if several and setting.bounds else spell(setting.type)
 
 
 def spell(hint: Any) -> str:
-    """A type in words."""
+    """Return a type in words."""
     kind, arguments = get_origin(hint), get_args(hint)
     if kind is Literal:
         return "one of " * (len(arguments) > 1) + ", ".join(map(str, arguments))
@@ -224,8 +224,9 @@ _PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def build(kind: type, values: Mapping[str, Any]) -> Any:
-    """An instance of `kind` with these values, of the right types: lists are made tuples, and whole numbers floats
-    where the field is one. Bounds are not checked.
+    """Make an instance of `kind` with these values, of the right types; bounds are not checked.
+
+    Lists become tuples, and whole numbers floats where the field is one.
 
     :raises SettingError: for a value of another type.
     :raises TypeError: for a name that is no field.

@@ -125,7 +125,7 @@ class MTSAC(SAC):
             self._exported = None
 
     def _restart_networks(self) -> None:
-        """New parameters in the tensors that are there, which a captured graph holds on to."""
+        """Draw new parameters into the tensors that are there, which a captured graph holds on to."""
         fresh = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
         self.policy.load_state_dict(fresh.state_dict())
         self.update.restart()
@@ -138,7 +138,7 @@ class MTSAC(SAC):
         check_env(self.env)  # type: ignore[arg-type]
 
     def get_env(self) -> VecEnv | None:
-        """The training environment, with nothing moving in it; what callbacks see as `training_env`."""
+        """Return the training environment, with nothing moving in it; what callbacks see as `training_env`."""
         self.settle()
         return super().get_env()
 

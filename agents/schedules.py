@@ -7,7 +7,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 
 def learning_schedule(learning_rate: float | str) -> float | Schedule:
-    """What Stable-Baselines3 takes: a number as it is; "linear:3e-4" falls from 3e-4 to 0 over the run."""
+    """Return what Stable-Baselines3 takes: a number as it is; "linear:3e-4" falls from 3e-4 to 0 over the run."""
     if isinstance(learning_rate, str) and learning_rate.startswith("linear:"):
         return LinearSchedule(float(learning_rate.removeprefix("linear:")), 0.0, 1.0)
     return float(learning_rate)

@@ -167,7 +167,7 @@ class AgentSettings(SACSettings):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> AgentSettings:
-        """The settings with these values, checked.
+        """Return the settings with these values, checked.
 
         `max_grad_norm=None` is 0, a number as text becomes a number, a sequence or a single number a tuple.
 

@@ -84,7 +84,7 @@ _SCALARS = ("reward", "return", "length", "solved", "success", "terminated", "tr
 
 
 def number(value: Any, what: str) -> float:
-    """A number in whatever array it comes.
+    """Return a number in whatever array it comes.
 
     :raises ValueError: for anything else.
     """

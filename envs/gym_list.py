@@ -138,7 +138,7 @@ def examine(suite: str) -> tuple[tuple[str, ...], tuple[gymnasium.Space, gymnasi
 
 
 def _call(suite: str, render: bool) -> dict[str, Any]:
-    """What a function of the user's returns, by name; asked for pictures, if it takes `render_mode`."""
+    """Return what a function of the user's returns, by name; asked for pictures, if it takes `render_mode`."""
     function = _function(suite)
     pictures = render and "render_mode" in inspect.signature(function).parameters
     try:
@@ -173,7 +173,7 @@ def _function(suite: str) -> Callable[..., Any]:
 
 @cache
 def _run_file(path: str) -> ModuleType:
-    """The module in a file, which is run."""
+    """Return the module in a file, which is run."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"expected a Python file, found none from folder {Path.cwd()}")
     name = "mtrl_suite_" + "".join(c if c.isalnum() else "_" for c in str(Path(path).resolve()))
@@ -187,7 +187,7 @@ def _run_file(path: str) -> ModuleType:
 
 
 def _built(suite: str, name: str, item: Any) -> gymnasium.Env:
-    """The environment that an item of a list is or makes."""
+    """Return the environment that an item of a list is or makes."""
     try:
         env = item if isinstance(item, gymnasium.Env) or not callable(item) else item()
     except (Exception, SystemExit) as error:

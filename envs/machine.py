@@ -60,7 +60,7 @@ def _reclaimable(group: Path) -> int:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """The folders of this process's control groups, from its own up to the root, for one controller.
+    """Return the folders of this process's control groups, from its own up to the root, for one controller.
 
     Version 2 has one tree for all controllers and calls it nothing; version 1 has a tree for each.
     """

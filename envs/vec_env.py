@@ -45,8 +45,10 @@ class InProcess(Columns):
 
 
 class TaskVecEnv(VecEnv):
-    """Step E environments of each of T tasks together. Column c is environment c // T of task c mod T: all tasks, then
-    all tasks again. Observations are (E T, D + T) float32: the task's own D numbers, then its one-hot.
+    """Step E environments of each of T tasks together.
+
+    Column c is environment c // T of task c mod T: all tasks, then all tasks again. Observations are
+    (E T, D + T) float32: the task's own D numbers, then its one-hot.
 
     Infos, one dict per column and step: "success" (float, of this step; NaN where the task says nothing about it),
     "is_success" (any step of the episode so far; left out where nothing is known), "TimeLimit.truncated"; with the last

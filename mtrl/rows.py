@@ -48,7 +48,7 @@ class Rows(NamedTuple):
         return torch.cat(self.flat(), dim=1) * self.scale
 
     def flat(self) -> list[Tensor]:
-        """The pieces as matrices (T, numbers of the parameter), at least in float32."""
+        """Return the pieces as matrices (T, numbers of the parameter), at least in float32."""
         return [widened(piece.reshape(len(piece), -1)) for piece in self.pieces]
 
     def shaped(self, updates: Iterable[Tensor]) -> list[Tensor]:
@@ -56,7 +56,7 @@ class Rows(NamedTuple):
         return [update.view(piece.shape[1:]) for update, piece in zip(updates, self.pieces, strict=True)]
 
     def _resized(self) -> "Rows":
-        """The same rows, each divided by the power of two above its largest entry."""
+        """Return the same rows, each divided by the power of two above its largest entry."""
         flat = self.flat()
         tallest = [piece.abs().amax(1).double() for piece in flat if piece.numel()]
         largest = torch.stack([flat[0].new_zeros(len(flat[0]), dtype=torch.float64), *tallest]).amax(0)

@@ -146,7 +146,7 @@ def jacobi_eigh(
 
 
 def _centre(slope: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The centre w of the simplex, slacks s = gradient - level > 0, and the level below all slopes."""
+    """Return the centre w of the simplex, slacks s = gradient - level > 0, and the level below all slopes."""
     w = torch.full_like(slope, 1 / len(slope))
     gradient = slope + hessian @ w
     level = gradient.amin() - 1.0

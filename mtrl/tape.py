@@ -270,7 +270,7 @@ def _rule_of(name: str, layer: nn.Module, shared: Iterable[str]) -> BlockRule:
 
 
 def parameters_in(given: Any) -> list[nn.Parameter]:
-    """The parameters alone, of an iterable of parameters or of (name, parameter).
+    """Return the parameters alone, of an iterable of parameters or of (name, parameter).
 
     :raises TypeError: for anything else.
     """

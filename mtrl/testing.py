@@ -54,7 +54,7 @@ class Promises:
 
 
 def matrix(family: str, num_tasks: int, num_params: int, seed: int = 0) -> Float[Tensor, "tasks params"]:
-    """A Jacobian of the named family, in float64.
+    """Return a Jacobian of the named family, in float64.
 
     :raises ValueError: for a name that is not in `FAMILIES`.
     """
@@ -141,7 +141,7 @@ def check_answers(factory: Factory, promises: Promises) -> None:
 
 
 def check_non_conflicting(factory: Factory, promises: Promises) -> None:
-    """The update helps, or at least harms, no task."""
+    """Check that the update harms no task."""
     if promises.non_conflicting == "no":
         return
     for where, jacobian in _jacobians():
@@ -156,7 +156,7 @@ def check_non_conflicting(factory: Factory, promises: Promises) -> None:
 
 
 def check_permutation(factory: Factory, promises: Promises) -> None:
-    """The order in which the tasks are numbered does not matter."""
+    """Check that the order in which the tasks are numbered does not matter."""
     if not promises.permutation:
         return
     for where, jacobian in _jacobians("random", "aligned", "conflicting", "uneven", "one zero row"):
@@ -165,7 +165,7 @@ def check_permutation(factory: Factory, promises: Promises) -> None:
 
 
 def check_homogeneity(factory: Factory, promises: Promises) -> None:
-    """The update grows with the gradients, also after some steps."""
+    """Check that the update grows with the gradients, also after some steps."""
     if not promises.homogeneous:
         return
     for where, jacobian in _jacobians("random", "conflicting", "uneven", "one zero row"):
@@ -193,7 +193,7 @@ def check_determinism(factory: Factory, promises: Promises) -> None:
 
 
 def check_state(factory: Factory, promises: Promises) -> None:
-    """A saved and loaded object goes on bit for bit as the other does."""
+    """Check that a saved and loaded object goes on bit for bit as the other does."""
     for where, jacobian in _jacobians("random", "conflicting"):
         rows = jacobian.float() if where.startswith("random") else jacobian
         original, restored = _fresh(factory, rows), _fresh(factory, rows)
@@ -268,7 +268,7 @@ def _fresh(factory: Factory, jacobian: Tensor) -> Aggregator:
 
 
 def _answer(factory: Factory, jacobian: Tensor) -> Tensor:
-    """A new aggregator's first update."""
+    """Return a new aggregator's first update."""
     return _fresh(factory, jacobian)(jacobian, _losses(jacobian))
 
 
@@ -277,7 +277,7 @@ def _losses(jacobian: Tensor) -> Tensor:
 
 
 def _walk(aggregator: Aggregator, jacobian: Tensor, steps: int = 3) -> list[Tensor]:
-    """Some steps on the same gradients, with losses that fall at different speeds."""
+    """Take some steps on the same gradients, with losses that fall at different speeds."""
     updates = []
     for step in range(steps):
         losses = _losses(jacobian) ** -step

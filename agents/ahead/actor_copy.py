@@ -17,7 +17,7 @@ from agents.networks.policies import MultiTaskPolicy
 
 @torch.no_grad()
 def actor_parameters(policy: MultiTaskPolicy) -> Float[Tensor, " parameters"]:
-    """The actor's parameters of now in a tensor of its own, where the actor lives."""
+    """Return the actor's parameters of now in a tensor of its own, where the actor lives."""
     return parameters_to_vector(policy.actor.parameters())
 
 

@@ -51,7 +51,7 @@ class AheadCollection(Collection):
         logger.record("time/seconds_collector_waited", round(self.collector.waited, 3))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was collected ahead, and what that goes on with."""
+        """Return what was collected ahead, and what that goes on with."""
         return self.collector.state_dict()
 
     def load_state_dict(self, state: dict[str, Any] | None, observations: np.ndarray) -> None:

@@ -82,7 +82,7 @@ class Collector:
             self._thread = None
 
     def take(self, updates: int) -> Step:
-        """The next step, in order. Asking for it says that the learner is done with the one before.
+        """Return the next step, in order. Asking for it says that the learner is done with the one before.
 
         :param updates: made so far: if there are new ones, the parameters are new.
         :raises BaseException: what the environment raised at this step, with its own traceback.

@@ -24,8 +24,10 @@ class Acting(Protocol):
 
 
 def there_and_back(policy: MultiTaskPolicy, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Actions of the environment as it and as the buffer takes them: scaled and back, so with the rounding of
-    Stable-Baselines3."""
+    """Return actions as the environment and as the buffer takes them.
+
+    They are scaled and scaled back, so with the rounding of Stable-Baselines3.
+    """
     stored = policy.scale_action(actions)
     return policy.unscale_action(stored), stored
 
@@ -56,11 +58,11 @@ class HeldNoise:
 
 
 class DeviceActing:
-    """Draws actions as `predict` does, with the same numbers from the same generator: one copy of the observations up,
-    one of the actions down, and nothing else in the way.
+    """Draws actions as `predict` does, with the same numbers from the same generator.
 
-    The host waits once, for the actions. With `graphs` the network and its noise are one captured graph, after a few
-    eager calls; it follows the parameters, which change in place.
+    One copy of the observations goes up, one of the actions comes down, for which the host waits. With `graphs` the
+    network and its noise are one captured graph, after a few eager calls; it follows the parameters, which change in
+    place.
 
     :param graphs: what captures; None: each call runs eagerly.
     """

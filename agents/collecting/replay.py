@@ -216,7 +216,7 @@ class TaskReplayBuffer(BaseBuffer):
         return (counted * powers).sum(-1).view(-1, 1), discounts.view(-1, 1), last
 
     def state_dict(self) -> dict[str, Any]:
-        """The filled part, the position and the generator: everything that the next sample depends on."""
+        """Return the filled part, the position and the generator: everything that the next sample depends on."""
         return {
             "rows": self.rows[: self.size()],
             "pos": self.pos,
@@ -227,10 +227,10 @@ class TaskReplayBuffer(BaseBuffer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave; into a buffer of another size, or where the position is no multiple of E,
-        the newest transitions that fit.
+        """Restore what `state_dict` gave.
 
-        On another kind of device the sampling sequence begins anew: generators do not translate.
+        Into a buffer of another size, or where the position is no multiple of E, go the newest transitions that fit. On
+        another kind of device the sampling sequence begins anew: generators do not translate.
 
         :raises StateFileError: if the rows are of other tasks or columns.
         """

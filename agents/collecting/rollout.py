@@ -50,7 +50,7 @@ class Learner(Protocol):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The next actions, as the environment and as the buffer takes them."""
+        """Return the next actions, as the environment and as the buffer takes them."""
 
     def take_in(self, step: Step) -> None:
         """Store the step and count it."""
@@ -137,7 +137,7 @@ class Collection:
                 self._outcome = self._stepping.step_wait()
 
     def forget(self) -> None:
-        """The environment is about to be reset: what came before belongs to other episodes."""
+        """Forget what came before: the environment is about to be reset."""
         self._next_actions, self._rollout_steps = None, 0
 
     def drop(self) -> bool:
@@ -171,7 +171,7 @@ class Collection:
             self.acting.load_noise(saved["_noise"])
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What was collected and is not the agent's yet, after `settle`: here nothing."""
+        """Return what was collected and is not the agent's yet, after `settle`: here nothing."""
         return None
 
     def load_state_dict(self, state: dict[str, Any] | None, observations: np.ndarray) -> None:
@@ -183,7 +183,7 @@ class Collection:
             self.settle()  # the next that happens to the environment is to wait for it anyway
 
     def _step(self, agent: Learner, env: VecEnv, learning_starts: int, action_noise: ActionNoise | None) -> Step:
-        """The next vector step."""
+        """Return the next vector step."""
         self._draw_actions(agent, env, learning_starts, action_noise)
         if self._stepping is None:
             self._send(env)
@@ -193,7 +193,7 @@ class Collection:
         return Step(agent._last_obs, *self._next_actions, *outcome)
 
     def _shown(self) -> None:
-        """The callbacks have seen the step."""
+        """Do what waits until the callbacks have seen the step."""
 
     def _draw_actions(
         self, agent: Learner, env: VecEnv, learning_starts: int, action_noise: ActionNoise | None

@@ -79,7 +79,7 @@ class CapturedUpdates:
         return [self.update.buffer.generator, *(g for g in own if isinstance(g, torch.Generator))]
 
     def _state(self) -> list[Any]:
-        """What loading, or `reset` of an aggregator, exchanges for new tensors: a graph would go on with the old."""
+        """Return what loading, or `reset` of an aggregator, exchanges for new tensors: a graph would use the old."""
         update = self.update.update
         first: list[dict[str, Any]] = [
             next(iter(optimizer.state.values()), {}) for optimizer in update.all_optimizers()

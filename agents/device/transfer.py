@@ -21,7 +21,7 @@ class HostBlock:
         self._memory = torch.empty(like.shape, dtype=like.dtype, pin_memory=like.is_cuda)
 
     def writable(self) -> Tensor:
-        """The memory, once the last copy from it is made."""
+        """Return the memory, once the last copy from it is made."""
         self._wait()
         return self._memory
 

@@ -11,7 +11,7 @@ import mtrl
 
 
 def build_aggregator(given: str | mtrl.Aggregator, options: Mapping[str, Any] | None, seed: int) -> mtrl.Aggregator:
-    """The aggregator of that name with its options, or a copy of the instance given: two networks share no state.
+    """Build the aggregator of that name with its options, or copy the instance given: two networks share no state.
 
     :param seed: for a method that draws random numbers, unless its options name a seed.
     :raises ValueError: for an unknown name or options that do not go with it.

@@ -80,7 +80,7 @@ class TaskMetrics:
         )
 
     def cosines(self) -> dict[str, np.ndarray]:
-        """The newest (T, T) cosines of the tasks' gradients, "actor" and "critic", unless they are in a log already."""
+        """Return the newest cosines (T, T) of actor and critic by name, unless they are in a log already."""
         names = {name: f"{name}_cosines" for name in ("actor", "critic")}
         return {name: self.measured[key].cpu().numpy() for name, key in names.items() if key in self.measured}
 

@@ -41,7 +41,7 @@ class ReturnScale:
         self.shift: Tensor | None = None  # of the targets, in units of the scale
 
     def divisor(self, alpha: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
-        """What the rewards of each task are divided by, given its temperature."""
+        """Return what the rewards of each task are divided by, given its temperature."""
         return self.scale
 
     def observe(self, rewards: np.ndarray, dones: np.ndarray, infos: Sequence[dict[str, Any]]) -> None:
@@ -58,8 +58,10 @@ class ReturnScale:
         return target
 
     def observe_targets(self, returns: Float[Tensor, "tasks rows targets"], *critics: nn.Module) -> None:
-        """See an update's targets in the units of the rewards. If that changes the units, the critics' heads change
-        with them, so that no value does."""
+        """See an update's targets in the units of the rewards.
+
+        If that changes the units, the critics' heads change with them, so that no value does.
+        """
 
     def normalise(self, returns: Float[Tensor, "tasks rows targets"]) -> Float[Tensor, "tasks rows targets"]:
         """Targets in the units of now, from those in the units of the rewards."""
@@ -186,7 +188,7 @@ class PopArtScale(ReturnScale):
         self.shift.copy_(mean / deviation)
 
     def normalise(self, returns: Float[Tensor, "tasks rows targets"]) -> Float[Tensor, "tasks rows targets"]:
-        """(returns - mean) / deviation, in float64."""
+        """Return (returns - mean) / deviation, in float64."""
         by_task = (self.num_tasks, 1, 1)
         mean, deviation = self._statistics()
         return (returns - mean.view(by_task)) / deviation.view(by_task)
@@ -217,7 +219,7 @@ RETURN_SCALES: dict[str, type[ReturnScale]] = {
 
 
 def reward_factors(scale: Sequence[float], num_tasks: int, like: Float[Tensor, ...]) -> Float[Tensor, " tasks"]:
-    """What rewards are multiplied by: one factor for all tasks, or one per task.
+    """Return what rewards are multiplied by: one factor for all tasks, or one per task.
 
     :param like: rewards, whose type and device the factors have.
     :raises ValueError: for another number of factors.
@@ -228,7 +230,7 @@ def reward_factors(scale: Sequence[float], num_tasks: int, like: Float[Tensor, .
 
 
 def largest_return(rewards: list[float], gamma: float, truncated: bool) -> float:
-    """The largest |G_t| of an episode, G_t = r_t + gamma G_{t+1}; past a time limit its mean goes on for ever."""
+    """Return the largest |G_t| of an episode, G_t = r_t + gamma G_{t+1}; past a time limit its mean goes on."""
     value = float(np.mean(rewards)) / (1 - gamma) if truncated else 0.0
     largest = 0.0
     for reward in reversed(rewards):

@@ -101,7 +101,7 @@ class UpdateRounds:
             self._replay(batch_size, turn)
 
     def turn(self, step: int, number: int) -> Turn:
-        """What that update moves."""
+        """Return what that update moves."""
         return Turn(actor=number % self._policy_delay == 0, target=step % self._target_update_interval == 0)
 
     def measures(self, number: int) -> bool:
@@ -109,7 +109,7 @@ class UpdateRounds:
         return self._measure_every > 0 and number % self._measure_every == 0
 
     def counters(self) -> dict[str, int]:
-        """What the next rounds depend on, by its name in a saved agent."""
+        """Return what the next rounds depend on, by its name in a saved agent."""
         return {"_resets": self._resets, "_refreshed": self._refreshed}
 
     def load_counters(self, saved: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ class FixedTemperatures:
         self.optimizers: list[torch.optim.Optimizer] = []
 
     def values(self) -> Float[Tensor, " tasks"]:
-        """The temperatures alpha."""
+        """Return the temperatures alpha."""
         return self._alpha
 
     def step(self, log_prob: Float[Tensor, "tasks rows"]) -> None:
@@ -48,7 +48,7 @@ class LearnedTemperatures(FixedTemperatures):
         self.optimizers = [optimizer]
 
     def values(self) -> Float[Tensor, " tasks"]:
-        """The temperatures alpha, as a tensor of its own."""
+        """Return the temperatures alpha, as a tensor of its own."""
         return self.log_alpha.detach().exp()
 
     def step(self, log_prob: Float[Tensor, "tasks rows"]) -> None:

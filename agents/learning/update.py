@@ -65,7 +65,7 @@ class SoftBackup:
     shift: Tensor | None  # (T, 1, 1)
 
     def __call__(self, value: Tensor) -> Tensor:
-        """The target for a value at the next state."""
+        """Return the target for a value at the next state."""
         if self.shift is None:
             return self.rewards + self.discounts * (value - self.entropy_cost)
         return self.rewards + self.discounts * (value + self.shift - self.entropy_cost) - self.shift
@@ -205,7 +205,7 @@ class SACUpdate:
     def q_outputs(
         self, critic: MultiTaskCritic, observations: Tensor, actions: Tensor
     ) -> Float[Tensor, "critics tasks rows outputs"]:
-        """What `critic.values` turns into Q values."""
+        """Return what `critic.values` turns into Q values."""
         return critic.outputs(observations, actions, blocks=True).unflatten(1, (self.num_tasks, -1))
 
     def critic_losses(
@@ -228,7 +228,7 @@ class SACUpdate:
 
     @torch.no_grad()
     def target(self, batch: Batch, alpha: Float[Tensor, " tasks"]) -> Float[Tensor, "tasks rows targets"]:
-        """What the critics learn, in the units of the return scale; a scalar critic has one target.
+        """Return what the critics learn, in the units of the return scale; a scalar critic has one target.
 
         With n steps the reward is their discounted sum, without the entropies of the states between, and gamma is
         gamma^n.
@@ -248,7 +248,7 @@ class SACUpdate:
 
     @torch.no_grad()
     def recompute_losses(self, name: Network, given: Given) -> Float[Tensor, " tasks"]:
-        """The losses of the same batch, target and noise, with the parameters of now."""
+        """Return the losses of the same batch, target and noise, with the parameters of now."""
         batch = given.batch
         if name == "critic":
             losses = self.critic_losses(self.q_outputs(self.critic, batch.observations, batch.actions), given.target)

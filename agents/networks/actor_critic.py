@@ -86,7 +86,7 @@ class MultiTaskNetwork(nn.Module):
             ) from error
 
     def _outputs(self, observations: Tensor, *others: Tensor, blocks: bool) -> Tensor:
-        """What the head makes of the hidden layers; only these multiply in less precision, and only in training.
+        """Return what the head makes of the hidden layers; only these multiply in less precision, and only in training.
 
         The head is a thousandth of the work, and its outputs (values, log-probabilities) need every digit.
         """
@@ -151,8 +151,10 @@ class MultiTaskCritic(MultiTaskNetwork):
     def outputs(
         self, observations: Tensor, actions: Tensor, blocks: bool = False
     ) -> Float[Tensor, "critics rows outputs"]:
-        """What `values` turns into Q values; `blocks` says that the rows lie in T equal task blocks (else the one-hot
-        picks the head)."""
+        """Return what `values` turns into Q values.
+
+        :param blocks: the rows lie in T equal task blocks; else the one-hot picks the head.
+        """
         return self._outputs(observations, actions, blocks=blocks)
 
     def forward(self, observations: Tensor, actions: Tensor, blocks: bool = False) -> Float[Tensor, "critics rows"]:

@@ -34,15 +34,15 @@ class Inputs:
         return () if self.num_members is None else (self.num_members,)
 
     def linear(self, in_features: int, out_features: int) -> nn.Linear | EnsembleLinear:
-        """A linear layer, with N members if there are any."""
+        """Make a linear layer, with N members if there are any."""
         return make_linear(self.num_members, in_features, out_features)
 
     def layer_norm(self, features: int) -> nn.LayerNorm | EnsembleLayerNorm:
-        """A LayerNorm, with N members if there are any."""
+        """Make a LayerNorm, with N members if there are any."""
         return make_layer_norm(self.num_members, features)
 
     def first(self, layer: nn.Linear | EnsembleLinear) -> nn.Module:
-        """The layer that sees the features, as the conditioning has it: `inputs.first(inputs.linear(...))`."""
+        """Return the layer that sees the features, as the conditioning has it: `inputs.first(inputs.linear(...))`."""
         return layer if self.wrap is None else self.wrap(layer)
 
 
@@ -59,15 +59,14 @@ class Torso(nn.Module):
     def forward(
         self, features: Float[Tensor, "*members rows columns"], task: Float[Tensor, "rows tasks"] | None
     ) -> Float[Tensor, "*members rows out"]:
-        """What the heads see.
+        """Return what the heads see.
 
         :param task: the one-hot of each row's task; None if the rows lie in T equal task blocks (training).
         """
         raise NotImplementedError
 
     def task_parameters(self) -> list[nn.Parameter]:
-        """Parameters that belong to one task each and take no part in surgery, besides those that its layers name in a
-        method of this name."""
+        """Parameters of one task each, which take no part in surgery, besides those that its layers name so."""
         return []
 
     @classmethod
@@ -80,5 +79,5 @@ class Stack(nn.Sequential, Torso):
     """Layers one after another; the task is in the features, or does not matter."""
 
     def forward(self, features: Tensor, task: Tensor | None = None) -> Tensor:
-        """What the last layer gives."""
+        """Return what the last layer gives."""
         return super().forward(features)

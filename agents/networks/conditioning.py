@@ -27,7 +27,7 @@ class Conditioning(nn.Module):
         self.inputs = Inputs(plain, num_tasks, num_members)
 
     def forward(self, observations: Tensor, *others: Tensor) -> Tensor:
-        """What the torso sees: (rows, columns), or the same with the members before."""
+        """Return what the torso sees: (rows, columns), or the same with the members before."""
         return self._joined([observations[:, : -self.num_tasks], *others])
 
     def task_parameters(self) -> list[nn.Parameter]:
@@ -68,7 +68,7 @@ class OwnColumns(Conditioning):
         self.inputs = Inputs(plain, num_tasks, num_members, lambda layer: TaskColumns(layer, num_tasks))
 
     def forward(self, observations: Tensor, *others: Tensor) -> Tensor:
-        """The one-hot comes last."""
+        """Return the columns, with the one-hot last."""
         plain, one_hot = observations[:, : -self.num_tasks], observations[:, -self.num_tasks :]
         return self._joined([plain, *others, one_hot])
 
@@ -103,7 +103,7 @@ class TaskEmbedding(Conditioning):
         return one_hot @ F.normalize(self.table, dim=-1)
 
     def task_parameters(self) -> list[nn.Parameter]:
-        """The vectors."""
+        """Return the vectors."""
         return [self.table]
 
 

@@ -30,7 +30,7 @@ class Form:
 
     @classmethod
     def of(cls, network: str, num_tasks: int, settings: Mapping[str, Any]) -> Form:
-        """The form that the settings of `MultiTaskPolicy` ask for.
+        """Return the form that the settings of `MultiTaskPolicy` ask for.
 
         A torso takes those that its constructor names, without `actor_` or `critic_`, and a conditioning likewise.
 
@@ -55,7 +55,7 @@ REGISTRIES: dict[str, dict[str, Any]] = {
 
 
 def by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with classes of torsos and conditionings replaced by their names, as a file has them.
+    """Return the settings with classes of torsos and conditionings replaced by their names, as a file has them.
 
     A class that is in no registry is added to its own, as "module:Class".
     """

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 def uniform(*shape: int, fan_in: int) -> nn.Parameter:
-    """A parameter drawn as `torch.nn.Linear` draws its own: uniform within 1 / sqrt(fan_in)."""
+    """Draw a parameter as `torch.nn.Linear` draws its own: uniform within 1 / sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)
     return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
 
@@ -105,7 +105,7 @@ class TaskHeads(nn.Module):
         self.bias = uniform(*batch_shape, num_tasks, 1, out_features, fan_in=in_features)
 
     def forward(self, x: Float[Tensor, "*batch rows in"], task: Float[Tensor, "rows tasks"] | None) -> Tensor:
-        """The output (*batch, rows, out) of each row's own head.
+        """Return the output (*batch, rows, out) of each row's own head.
 
         :param task: which head each row takes, as a one-hot; None if the rows lie in T equal task blocks (training).
         """
@@ -137,11 +137,11 @@ class TaskColumns(nn.Module):
         self.columns = uniform(*members, num_tasks, layer.out_features, fan_in=layer.in_features + num_tasks)
 
     def forward(self, x: Float[Tensor, "*members rows in"]) -> Float[Tensor, "*members rows out"]:
-        """The affine map of all inputs."""
+        """Return the affine map of all inputs."""
         return self.layer(x[..., : -self.num_tasks]) + x[..., -self.num_tasks :] @ self.columns
 
     def task_parameters(self) -> list[nn.Parameter]:
-        """The one-hot's columns."""
+        """Return the one-hot's columns."""
         return [self.columns]
 
 
@@ -163,7 +163,7 @@ class TaskVectors(nn.Module):
         return task @ self.table
 
     def task_parameters(self) -> list[nn.Parameter]:
-        """The vectors."""
+        """Return the vectors."""
         return [self.table]
 
 
@@ -175,5 +175,5 @@ class ResidualBlock(nn.Module):
         self.inner = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The rows, changed by what the layers add."""
+        """Return the rows, changed by what the layers add."""
         return x + self.inner(x)

@@ -69,7 +69,7 @@ class MultiTaskPolicy(BasePolicy):
         self.make_optimizers(lr_schedule)
 
     def make_optimizers(self, lr_schedule: Schedule) -> None:
-        """New optimizers, of the parameters that actor and critics have now.
+        """Make new optimizers, of the parameters that actor and critics have now.
 
         A subclass that replaces a part (`self.actor.torso = ...`, or of `critic` and `critic_target` alike) calls this
         after it: the optimizers of before do not know the new parameters.
@@ -81,7 +81,9 @@ class MultiTaskPolicy(BasePolicy):
             trained.optimizer = kind(trained.parameters(), lr=lr_schedule(1), **options)
 
     def check_trained(self) -> None:
-        """Refuse parameters that no optimizer moves, target critics that do not follow the critics, and layers without
+        """Refuse parts that would not be trained.
+
+        Those are parameters that no optimizer moves, target critics that do not follow the critics, and layers without
         a rule for per-task gradients.
 
         :raises ValueError: naming the parameters or the layer.

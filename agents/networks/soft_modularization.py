@@ -59,7 +59,7 @@ class SoftModularization(Torso):
     def forward(
         self, features: Float[Tensor, "*members rows columns"], task: Float[Tensor, "rows tasks"] | None
     ) -> Float[Tensor, "*members rows out"]:
-        """What the last layer's modules give, brought together."""
+        """Return what the last layer's modules give, brought together."""
         state = self.state(features)
         first_routes, *later_routes = self.routes(state, task)
         modules = self.first(state.relu()).unflatten(-1, (self.modules_per_layer, -1))  # (*members, rows, n, out)
@@ -71,8 +71,10 @@ class SoftModularization(Torso):
         return x.squeeze(-2)
 
     def routes(self, state: Tensor, task: Float[Tensor, "rows tasks"] | None) -> list[Tensor]:
-        """How much of each module k enters module j of the next layer: L weights (*members, rows, j, k), and one j in
-        the last."""
+        """How much of each module k enters module j of the next layer: L weights (*members, rows, j, k).
+
+        The last layer has one j.
+        """
         gate = self.routing(state * self.vectors(task, state.shape[-2]))
         found: list[Tensor] = []
         for number, down in enumerate(self.down):

@@ -24,11 +24,11 @@ class ScalarValue(nn.Module):
     num_outputs = 1
 
     def initial_outputs(self) -> Float[Tensor, " outputs"]:
-        """What to add to the outputs of a new network."""
+        """Return what to add to the outputs of a new network."""
         return torch.zeros(1)
 
     def value(self, outputs: Float[Tensor, "*batch outputs"]) -> Float[Tensor, "*batch"]:
-        """The expected return that the outputs stand for."""
+        """Return the expected return that the outputs stand for."""
         return outputs.squeeze(-1)
 
     def reduce(self, outputs: Float[Tensor, "critics *rows outputs"], reduction: str) -> Float[Tensor, "*rows"]:
@@ -39,7 +39,7 @@ class ScalarValue(nn.Module):
     def target(
         self, outputs: Float[Tensor, "critics *rows outputs"], backup: Backup, reduction: str
     ) -> Float[Tensor, "*rows targets"]:
-        """What the critics of this state are to learn, from the target critics' outputs at the next."""
+        """Return what the critics of this state are to learn, from the target critics' outputs at the next."""
         return backup(self.reduce(outputs, reduction).unsqueeze(-1))
 
     def loss(self, outputs: Float[Tensor, "critics *rows outputs"], target: Tensor) -> Float[Tensor, " critics *rows"]:
@@ -67,12 +67,14 @@ class HistogramValue(ScalarValue):
         self.register_buffer("returns", torch.linspace(-v_max, v_max, bins, dtype=torch.float64), persistent=False)
 
     def initial_outputs(self) -> Float[Tensor, " outputs"]:
-        """Logits of returns around zero, v_max / 10 wide: from a flat histogram C51 takes 1 / (1 - gamma) rounds of the
-        target network to narrow down."""
+        """Logits of returns around zero, v_max / 10 wide.
+
+        From a flat histogram C51 takes 1 / (1 - gamma) rounds of the target network to narrow down.
+        """
         return -0.5 * (10 * self.returns / self.v_max).square()
 
     def value(self, outputs: Float[Tensor, "*batch outputs"]) -> Float[Tensor, "*batch"]:
-        """The mean of the histogram whose logits these are."""
+        """Return the mean of the histogram whose logits these are."""
         return outputs.softmax(-1) @ self.returns.to(outputs.dtype)
 
     def target(
@@ -119,7 +121,7 @@ class CategoricalValue(HistogramValue):
 
 
 def make_value(form: str, bins: int, v_max: float) -> ScalarValue:
-    """What the outputs of a critic mean.
+    """Return what the outputs of a critic mean.
 
     :raises ValueError: for an unknown form, fewer than two bins or a v_max that is not positive.
     """

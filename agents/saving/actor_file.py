@@ -95,7 +95,7 @@ def save_actor(agent: Any, path: str | Path) -> None:
 
 
 def load_actor(path: str | Path, device: torch.device | str = "auto") -> TrainedActor:
-    """The actor in a file of `save_actor`, to act with. Nothing of the file is run.
+    """Load the actor in a file of `save_actor`, to act with. Nothing of the file is run.
 
     :raises FileNotFoundError: if there is no such file.
     :raises StateFileError: if it is damaged, or none of ours.

@@ -55,7 +55,7 @@ def load(
     force_reset: bool = True,
     run_code: bool = False,
 ) -> Any:
-    """An agent of the class `kind` from a file of `save`; without an environment it can act, with one go on learning.
+    """Load an agent of the class `kind` from a file of `save`; it can act, and with an environment go on learning.
 
     :param path: ".zip" may be left out; or a binary file that is open.
     :param env: with the tasks of the file; the number of environments per task may be another one.
@@ -180,7 +180,7 @@ def _check_changes(
 
 
 def settings_state(agent: Any) -> dict[str, Any]:
-    """What the agent was made with, as JSON values: its settings, what it calls its parts, and what it learns on."""
+    """Return what the agent was made with, as JSON values: settings, names of its parts, and what it learns on."""
     named: dict[str, Any] = {}
     for role in AGGREGATORS:
         named[role], named[f"{role}_kwargs"] = describe_aggregator(getattr(agent, role))
@@ -196,7 +196,7 @@ def settings_state(agent: Any) -> dict[str, Any]:
 
 
 def policy_name(agent: Any) -> str:
-    """The alias of the policy's class; without one, "module:Class", for the reader only: nothing is imported."""
+    """Return the alias of the policy's class; without one, "module:Class", for the reader only: nothing is imported."""
     kind = agent.policy_class
     aliases = [name for name, known in agent.policy_aliases.items() if known is kind]
     return aliases[0] if aliases else f"{kind.__module__}:{kind.__qualname__}"
@@ -228,7 +228,7 @@ def load_training_state(agent: Any, state: Mapping[str, Any], skip: Sequence[str
 
 
 def parameters_in(path: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The modules of those names in an agent's file, as `set_parameters` takes them.
+    """Return the modules of those names in an agent's file, as `set_parameters` takes them.
 
     :raises StateFileError: if the file is damaged, foreign or a pickle.
     """
@@ -271,7 +271,7 @@ def _modules(agent: Any) -> dict[str, Any]:
 
 
 def with_zip(path: Any) -> Any:
-    """The path to write to; an open file stays."""
+    """Return the path to write to; an open file stays."""
     if not is_path(path):
         return path
     path = Path(path)
@@ -279,7 +279,7 @@ def with_zip(path: Any) -> Any:
 
 
 def existing(path: Any) -> Any:
-    """The path to read from: as it is, or with ".zip"; an open file stays.
+    """Return the path to read from: as it is, or with ".zip"; an open file stays.
 
     :raises FileNotFoundError: if there is neither, saying what is there.
     """

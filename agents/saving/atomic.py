@@ -15,7 +15,7 @@ _NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write to; at the end of the block it takes the place of `path` in one move.
+    """Open a file to write to; at the end of the block it takes the place of `path` in one move.
 
     After an error inside, what was at `path` before is still there, and nothing else is left. A link that lies in the
     way is replaced and never written through.
@@ -37,7 +37,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def not_through_links(path: str, flags: int) -> int:
-    """An `opener` for `open` that refuses a link with an OSError: in a stranger's folder one may lead anywhere."""
+    """Open, as `opener` of `open`, anything but a link (OSError): in a stranger's folder one may lead anywhere."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 

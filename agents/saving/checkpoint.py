@@ -65,13 +65,13 @@ def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    """The complete checkpoints in `folder`, oldest first."""
+    """Return the complete checkpoints in `folder`, oldest first."""
     found = ((STEP.search(path.name), path) for path in Path(folder).glob("step_*"))
     return [path for *_, path in sorted((int(match[1]), match[2] is None, path) for match, path in found if match)]
 
 
 def latest_checkpoint(folder: str | Path) -> Path:
-    """The newest checkpoint whose checksums hold; a warning names the damaged ones that are passed over.
+    """Return the newest checkpoint whose checksums hold; a warning names the damaged ones that are passed over.
 
     A training may write and delete checkpoints meanwhile: one that vanishes while it is looked at is not damaged.
 
@@ -98,7 +98,7 @@ def latest_checkpoint(folder: str | Path) -> Path:
 
 
 def sums(paths: Iterable[Path]) -> bytes:
-    """What SHA256SUMS holds: a line per file."""
+    """Return what SHA256SUMS holds: a line per file."""
     return b"".join(f"{_sha256(path)}  {path.name}\n".encode() for path in paths)
 
 
@@ -120,8 +120,9 @@ def check_sums(path: Path, pattern: str = "*.zip") -> None:
 
 
 def load_checkpoint(path: str | Path, env: VecEnv, device: str = "auto", **changes: Any) -> MTSAC:
-    """The agent of a checkpoint with its buffer, `env` put back into the saved state: go on with
-    `agent.learn(remaining, reset_num_timesteps=False)`, and the run is the one that never stopped.
+    """Load the agent of a checkpoint with its buffer, and put `env` back into the saved state.
+
+    Go on with `agent.learn(remaining, reset_num_timesteps=False)`, and the run is the one that never stopped.
 
     :param changes: constructor arguments to change; `run_code` as in `MTSAC.load`.
     :raises StateFileError: if a file is damaged or foreign, or the environment has other tasks.
@@ -181,7 +182,7 @@ def prune(folder: str | Path, keep: int) -> None:
 
 
 def checkpoint_bytes(agent: MTSAC, transitions: int) -> int:
-    """The size of a checkpoint, but for some kilobytes of environments and counters.
+    """Estimate the size of a checkpoint, but for some kilobytes of environments and counters.
 
     :param transitions: that the replay buffer then holds of each task.
     """

@@ -137,7 +137,7 @@ def _to_read(path: Any) -> AbstractContextManager[Any]:
 
 
 def _write_tensors(write: Callable[[Any], Any], tensors: dict[str, torch.Tensor]) -> None:
-    """The safetensors format, tensor by tensor: the library's own `save` holds a large buffer three times in memory."""
+    """Write safetensors tensor by tensor: the library's own `save` holds a large buffer three times in memory."""
     header, end = {}, 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes

@@ -186,8 +186,11 @@ class Pool:
         return {"answer": None} if message == DONE else unpack(message)
 
     def _answered(self, worker: int, timeout: float) -> bool:
-        """Whether a worker answers in time. While this process is stopped (Ctrl-Z, a suspended job), its workers may be
-        too: of the time that passes then, no more than a slice counts."""
+        """Whether a worker answers in time.
+
+        While this process is stopped (Ctrl-Z, a suspended job), its workers may be too: of the time that passes then,
+        no more than a slice counts.
+        """
         poll = self._polls[worker].poll
         return any(poll(1000 * timeout / _SLICES) for _ in range(_SLICES))
 
@@ -235,7 +238,7 @@ def _unnamed_file() -> IO[bytes]:
 
 
 def _reserve(file: IO[bytes], size: int) -> None:
-    """Makes the file so large, where there is room: without it the first write through a map is a bus error."""
+    """Make the file so large, where there is room: without it the first write through a map is a bus error."""
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)

@@ -16,7 +16,7 @@ FORMER = {"mean-rescaled": "pcgrad-magnitude"}  # names that were given up -> th
 
 
 def aggregator_class(name: str) -> type[Aggregator]:
-    """The class called `name` in `AGGREGATORS`, `torchjd:NAME`, or `path/file.py:NAME`.
+    """Return the class called `name` in `AGGREGATORS`, `torchjd:NAME`, or `path/file.py:NAME`.
 
     :raises ValueError: if there is no such class; the message says what was expected.
     :raises ImportError: if TorchJD is not installed; the message says how to install it.
@@ -57,13 +57,13 @@ def make_aggregator(name: str, **options: Any) -> Aggregator:
 
 
 def required_options(kind: type[Aggregator]) -> list[str]:
-    """The options of a class that have no default (some of TorchJD's)."""
+    """Return the options of a class that have no default (some of TorchJD's)."""
     parameters = inspect.signature(kind).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def name_of(aggregator: Aggregator) -> str:
-    """The name from which `make_aggregator` makes the same method.
+    """Return the name from which `make_aggregator` makes the same method.
 
     :raises ValueError: if its class has no name, so that a file could not name it.
     """

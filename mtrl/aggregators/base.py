@@ -98,7 +98,7 @@ class Aggregator(nn.Module, ABC):
         return per_task.mean(0) if self.reduction == "mean" else per_task.sum(0)
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Constructor arguments by name, as JSON values: `type(self)(**self.hyperparameters())` is a fresh twin.
+        """Return constructor arguments as JSON values: `type(self)(**self.hyperparameters())` is a fresh twin.
 
         :raises TypeError: if the class does not keep one of them.
         """

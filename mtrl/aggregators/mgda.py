@@ -26,7 +26,7 @@ class MGDA(SolverAggregator):
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
-        """The solver's best answer; one more in `fallbacks` should the gap exceed 1e-8."""
+        """Return the solver's best answer; count a fallback should the gap exceed 1e-8."""
         weights, gap = min_norm_weights(gramian)
         self.count(~(gap <= 1e-8))
         return on_scale(weights, self.reduction)

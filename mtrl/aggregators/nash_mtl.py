@@ -43,7 +43,7 @@ class NashMTL(SolverAggregator):
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
-        """The bargaining solution, present or kept, at the length of the mean."""
+        """Return the bargaining solution, present or kept, at the length of the mean."""
         if not len(self.solution):
             self.reset(len(gramian), 0)
         check_tasks(len(self.solution), len(gramian), self)
@@ -60,7 +60,7 @@ class NashMTL(SolverAggregator):
         return on_scale(weights, self.reduction)
 
     def get_extra_state(self) -> Tensor:
-        """Number of calls, so that a resumed run solves when the other would have."""
+        """Return the number of calls, so that a resumed run solves when the other would have."""
         return torch.tensor(self.calls)
 
     def set_extra_state(self, state: Tensor) -> None:

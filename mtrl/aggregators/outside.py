@@ -13,13 +13,13 @@ _NAMES: dict[type[Aggregator], str] = {}
 
 
 def foreign_name(kind: type[Aggregator]) -> str | None:
-    """The name that a class from outside was found under."""
+    """Return the name that a class from outside was found under."""
     return _NAMES.get(kind)
 
 
 @cache
 def class_in_file(name: str) -> type[Aggregator]:
-    """The class that `path/to/file.py:NAME` means. The file is run: only name files that you trust.
+    """Return the class that `path/to/file.py:NAME` means. The file is run: only name files that you trust.
 
     :raises ValueError: if there is no such file, no such class in it, or it is no `mtrl.Aggregator`.
     """
@@ -60,7 +60,7 @@ def class_in_file(name: str) -> type[Aggregator]:
 
 @cache
 def class_of_torchjd(name: str) -> type[Aggregator]:
-    """An adapter for the aggregator of the installed TorchJD that `torchjd:NAME` means.
+    """Make an adapter for the aggregator of the installed TorchJD that `torchjd:NAME` means.
 
     :raises ImportError: if TorchJD is not installed.
     :raises ValueError: if it has no such aggregator; the message lists those that it has.

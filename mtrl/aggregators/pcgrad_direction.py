@@ -1,4 +1,4 @@
-"""PCGrad's direction alone: is it where the step goes, or how far, that helps?"""
+"""PCGrad's direction alone, to tell whether it helps where the step goes, or how far."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""PCGrad's length alone: is it where the step goes, or how far, that helps?"""
+"""PCGrad's length alone, to tell whether it helps where the step goes, or how far."""
 
 from typing import ClassVar
 
@@ -24,6 +24,6 @@ class PCGradMagnitude(PCGrad):
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
-        """The mean's weights, rescaled."""
+        """Return the mean's weights, rescaled."""
         plain = self.reduce(torch.eye(len(gramian), dtype=gramian.dtype, device=gramian.device))
         return with_length(gramian, plain, length(gramian, super().weights(gramian, losses)))

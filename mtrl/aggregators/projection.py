@@ -26,7 +26,7 @@ def project_conflicts(
 def visit_by_visit(
     gramian: Float[Tensor, "tasks tasks"], orders: Int[Tensor, "tasks visits"]
 ) -> Float[Tensor, "tasks tasks"]:
-    """The reference: all rows move at once, one visit at a time."""
+    """Project in torch, the reference: all rows move at once, one visit at a time."""
     norms2 = gramian.diagonal()[:, None]
     per_unit = torch.where(norms2 > 0, gramian / norms2, 0.0)  # row j: g_j / |g_j|^2; a zero g_j projects nothing
     visited = per_unit[orders.T]  # (visits, tasks, tasks), gathered in one go
@@ -39,7 +39,7 @@ def visit_by_visit(
 
 @functools.cache
 def _kernel(device: torch.device) -> Projection | None:
-    """The kernel, if it can be built for the device; else None, and a warning says why and what that costs."""
+    """Return the kernel, if it can be built for the device; else None, and a warning says why and what that costs."""
     try:
         from mtrl.kernels import project_conflicts as kernel  # here, as Triton need not be installed
 

@@ -86,7 +86,7 @@ def length(gramian: Float[Tensor, "tasks tasks"], weights: Float[Tensor, " tasks
 def with_length(
     gramian: Float[Tensor, "tasks tasks"], weights: Float[Tensor, " tasks"], target: Float[Tensor, ""]
 ) -> Float[Tensor, " tasks"]:
-    """The weights, scaled so that the update has the target length; 0 if it has no direction."""
+    """Return the weights, scaled so that the update has the target length; 0 if it has no direction."""
     present = length(gramian, weights)
     return weights * torch.where(present == 0, 0.0, target / present)
 
@@ -100,7 +100,7 @@ def in_range(
     above: bool = False,
     below: bool = False,
 ) -> float:
-    """The option's value, if it lies between the bounds (`above`, `below`: the bound itself is not allowed).
+    """Return the option's value, if it lies between the bounds (`above`, `below`: the bound itself is not allowed).
 
     :raises ValueError: naming the option, the range and the value found.
     """

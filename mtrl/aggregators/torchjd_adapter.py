@@ -50,7 +50,7 @@ class TorchJDAggregator(Aggregator):
         self._build(2)  # find options out of range and missing packages now
 
     def reset(self, num_tasks: int, num_params: int) -> None:
-        """A new object of TorchJD's, and its random draws from the start."""
+        """Make a new object of TorchJD's, and begin its random draws again."""
         self.num_params = num_params
         self._begin(num_tasks)
 
@@ -145,7 +145,7 @@ def available() -> list[str]:
 
 
 def adapt(name: str) -> type[TorchJDAggregator]:
-    """A class of ours for TorchJD's `name`, with `reduction`, `seed` and those of its options in `KINDS`."""
+    """Make a class of ours for TorchJD's `name`, with `reduction`, `seed` and those of its options in `KINDS`."""
     wrapped = getattr(torchjd.aggregation, name)
     known = inspect.signature(wrapped, eval_str=True).parameters.values()
     options = [

@@ -134,7 +134,7 @@ class FastRotation:
 
 
 def _replace(module: types.ModuleType, **replacements: Any) -> types.ModuleType:
-    """A namespace with all that a module has, some of it replaced; the module stays as it is."""
+    """Return a namespace with all that a module has, some of it replaced; the module stays as it is."""
     namespace = types.ModuleType(module.__name__)
     vars(namespace).update(vars(module), **replacements)
     return namespace

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def rebind(function: Any, replacements: Mapping[str, Any]) -> types.FunctionType:
-    """The same code with `replacements` among its globals; functions in its closure (decorators) likewise.
+    """Return the same code with `replacements` among its globals; functions in its closure (decorators) likewise.
 
     `super()` works on: the class that it starts from lies in the closure, too, and is kept.
     """
@@ -29,7 +29,7 @@ def rebind(function: Any, replacements: Mapping[str, Any]) -> types.FunctionType
 
 
 def rebound_methods(cls: type, replacements: Mapping[str, Any]) -> dict[str, Any]:
-    """The methods, static methods and properties that a class itself defines, rebound; no dunder methods."""
+    """Return the methods, static methods and properties that a class itself defines, rebound; no dunder methods."""
     found: dict[str, Any] = {}
     for name, member in vars(cls).items():
         if name.startswith("__"):
