@@ -11,7 +11,7 @@ from mtrl.aggregators.shared import length, with_length
 
 
 class PCGradDirection(PCGrad):
-    """Step where PCGrad steps, as far as the plain mean would.
+    """Take the direction of PCGrad and the length of the mean.
 
     One of the two ablations of Yu et al. 2020 (arXiv 2001.06782). The paper does not say what happens where
     PCGrad's update vanishes; here the update is then zero.

@@ -11,7 +11,7 @@ from mtrl.aggregators.shared import length, with_length
 
 
 class PCGradMagnitude(PCGrad):
-    """Step where the plain mean steps, as far as PCGrad would.
+    """Take the direction of the mean and the length of PCGrad.
 
     One of the two ablations of Yu et al. 2020 (arXiv 2001.06782). Where the mean vanishes, so does the update.
 

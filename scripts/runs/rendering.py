@@ -77,18 +77,16 @@ def film(order: dict[str, object], gl: str, timeout: float) -> None:
     variables = _rendering_with(gl) if gl else {**os.environ}
     words = [sys.executable, "-m", "scripts.runs.film", json.dumps(order)]
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(words, env=variables | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
     try:
-        _, errors = process.communicate(timeout=timeout)
+        done = subprocess.run(
+            words, env=variables | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True, timeout=timeout
+        )
     except subprocess.TimeoutExpired as error:
         raise UsageError(
             f"rendering with {gl or 'no OpenGL'} took longer than --timeout {timeout:g} s. Give it more."
         ) from error
-    finally:
-        process.kill()
-        process.wait()
-    if process.returncode:
-        last = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise UsageError(
             f"rendering with {gl or 'no OpenGL'} failed: {last[0].removeprefix('error: ')}. Try another way to render: "
             "MUJOCO_GL=egl or osmesa."

@@ -5,8 +5,7 @@
     python -m scripts.toy2d --aggregators mean,cagrad --steps 20000    a slow method, or a small machine
 
 Both losses are deep, curved valleys that meet at the optimum; along each valley the other loss pulls across it. See Yu
-et al. 2020, Figure 1 and Appendix D. The mean bounces between the walls; PCGrad arrives, but only after more than
-100,000 updates.
+et al. 2020, Figure 1 and Appendix D. The mean bounces between the walls; PCGrad arrives, but not before update 100,000.
 
 Gradients are closed forms in float64. Methods that solve a problem at each update (cagrad, mgda, nash_mtl) take hours;
 a bar shows how long.

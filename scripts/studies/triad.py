@@ -4,9 +4,9 @@
     python -m scripts.triad --preset toy --updates 50   seconds
 
 Repeats the measurement of Section 5.3 of Yu et al. 2020 (arXiv 2001.06782): surgery helps where gradients conflict
-(negative cosine) and differ in norm, and curvature is high. Theorem 2 asks that (a) the cosine is at most -(magnitude
-similarity), and (b) that the curvature is at least xi times a constant; as in the paper, (b) is counted as xi <= 1. The
-networks, batch size and rewards are those of the preset; one update follows each step of both tasks.
+with a negative cosine, differ in norm, and curvature is high. Theorem 2 asks that (a) the cosine is at most minus the
+magnitude similarity, and (b) that the curvature is at least xi times a constant; as in the paper, (b) is counted as
+xi <= 1. Networks, batch size and rewards are those of the preset; one update follows each step of both tasks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from rich.table import Table
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from mtrl import diagnostics
-from scripts.analysis.style import COLORS, picture_path
+from scripts.analysis.style import COLORS, picture_path, set_style
 from scripts.common import methods
 from scripts.common.flags import Names
 from scripts.common.screen import Screen
@@ -160,8 +159,7 @@ def write_csv(path: Path, series: dict[str, dict[str, np.ndarray]]) -> None:
 
 def draw(series: dict[str, dict[str, np.ndarray]], title: str) -> Figure:
     """A column per network; conflict, lengths, xi and curvature from top to bottom."""
-    matplotlib.use("Agg")
-    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    set_style()
     figure, panels = plt.subplots(3, 2, figsize=(9, 6.5), sharex=True, layout="constrained", squeeze=False)
     for column, name in zip(panels.T, NETWORKS, strict=True):
         found = series[name]
@@ -184,11 +182,10 @@ def conflict(axes: Axes, found: dict[str, np.ndarray]) -> None:
     axes.plot(-found["similarity"], color=COLORS[1], linewidth=1, linestyle="--", label="-(magnitude similarity)")
     axes.fill_between(range(len(found["cosine"])), -1, 0, color="0.5", alpha=0.08, linewidth=0)
     axes.set(ylim=(-1.05, 1.75), yticks=(-1, -0.5, 0, 0.5, 1), ylabel="conflict below 0;\n(a) holds below the dashes")
-    axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
+    axes.legend(fontsize=8, loc="upper right", ncols=2)
 
 
 def line(axes: Axes, values: np.ndarray, label: str, color: str, legend: str = "") -> None:
     """One curve over the updates."""
     axes.plot(values, color=color, linewidth=1.2, label=legend or None)
     axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
