@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure, FigureBase
 
 from scripts.analysis import intervals
 from scripts.analysis.methods import Method, hours_at
@@ -44,11 +44,12 @@ def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tu
     figure = plt.figure(figsize=(9, sum(heights)), layout="constrained")
     top, *below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     mean = top.subplots()
-    panels = [panel for part in below for panel in _panels(part, tasks, label)]
+    panels = [panel for part in below for panel in task_panels(part, tasks, label, "success")]
     for method, look, x in zip(methods, looks([m.aggregator for m in methods]), xs, strict=True):
         curves = method.curves[1]
         band(mean, look, x, curves, legend(method))
         for i, panel in enumerate(panels):
+            panel.set_ylim(-0.04, 1.04)
             band(panel, look, x, curves[:, i : i + 1], thin=True)
     shading = "; shaded: 95 % bootstrap over seeds" if any(len(method.runs) > 1 for method in methods) else ""
     what = f"success, mean over {len(tasks)} tasks" if tasks else f"success on {protocol.tasks[0]}"
@@ -61,15 +62,14 @@ def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tu
     return figure, [mean, *panels]
 
 
-def _panels(part: SubFigure, tasks: Sequence[str], label: str) -> list[Axes]:
+def task_panels(part: FigureBase, tasks: Sequence[str], xlabel: str, ylabel: str) -> list[Axes]:
     """A small panel per task."""
     columns = min(COLUMNS, len(tasks))
     rows = math.ceil(len(tasks) / columns)
     panels = list(part.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    part.supxlabel(label, fontsize=9)
-    part.supylabel("success", fontsize=9)
+    part.supxlabel(xlabel, fontsize=9)
+    part.supylabel(ylabel, fontsize=9)
     for panel, task in zip(panels, tasks, strict=False):
-        panel.set_ylim(-0.04, 1.04)
         panel.set_title(task, fontsize=8)
     for panel in panels[len(tasks) :]:
         panel.set_visible(False)

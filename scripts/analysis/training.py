@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from mtrl import diagnostics
 from scripts.analysis.methods import Method
 from scripts.analysis.style import STEPS_LABEL, literal, looks, over_steps, set_style
-from scripts.analysis.success import COLUMNS, band, legend
+from scripts.analysis.success import COLUMNS, band, legend, task_panels
 from scripts.common.usage import UsageError
 from scripts.runs import Run
 from scripts.runs.files import as_usage_error
@@ -115,14 +115,14 @@ def triad(methods: Sequence[Method]) -> Figure:
         column[2].axhline(0, color="0.4", linewidth=0.8)
     labels = (
         "share of pairs in conflict",
-        "similarity of lengths\n(mean over pairs, 1: equal)",
+        "similarity of norms\n(mean over pairs, 1: equal)",
         "curvature along the step",
     )
     for axes, label in zip(panels[:, 0], labels, strict=True):
         axes.set_ylabel(label)
     over_steps(panels[0, 0])
     _legend_below(figure, panels[0, 0])
-    figure.suptitle("The tragic triad over training: conflict, unequal lengths, curvature", fontsize=11)
+    figure.suptitle("The tragic triad over training: conflict, unequal norms, curvature", fontsize=11)
     return figure
 
 
@@ -130,25 +130,16 @@ def temperatures(methods: Sequence[Method]) -> Figure:
     """The entropy temperature of every task over training, on a logarithmic scale."""
     set_style()
     tasks = methods[0].runs[0].protocol.tasks
-    columns = min(COLUMNS, len(tasks))
-    rows = math.ceil(len(tasks) / columns)
-    figure, panels = plt.subplots(
-        rows, columns, figsize=(9, 1.4 + 1.6 * rows), sharex=True, sharey=True, layout="constrained", squeeze=False
-    )
-    for axes, task in itertools.zip_longest(panels.flat, tasks):
-        axes.set_visible(task is not None)
-        if task is not None:
-            _line(axes, methods, [f"train/ent_coef/{task}"], lambda x: x[:, 0])
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.set_title(task, fontsize=8)
-    over_steps(panels[0, 0])
-    for axes in panels[-1]:
-        axes.set_xlabel(STEPS_LABEL, fontsize=8)
-    figure.supylabel("weight of the entropy", fontsize=9)
-    _legend_below(figure, panels[0, 0])
+    figure = plt.figure(figsize=(9, 1.4 + 1.6 * math.ceil(len(tasks) / COLUMNS)), layout="constrained")
+    panels = task_panels(figure, tasks, STEPS_LABEL, "entropy temperature")
+    for axes, task in zip(panels, tasks, strict=True):
+        _line(axes, methods, [f"train/ent_coef/{task}"], lambda x: x[:, 0])
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    over_steps(panels[0])
+    _legend_below(figure, panels[0])
     figure.suptitle("Temperature of every task", fontsize=11)
     return figure
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -64,14 +65,10 @@ def examine(config: TrainConfig, steps: int, run_dir: Path, console: Screen) -> 
 
 def software() -> Iterator[Finding]:
     """Python and the main packages against the versions that were tested together."""
-    tested = {}
-    if CONSTRAINTS.is_file():
-        lines = CONSTRAINTS.read_text().splitlines()
-        tested = {
-            name.lower().replace("-", "_"): number for name, _, number in (line.partition("==") for line in lines)
-        }
+    lines = CONSTRAINTS.read_text().splitlines() if CONSTRAINTS.is_file() else []
+    tested = dict(line.lower().replace("-", "_").split("==") for line in lines if "==" in line)
     python = platform.python_version()
-    if (3, 11) <= tuple(map(int, python.split(".")[:2])) <= (3, 13):
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
         yield Finding("ok", "Python", python)
     else:
         yield Finding("wrong", "Python", f"{python}; expected 3.11, 3.12 or 3.13. Make a new environment: make train")
