@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(request: RecordConfig, run: Run) -> list[str]:
-    """The tasks to film.
+    """Return the tasks to film.
 
     :raises UsageError: for what cannot be filmed.
     """

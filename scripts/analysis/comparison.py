@@ -38,7 +38,7 @@ def require_finished(runs: Sequence[Run]) -> None:
 
 
 def summarise(method: Method, at: int | None) -> Row:
-    """The method's success at the end, or at a step.
+    """Return the method's success at the end, or at a step.
 
     :raises UsageError: if that step was not evaluated.
     """
@@ -67,7 +67,7 @@ def hours(method: Method, at: int | None) -> float | None:
 
 
 def baseline_of(rows: Sequence[Row]) -> Row | None:
-    """The plain mean; None without one, and where several settings of it leave open which is meant."""
+    """Return the plain mean; None without one, and where several settings of it leave open which is meant."""
     configs = [(row, row.method.runs[0].config) for row in rows if row.method.aggregator == BASELINE]
     plain = [row for row, config in configs if not config.multi_head and not config.critic_aggregator]
     return plain[0] if len(plain) == 1 else None

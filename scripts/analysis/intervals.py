@@ -96,7 +96,7 @@ def _pooled(statistic: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
 
 def _improvement(*columns: np.ndarray, axis: int = -1) -> np.ndarray:
-    """The columns of the scores, then those of the baseline, each (..., seeds) -> (...)."""
+    """Return the columns of the scores, then those of the baseline, each (..., seeds) -> (...)."""
     half = len(columns) // 2
     pairs = zip(columns[:half], columns[half:], strict=True)
     shares = [(np.sign(x[..., :, None] - y[..., None, :]) + 1).mean((-1, -2)) / 2 for x, y in pairs]

@@ -32,7 +32,7 @@ STEPS_LABEL = "environment steps per task"
 
 
 def color_of(method: str) -> str:
-    """The colour of an aggregator, or of `independent`, in every picture; grey for one that is not ours."""
+    """Return the colour of an aggregator, or of `independent`, in every picture; grey for one that is not ours."""
     return METHOD_COLORS.get(method, FOREIGN)
 
 
@@ -45,7 +45,7 @@ class Look(NamedTuple):
 
 
 def looks(aggregators: Sequence[str]) -> list[Look]:
-    """A look per method: those of one aggregator share its colour, and differ in their dashes."""
+    """Return a look per method: those of one aggregator share its colour, and differ in their dashes."""
     colors = [color_of(name) for name in aggregators]
     dashes = [STYLES[colors[:i].count(color) % len(STYLES)] for i, color in enumerate(colors)]
     rims = np.linspace(min(4.0, len(colors) - 1.0), 0, len(colors))
@@ -60,12 +60,12 @@ def set_style() -> None:
 
 
 def literal(text: str) -> str:
-    """A name from a file as a label: what stands between two dollar signs is no formula."""
+    """Return a name from a file as a label: what stands between two dollar signs is no formula."""
     return plain(text).replace("$", r"\$")
 
 
 def over_steps(axes: Axes) -> None:
-    """Steps from zero on the horizontal axis, as 20k and 1M."""
+    """Let the horizontal axis begin at zero steps, and write steps as 20k and 1M."""
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 

@@ -63,7 +63,7 @@ def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tu
 
 
 def task_panels(part: FigureBase, tasks: Sequence[str], xlabel: str, ylabel: str) -> list[Axes]:
-    """A small panel per task."""
+    """Lay out a small panel per task."""
     columns = min(COLUMNS, len(tasks))
     rows = math.ceil(len(tasks) / columns)
     panels = list(part.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
@@ -91,7 +91,7 @@ def band(
     label: str = "",
     thin: bool = False,
 ) -> None:
-    """The mean over seeds and tasks as a line, its interval as a band; a single seed has no band."""
+    """Draw the mean over seeds and tasks as a line, its interval as a band; a single seed has no band."""
     width, marker = (1.2, 3) if thin else (1.6, 5)
     (line,) = axes.plot(x, values.mean((0, 1)), color=look.color, linestyle=look.dashes, linewidth=width + look.rim)
     line.set(label=label or None, marker="." if len(x) < 50 else "", markersize=marker + 2 * look.rim)

@@ -47,7 +47,7 @@ def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature
 
 
 def explain(protocol: Protocol, at: int | None) -> str:
-    """The protocol in a paragraph."""
+    """Return the protocol in a paragraph."""
     episodes = protocol.episodes_during if at and at < protocol.env_steps_per_task else protocol.episodes_final
     horizon = str(protocol.horizon)
     if protocol.train_horizon != protocol.horizon:
@@ -67,7 +67,7 @@ def worst_count(tasks: int) -> int:
 
 
 def main_table(rows: Sequence[Row], at: int | None, worst: int) -> Iterable[str]:
-    """A line per method, the mean first.
+    """Yield a line per method, the mean first.
 
     :param worst: how many tasks count as the worst.
     """
@@ -107,7 +107,7 @@ def against(row: Row, baseline: Row) -> list[str]:
 
 
 def notes(rows: Sequence[Row], worst: int) -> Iterable[str]:
-    """What the numbers mean, and what they cannot say."""
+    """Yield what the numbers mean, and what they cannot say."""
     yield (
         "Brackets: 95 % intervals over seeds. Success and IQM: stratified bootstrap as in rliable, each task's seeds "
         "redrawn by themselves. Paired: Student's t over the seeds' differences. P: probability that a seed beats one "
@@ -128,7 +128,7 @@ def notes(rows: Sequence[Row], worst: int) -> Iterable[str]:
 
 
 def table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterable[str]:
-    """A Markdown table."""
+    """Yield a Markdown table."""
     yield f"| {' | '.join(headings)} |"
     yield f"|{'---|' * len(headings)}"
     for line in lines:

@@ -64,8 +64,10 @@ def conflicts(methods: Sequence[Method]) -> Figure:
 
 
 def conflicts_over_time(method: Method, network: str) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The edges of the windows in steps per task, and in each the share of measurements in which each pair conflicts,
-    (T, T) with NaN on the diagonal."""
+    """Return the edges of the windows in steps per task, and how often each pair conflicts in each of them.
+
+    A share of the measurements, (T, T) with NaN on the diagonal.
+    """
     tasks = method.runs[0].protocol.tasks
     pairs = list(itertools.combinations(range(len(tasks)), 2))
     steps, values = [], []
@@ -127,7 +129,7 @@ def triad(methods: Sequence[Method]) -> Figure:
 
 
 def temperatures(methods: Sequence[Method]) -> Figure:
-    """The entropy temperature of every task over training, on a logarithmic scale."""
+    """Draw the entropy temperature of every task over training, on a logarithmic scale."""
     set_style()
     tasks = methods[0].runs[0].protocol.tasks
     figure = plt.figure(figsize=(9, 1.4 + 1.6 * math.ceil(len(tasks) / COLUMNS)), layout="constrained")
@@ -145,7 +147,7 @@ def temperatures(methods: Sequence[Method]) -> Figure:
 
 
 def _line(axes: Axes, methods: Sequence[Method], columns: list[str], value: Callable[[np.ndarray], np.ndarray]) -> None:
-    """A line per method: `value` of its columns of metrics.csv, (rows, columns) -> (rows,), over the steps."""
+    """Draw a line per method: `value` of its columns of metrics.csv, (rows, columns) -> (rows,), over the steps."""
     for method, look in zip(methods, looks([m.aggregator for m in methods]), strict=True):
         series = [_series(run, columns) for run in method.runs]
         steps = sorted(set.intersection(*(set(found) for found in series)))

@@ -83,7 +83,7 @@ class BenchConfig:
 
 
 def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]:
-    """What is measured for each part."""
+    """Return what is measured for each part."""
     sizes = [size_of(config, number) for number in sorted({len(task_names(config.suite)), 50})]
     names, precisions, suite = config.aggregators, config.precisions, config.suite
     few = 15 if config.rounds == "auto" else config.rounds
@@ -109,7 +109,7 @@ def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]
 
 
 def size_of(config: BenchConfig, num_tasks: int) -> updates.Size:
-    """What an update computes for so many tasks."""
+    """Return what an update computes for so many tasks."""
     same = {name: getattr(config, name) for name in ("batch_size", "width", "depth", "layer_norm", "threads", "device")}
     return updates.Size(num_tasks=num_tasks, capture=resolve_capture(config.capture, config.device), **same)
 
@@ -171,7 +171,7 @@ def check(config: BenchConfig) -> None:
 
 
 def table(figures: Sequence[Figure]) -> Table:
-    """The figures of one part."""
+    """Return the figures of one part."""
     result = Table("what", "measured", "compared")
     result.columns[1].justify = "right"
     for figure in figures:
@@ -182,7 +182,7 @@ def table(figures: Sequence[Figure]) -> Table:
 
 
 def describe_machine(config: BenchConfig) -> dict[str, str]:
-    """What the numbers depend on."""
+    """Return what the numbers depend on."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -24,7 +24,7 @@ STEPS = 20  # per turn: few, so that turns are short against what else a machine
 
 
 def plain_task(name: str, goal: np.ndarray) -> Any:
-    """A task as metaworld makes it."""
+    """Return a task as metaworld makes it."""
     env = ALL_V3_ENVIRONMENTS[name]()
     data = {"env_cls": type(env), "rand_vec": goal, "partially_observable": False}
     env.set_task(Task(name, pickle.dumps(data)))
@@ -64,7 +64,7 @@ def _step_seconds(name: str, goals: np.ndarray, rounds: int) -> dict[str, np.nda
 
 
 def _physics(name: str, goals: np.ndarray) -> Callable[[], None]:
-    """The simulator's part of STEPS steps: five substeps and one `mj_forward` each, the hand moving at random."""
+    """Return the simulator's part of STEPS steps: five substeps and an `mj_forward` each, the hand moving at random."""
     env = plain_task(name, goals[0])
     model, data, actions = env.model, env.data, _actions(1)
 

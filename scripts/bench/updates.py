@@ -41,7 +41,7 @@ class Size:
 
 
 def make_agent(size: Size, aggregator: str, precision: str) -> MTSAC:
-    """An agent with 200 transitions per task in its buffer, warmed up."""
+    """Return an agent with 200 transitions per task in its buffer, warmed up."""
     noise = partial(Noise, 39, Box(-1.0, 1.0, (4,), np.float32))  # Meta-World's sizes
     env = from_gymnasium([noise] * size.num_tasks, [f"task-{i}" for i in range(size.num_tasks)])
     networks = {f"{net}_{side}": getattr(size, side) for net in ("actor", "critic") for side in ("width", "depth")}
@@ -84,7 +84,7 @@ def _update(agent: MTSAC) -> None:
 
 
 def aggregations(size: Size, aggregators: tuple[str, ...], rounds: int) -> list[Figure]:
-    """An aggregator alone, from a given Jacobian."""
+    """Time an aggregator alone, from a given Jacobian."""
     jacobian = torch.randn(size.num_tasks, NUM_PARAMS, device=size.device)
     losses = torch.rand(size.num_tasks, device=size.device)
     methods = {name: make_aggregator(name).to(size.device) for name in aggregators}

@@ -40,7 +40,7 @@ def run(main: Callable[[Sequence[str]], int | None], files: bool = False) -> Non
 
 
 def _outcome(main: Callable[[Sequence[str]], int | None]) -> int | str | None:
-    """The exit code of `main`, after the one line that an error is worth."""
+    """Return the exit code of `main`, after the one line that an error is worth."""
     codes: dict[type[Exception], int] = {
         UsageError: EXIT_USAGE,
         NonFiniteError: EXIT_NON_FINITE,
@@ -69,6 +69,6 @@ def _outcome(main: Callable[[Sequence[str]], int | None]) -> int | str | None:
 
 
 def home(argv: Sequence[str]) -> list[str]:
-    """The words with `--flag=~/path` as if the shell had seen to it: after `=`, not every shell does."""
+    """Return the words with `--flag=~/path` as if the shell had seen to it: after `=`, not every shell does."""
     words = (word.partition("=") for word in argv)
     return [flag + is_ + (os.path.expanduser(path) if flag.startswith("--") else path) for flag, is_, path in words]

@@ -12,7 +12,7 @@ from scripts.common.usage import UsageError, choose, usage_errors
 
 
 def aggregator_kind(name: str) -> type[Aggregator]:
-    """The class of an aggregator: a name of ours, `torchjd:NAME` or `path/to/file.py:NAME`.
+    """Return the class of an aggregator: a name of ours, `torchjd:NAME` or `path/to/file.py:NAME`.
 
     :raises UsageError: if there is none, or if TorchJD is not installed.
     """
@@ -42,6 +42,6 @@ def check_list(flag: str, names: Sequence[str], known: Iterable[str]) -> None:
 
 
 def build(name: str, **options: Any) -> Aggregator:
-    """A new aggregator with those of the options that its constructor knows: not every method draws a `seed`."""
+    """Return a new aggregator with those of the options that its constructor knows: not every method draws a `seed`."""
     kind = aggregator_kind(name)
     return kind(**taken_by(kind, options))

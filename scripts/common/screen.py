@@ -71,7 +71,7 @@ class Guarded:
 
 
 def guard(stream: IO[str]) -> IO[str]:
-    """The stream, or one around it that never raises; None, as Python has it where there is none, stays."""
+    """Return the stream, or one around it that never raises; None, as Python has it where there is none, stays."""
     return stream if stream is None or isinstance(stream, Guarded) else cast(IO[str], Guarded(stream))
 
 
@@ -115,13 +115,14 @@ class Screen(Console):
 
 
 def strong(words: str, rest: str = "") -> Text:
-    """A line that begins in bold."""
+    """Return a line that begins in bold."""
     return Text.assemble((words, "bold"), rest)
 
 
 class FittedTable(Table):
-    """A table in which nothing is cut: on a narrow screen columns are left out from the right, down to two, and then
-    the first one's text goes on in the next line.
+    """A table in which nothing is cut.
+
+    On a narrow screen columns are left out from the right, down to two, and then the first one's text is wrapped.
 
     :param first: heading of the first column, names.
     :param others: headings of the others, numbers or short words.

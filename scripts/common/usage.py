@@ -37,7 +37,7 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def check_folder(flag: str, text: str) -> Path:
-    """The folder that a flag names.
+    """Return the folder that a flag names.
 
     :raises UsageError: for a name that could not be printed, or written, as it is.
     """
@@ -67,7 +67,7 @@ def given(flag: str, words: Iterable[str]) -> bool:
 
 
 def step_limit() -> int | None:
-    """The environment variable STEPS: how many steps per task a training may take that is not told --steps-per-task."""
+    """Return the environment variable STEPS: how many steps per task a training takes without --steps-per-task."""
     text = os.environ.get("STEPS")
     if not text:
         return None

@@ -150,7 +150,7 @@ def columns(agent: MTSAC, env: TaskVecEnv) -> Finding:
 
 
 def training(config: TrainConfig, steps: int, console: Screen) -> Iterator[Finding]:
-    """A short training in which every task must have finite losses, a gradient, and a temperature that moves."""
+    """Make a short training in which every task must have finite losses, a gradient, and a temperature that moves."""
     horizon, whole = min(config.horizon, steps // 4), config
     config = replace(
         config,

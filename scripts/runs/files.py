@@ -54,7 +54,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     :raises OSError, ValueError: if it is missing, too large, or something else.
     """
@@ -66,7 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_protocol(path: Path) -> Protocol:
-    """The protocol in protocol.json.
+    """Return the protocol in protocol.json.
 
     :raises ValueError: if its fields do not make its id, or a task has a strange name.
     """
@@ -134,9 +134,7 @@ def _is_trial(path: Path) -> bool:
 
 
 def require_plain_files(path: Path) -> None:
-    """Raise UsageError if a run folder holds a link, or something that is neither file nor folder, or one for the
-    other.
-    """
+    """Raise UsageError if a run folder holds a link or a device, or a file for a folder, or a folder for a file."""
     for folder, folders, files in os.walk(path):  # passes over what a training takes away meanwhile
         for name in (*folders, *files):
             item = Path(folder, name)

@@ -81,7 +81,7 @@ def grid(pictures: list[np.ndarray]) -> np.ndarray:
 
 @contextlib.contextmanager
 def video(path: Path, every: int) -> Iterator[Callable[[np.ndarray], object]]:
-    """What adds a frame, one for `every` environment steps; the file appears when the last one is in it."""
+    """Yield what adds a frame, one for `every` environment steps; the file appears when the last one is in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:

@@ -46,7 +46,7 @@ class RunLogger:
         self.metrics(step, {"eval/success": evaluation.mean_success, **by_task})
 
     def close(self) -> None:
-        """The training is over. By default nothing."""
+        """End with the training. By default nothing."""
 
 
 class CsvLogger(RunLogger):
@@ -55,11 +55,11 @@ class CsvLogger(RunLogger):
     essential = True
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        """A row of metrics.csv."""
+        """Append a row to metrics.csv."""
         self.run.metrics.append([{STEP: step, **dict(sorted(values.items()))}])
 
     def conflicts(self, step: int, cosines: Cosines) -> None:
-        """A row of conflicts.csv per network, a column per pair of tasks."""
+        """Append a row to conflicts.csv per network, with a column per pair of tasks."""
         tasks = list(enumerate(self.run.protocol.tasks))
         pairs = {f"{a}|{b}": (i, j) for i, a in tasks for j, b in tasks if i < j}
         self.run.conflicts.append(
@@ -68,7 +68,7 @@ class CsvLogger(RunLogger):
         )
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
-        """A row of evaluations.csv per task."""
+        """Append a row to evaluations.csv per task."""
         self.run.add_evaluation(step, evaluation)
 
 
@@ -80,7 +80,7 @@ class TensorBoardLogger(RunLogger):
         self.format = TensorBoardOutputFormat(str(run.path / "tensorboard"))
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        """A point of each curve."""
+        """Add a point to each curve."""
         self.format.write(dict(values), dict.fromkeys(values, ()), step)
 
     def close(self) -> None:

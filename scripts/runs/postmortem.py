@@ -10,7 +10,7 @@ from scripts.runs.folder import Run
 
 
 def cause(agent: MTSAC, error: Exception) -> Exception:
-    """The loss that became non-finite, if one has: what goes wrong after it, in an environment say, follows from it."""
+    """Return the loss that became non-finite, if one has: what goes wrong after it, in an environment say, follows."""
     try:
         agent.guard.check()
     except NonFiniteError as found:
@@ -21,7 +21,7 @@ def cause(agent: MTSAC, error: Exception) -> Exception:
 
 
 def write_postmortem(run: Run, agent: MTSAC, error: Exception) -> None:
-    """What is known about a run that went wrong, beside its last good checkpoint."""
+    """Write what is known about a run that went wrong, beside its last good checkpoint."""
     write_json(
         run.path / "postmortem.json",
         {

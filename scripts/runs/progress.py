@@ -41,7 +41,7 @@ class StopSwitch(BaseCallback):
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """What runs inside may be given up."""
+        """Let what runs inside be given up."""
         self._raise = True
         try:
             yield

@@ -91,7 +91,7 @@ class Protocol:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Protocol:
-        """The protocol that `to_json` wrote.
+        """Return the protocol that `to_json` wrote.
 
         :raises ValueError: if a field is missing or unknown.
         """
@@ -113,7 +113,7 @@ class Protocol:
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
 
     def table(self) -> Table:
-        """A two-column table of all fields."""
+        """Return a two-column table of all fields."""
         table = Table(
             box=box.SIMPLE_HEAD,
             show_header=False,
@@ -144,7 +144,7 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def describe_env(config: TrainConfig, env: TaskVecEnv) -> Protocol:
-    """The protocol of a run with this config in this environment."""
+    """Return the protocol of a run with this config in this environment."""
     (width,) = env.observation_space.shape or ()
     spaces = f"observations of {width - env.num_tasks} numbers, actions in {spelled(env.action_space)}"
     return describe(config, env.task_names, env.goals, spaces)
@@ -153,7 +153,7 @@ def describe_env(config: TrainConfig, env: TaskVecEnv) -> Protocol:
 def describe(
     config: TrainConfig, task_names: tuple[str, ...], goals: Mapping[str, np.ndarray], spaces: str = ""
 ) -> Protocol:
-    """The protocol of a run with this config on these tasks with these goals; spaces where no benchmark fixes them."""
+    """Return the protocol of a run with this config, tasks and goals; spaces where no benchmark fixes them."""
     benchmark = find_benchmark(config.suite)
     versions = {name: version(name) for name in benchmark.versions}
     steps_per_task = math.ceil(config.steps_per_task / config.envs_per_task) * config.envs_per_task
@@ -183,7 +183,7 @@ def describe(
 
 
 def hash_goals(goals: Mapping[str, np.ndarray]) -> str:
-    """The first 12 digits of a sha256 over names and goal vectors, as float64 in task order."""
+    """Return the first 12 digits of a sha256 over names and goal vectors, as float64 in task order."""
     digest = hashlib.sha256()
     for name, vectors in goals.items():
         digest.update(name.encode() + np.ascontiguousarray(vectors, dtype="<f8").tobytes())

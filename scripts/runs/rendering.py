@@ -34,7 +34,7 @@ def require_encoder() -> None:
 
 
 def back_end_for(run: Run) -> str:
-    """What MuJoCo renders with; empty where nothing is found and the environments may render without it."""
+    """Return what MuJoCo renders with; empty where nothing is found and the environments may render without it."""
     try:
         return back_end()
     except UsageError:
@@ -44,7 +44,7 @@ def back_end_for(run: Run) -> str:
 
 
 def back_end(timeout: float = 120.0) -> Literal["egl", "osmesa"]:
-    """The first back end that renders here, each tried in a process of its own, as a driver may crash or hang.
+    """Return the first back end that renders here, each tried in a process of its own, as a driver may crash or hang.
 
     :raises UsageError: with the packages to install if none does.
     """
@@ -64,7 +64,7 @@ def back_end(timeout: float = 120.0) -> Literal["egl", "osmesa"]:
 
 
 def _rendering_with(name: str) -> dict[str, str]:
-    """The environment of a process that renders: a PYOPENGL_PLATFORM left over from something else would stop it."""
+    """Return the variables of a process that renders: a PYOPENGL_PLATFORM left over from elsewhere would stop it."""
     return {**os.environ, "MUJOCO_GL": name, "PYOPENGL_PLATFORM": name}
 
 

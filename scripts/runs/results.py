@@ -15,7 +15,7 @@ from scripts.runs.folder import Run
 
 
 def wilson(successes: float, episodes: int) -> tuple[float, float]:
-    """The 95 % interval of a success rate by Wilson's score (1927): inside [0, 1], also for 0 or all successes."""
+    """Return the 95 % interval of a success rate by Wilson's score (1927): in [0, 1], also for 0 or all successes."""
     z = 1.959964
     rate = successes / episodes
     centre = (rate + z**2 / (2 * episodes)) / (1 + z**2 / episodes)
@@ -57,7 +57,7 @@ def _summary(rates: Iterable[float], episodes: int) -> dict[str, Any]:
 
 
 def latest_evaluation(run: Run) -> dict[str, Any] | None:
-    """The newest evaluation of a run as `summarize` gave it, with its `env_steps_per_task`; None before the first."""
+    """Return a run's newest evaluation as `summarize` gave it, with `env_steps_per_task`; None before the first."""
     with as_usage_error(run.evaluations.path):
         rows = run.evaluations.read()
         step = max((int(row["env_steps_per_task"]) for row in rows), default=0)
@@ -72,7 +72,7 @@ def latest_evaluation(run: Run) -> dict[str, Any] | None:
 
 
 def best_evaluation(run: Run) -> dict[str, Any] | None:
-    """The highest mean success of all evaluations so far: an optimistic number, to be labelled "best"."""
+    """Return the highest mean success of all evaluations so far: an optimistic number, to be labelled "best"."""
     if not run.evaluations.read():
         return None
     steps, curves = run.success_curves()

@@ -44,7 +44,7 @@ class Session:
         return Loggers(self.run, self.console.print)
 
     def evaluate(self, episodes: int, switch: StopSwitch) -> None:
-        """Evaluates the agent as it is, on the same episodes each time; keeps the result and says so in one line.
+        """Evaluate the agent as it is, on the same episodes each time; keep the result and say so in one line.
 
         Raises NonFiniteError if the agent has broken down: its success would look like a valid number. Raises
         StopRequested if it is asked to stop before the result is there; what is written is written whole.
@@ -85,7 +85,7 @@ class Session:
         return config.eval_goals if self.agent.due(config.eval_every) else 0
 
     def catch_up(self, switch: StopSwitch) -> None:
-        """Evaluates if that is owed; gives up at Ctrl-C."""
+        """Evaluate if that is owed; give up at Ctrl-C."""
         if episodes := self.owed:
             with contextlib.suppress(StopRequested):
                 self.evaluate(episodes, switch)
@@ -124,7 +124,7 @@ def train(session: Session, switch: StopSwitch) -> int:
 
 
 def schedule(session: Session, switch: StopSwitch) -> Iterator[EveryStepsPerTask]:
-    """The callbacks for evaluations and checkpoints, as often as the config says; the end of a run has its own."""
+    """Yield the callbacks for evaluations and checkpoints, as often as the config says, but for the end of the run."""
     yield Evaluations(switch, session)
     yield Checkpoints(session)
 
@@ -161,13 +161,13 @@ class Evaluations(EveryStepsPerTask):
         self.switch, self.session = switch, session
 
     def act(self) -> None:
-        """Evaluates unless this is the last step."""
+        """Evaluate unless this is the last step."""
         if self.session.steps_left > 0:
             self.session.catch_up(self.switch)
 
 
 def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
-    """Writes result.json, then shows the table per task, where everything lies and what to try next."""
+    """Write result.json, then show the table per task, where everything lies and what to try next."""
     run, agent, console = session.run, session.agent, session.console
     unstable = unstable_episodes(session.env)
     write_result(run, status, argv, agent.steps_per_task, session.latest, agent.seconds, unstable)

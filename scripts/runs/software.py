@@ -31,7 +31,7 @@ def changes(before: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _revision() -> str:
-    """The commit of this code, and a digest of what was changed since; empty where there is no git."""
+    """Return the commit of this code, and a digest of what was changed since; empty where there is no git."""
     if not (_ROOT / ".git").exists():
         return ""
     commands = (("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"), ("diff", "--no-ext-diff", "HEAD"))

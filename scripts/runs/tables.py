@@ -51,7 +51,7 @@ class CsvTable:
         return iter(self.columns)
 
     def keys(self) -> list[str]:
-        """The names of the columns."""
+        """Return the names of the columns."""
         return self.columns
 
     def __getitem__(self, column: str) -> np.ndarray:
@@ -92,7 +92,7 @@ class CsvTable:
             return list(csv.DictReader(line for line in self._lines(file) if line.endswith("\n")))
 
     def _read_once(self) -> list[dict[str, str]]:
-        """What `read` gives, read again only if the file has changed: `dict(table)` asks for every column in turn."""
+        """Return what `read` gives; parse again only if the file changed, as `dict(table)` asks for each column in turn."""
         if not self.columns:
             return []
         found = self.path.stat()
@@ -124,7 +124,7 @@ class CsvTable:
 
 
 def evaluation_rows(env_steps_per_task: int, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The rows of evaluations.csv: one per task."""
+    """Return the rows of evaluations.csv: one per task."""
     return [
         {
             "env_steps_per_task": env_steps_per_task,

@@ -10,12 +10,12 @@ from scripts.setup.config import TrainConfig
 
 
 def code_of(config: TrainConfig) -> list[str]:
-    """The aggregators from files, and the suite if it is a function of the user's."""
+    """Return the aggregators from files, and the suite if it is a function of the user's."""
     return [*(name for name in config.aggregators() if ".py:" in name), *suite_code(config)]
 
 
 def suite_code(config: TrainConfig) -> list[str]:
-    """The suite alone: what builds environments runs no aggregator."""
+    """Return the suite alone: what builds environments runs no aggregator."""
     return [config.suite] if find_benchmark(config.suite).is_code else []
 
 

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def arrow(axes: Axes, tip: Tensor, color: str, label: str, faint: bool = False) -> None:
-    """An arrow from the origin to `tip`, with its name at the end."""
+    """Draw an arrow from the origin to `tip`, with its name at the end."""
     x, y = tip.tolist()
     style = {"arrowstyle": "-|>", "mutation_scale": 16, "linewidth": 2.2, "color": color, "shrinkA": 0, "shrinkB": 0}
     alpha = 0.3 if faint else 1.0

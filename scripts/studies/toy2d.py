@@ -81,7 +81,7 @@ class Path2d(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Walks, draws and prints the table; returns the exit code."""
+    """Walk, draw and print the table; return the exit code."""
     config = tyro.cli(ToyConfig, prog="python -m scripts.toy2d", args=argv, description=__doc__)
     check(config)
     torch.set_num_threads(1)

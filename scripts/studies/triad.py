@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(request: TriadConfig) -> TrainConfig:
-    """The run's config.
+    """Return the run's config.
 
     :raises UsageError: for what cannot be measured.
     """
@@ -158,7 +158,7 @@ def write_csv(path: Path, series: dict[str, dict[str, np.ndarray]]) -> None:
 
 
 def draw(series: dict[str, dict[str, np.ndarray]], title: str) -> Figure:
-    """A column per network; conflict, lengths, xi and curvature from top to bottom."""
+    """Draw a column per network; conflict, norms, xi and curvature from top to bottom."""
     set_style()
     figure, panels = plt.subplots(3, 2, figsize=(9, 6.5), sharex=True, layout="constrained", squeeze=False)
     for column, name in zip(panels.T, NETWORKS, strict=True):

@@ -86,7 +86,7 @@ class LocalLauncher:
         return f"{self.at_once} at once, torch threads of each: {self.threads}"
 
     def start(self, argv: Sequence[str], log: Path) -> LocalProcess:
-        """A process in a session of its own: Ctrl-C in the terminal reaches the sweep alone, which tells it once."""
+        """Start a process in its own session: Ctrl-C in the terminal reaches the sweep alone, which tells it once."""
         with open(log, "ab", opener=not_through_links) as file:
             return LocalProcess(
                 subprocess.Popen(
@@ -104,8 +104,10 @@ LAUNCHERS: dict[str, Callable[[Number, Number, int], Launcher]] = {"local": Loca
 
 
 class Stop:
-    """A signal that asks to stop: all runs, with checkpoints; Ctrl-C after that: at once. As in a training, any other
-    second signal changes nothing."""
+    """A signal that asks to stop: all runs, with checkpoints; Ctrl-C after that: at once.
+
+    As in a training, any other second signal changes nothing.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say

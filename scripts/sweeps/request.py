@@ -59,7 +59,7 @@ class SweepConfig:
 
 
 def parse(argv: Sequence[str], description: str) -> SweepConfig:
-    """The request in flags, or in a TOML file with flags over it."""
+    """Return the request in flags, or in a TOML file with flags over it."""
     argv = _joined(argv)
     files = [word for word in argv if word.endswith(".toml")]
     if files:
@@ -76,7 +76,7 @@ def parse(argv: Sequence[str], description: str) -> SweepConfig:
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """`--flags "--x 1"` as one word, or its value would be taken for a flag."""
+    """Return `--flags "--x 1"` as one word, or its value would be taken for a flag."""
     words = list(argv)
     if "--flags" in words[:-1]:
         at = words.index("--flags")
@@ -85,7 +85,7 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The keys of a sweep's file, as the fields of SweepConfig.
+    """Return the keys of a sweep's file, as the fields of SweepConfig.
 
     :raises UsageError: for what is missing or unknown.
     """
