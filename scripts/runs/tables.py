@@ -92,7 +92,7 @@ class CsvTable:
             return list(csv.DictReader(line for line in self._lines(file) if line.endswith("\n")))
 
     def _read_once(self) -> list[dict[str, str]]:
-        """Return what `read` gives; parse again only if the file changed, as `dict(table)` asks for each column in turn."""
+        """Return what `read` gives, parsed again only if the file changed: `dict(table)` asks column by column."""
         if not self.columns:
             return []
         found = self.path.stat()
