@@ -108,7 +108,9 @@ class Assembly:
         )
         update.reset_aggregators()
         metrics = TaskMetrics(self.task_names, self.settings.stats_window_size)
-        noted = NotedUpdate(update, self.buffer, metrics, FiniteGuard(self.task_names, device))
+        noted = NotedUpdate(
+            update, self.buffer, metrics, FiniteGuard(self.task_names, device, self.buffer.first_not_finite)
+        )
         captured = CapturedUpdates(noted) if capture else None
         rounds = UpdateRounds(noted, captured, **taken_by(UpdateRounds, options))
         return Parts(scale, update, metrics, noted.guard, captured, rounds, self._collection(timed, captured))

@@ -40,7 +40,7 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
 
     :param agent: anything with Stable-Baselines3's `predict`.
     :raises ValueError: if `env` is no vector environment, has several environments per task, or cuts first episodes
-        short; or if `episodes` is below 1.
+        short; if a task gives an observation that is not finite; or if `episodes` is below 1.
     """
     if not isinstance(env, VecEnv):
         raise ValueError(
@@ -56,10 +56,14 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
             f"staggered={staggered}. Make an environment for evaluation with neither."
         )
     num_tasks = env.num_envs
+    names = tuple(getattr(env, "task_names", (f"task-{i}" for i in range(num_tasks))))
     outcomes: list[list[tuple[float, ...]]] = [[] for _ in range(num_tasks)]
     returns, lengths, ever = np.zeros(num_tasks), np.zeros(num_tasks, dtype=int), np.full(num_tasks, np.nan)
     observations = env.reset()
     while min(map(len, outcomes)) < episodes:
+        if isinstance(observations, np.ndarray) and not (finite := np.isfinite(observations)).all():
+            bad = names[finite.reshape(num_tasks, -1).all(1).argmin()]
+            raise ValueError(f"Expected finite observations; task {bad} gave others. Mend its environment.")
         actions, _ = agent.predict(observations, deterministic=True)
         observations, rewards, dones, infos = env.step(actions)
         returns += rewards
@@ -73,5 +77,4 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
             outcomes[task].append((success, now[task], episode["r"], episode["l"]))
             returns[task], lengths[task], ever[task] = 0, 0, np.nan
     columns = np.array([rows[:episodes] for rows in outcomes]).transpose(2, 0, 1)
-    names = tuple(getattr(env, "task_names", (f"task-{i}" for i in range(num_tasks))))
     return Evaluation(names, *columns)

@@ -8,6 +8,7 @@ Whoever needs "all settings that ..." asks here; no list of names is kept by han
 from __future__ import annotations
 
 import ast
+import difflib
 import functools
 import importlib
 import inspect
@@ -231,9 +232,13 @@ def build(kind: type, values: Mapping[str, Any]) -> Any:
     :raises SettingError: for a value of another type.
     :raises TypeError: for a name that is no field.
     """
-    check_types(kind, values)
     known = settings_of(kind)
-    return kind(**{n: _converted(value, known[n].type) if n in known else value for n, value in values.items()})
+    for name in (name for name in values if name not in known):
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+        raise TypeError(f"{kind.__name__} has no setting {name!r}; {hint}")
+    check_types(kind, values)
+    return kind(**{name: _converted(value, known[name].type) for name, value in values.items()})
 
 
 def _converted(value: Any, hint: Any) -> Any:

@@ -94,6 +94,20 @@ def number(value: Any, what: str) -> float:
     return float(found.item())
 
 
+def require_row(observation: Any, width: int) -> None:
+    """Refuse an observation that is no row of so many numbers: numpy would repeat a single one.
+
+    :raises ValueError: saying what was found.
+    """
+    try:
+        found = np.asarray(observation)
+    except ValueError:  # rows of unequal length
+        found = np.asarray(None)
+    if found.shape != (width,) or found.dtype.kind not in "biuf":
+        what = f"shape {found.shape}" if found.dtype.kind in "biuf" else f"a {type(observation).__name__}"
+        raise ValueError(f"expected observations of shape {(width,)}, found {what}")
+
+
 class Column:
     """One task, its running episode and its row of the board; a finished episode is followed by a reset at once.
 
@@ -107,6 +121,7 @@ class Column:
         self.row = board[place]
         self.reset_info: dict[str, Any] = {}  # of the last reset
         self._width = width = env.observation_space.shape[0]
+        self._shape = (width,)
         self._action = board["action"][place]
         self._observation = board["observation"][place, :width]
         self._final_observation = board["final_observation"][place, :width]
@@ -133,7 +148,7 @@ class Column:
         if self._over:
             self._clear()
         observation, reward, terminated, truncated, info = self.env.step(self._action.copy())
-        if len(observation) != self._width:  # numpy would repeat a single number
+        if type(observation) is not np.ndarray or observation.shape != self._shape:
             self._require_row(observation)
         success = info.get("success", info.get("is_success"))
         if type(reward) is not float or type(success) is not float:
@@ -214,8 +229,10 @@ class Column:
         return False
 
     def _require_row(self, observation: Any) -> None:
-        if np.shape(observation) != (self._width,):
-            raise ValueError(f"expected observations of shape {(self._width,)}, found {np.shape(observation)}")
+        try:
+            require_row(observation, self._width)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
 
     def _begin(self, observation: np.ndarray) -> None:
         self._require_row(observation)

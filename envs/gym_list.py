@@ -8,6 +8,7 @@ Each call must give the same tasks, as new objects: a worker calls it for itself
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -20,7 +21,7 @@ import gymnasium
 import numpy as np
 
 from envs.benchmarks import TASK_NAME, TaskOptions, TaskSet, checked_tasks
-from envs.columns import Sizes, TaskSpec, number
+from envs.columns import Sizes, TaskSpec, number, require_row
 from envs.spaces import common_spaces
 
 if TYPE_CHECKING:
@@ -42,19 +43,20 @@ def from_gymnasium(
     An environment that offers `snapshot()` and `restore(state) -> observation` resumes exactly.
 
     :raises ValueError: if spaces differ between tasks or do not fit, if names and factories do not match one to one, or
-        if two factories give the same environment.
+        if a factory gives no environment, or one that another gives.
     """
     from envs.vec_env import InProcess, TaskVecEnv  # brings Stable-Baselines3 and torch, which workers must not import
 
     if not factories or len(factories) != len(names) or len(set(names)) != len(names):
         raise ValueError(f"expected a different name for each environment, found {len(factories)} and {list(names)}")
-    envs = [factory() for factory in factories]
+    envs = [_made(name, factory) for name, factory in zip(names, factories, strict=True)]
     _require_apart(envs)
     return TaskVecEnv(names, common_spaces(names, envs), InProcess(names, envs), seed)
 
 
 class GymTask(gymnasium.Wrapper):
-    """One environment of a list: truncated at the horizon, with `info["success"]` 0 or 1 at every step.
+    """One environment of a list: truncated at the horizon, with `info["success"]` 0 or 1 at every step, or NaN where
+    the environment says by None or NaN that it does not know.
 
     Its state can be saved if the environment, as the list has it, offers `snapshot()` and `restore(state)`.
     """
@@ -74,8 +76,7 @@ class GymTask(gymnasium.Wrapper):
         """Step; where an info does not speak of success, there is none."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
-        success = info.get("success", info.get("is_success"))
-        reported = {**info, "success": 0.0 if success is None else float(number(success, "success") > 0)}
+        reported = {**info, "success": _success(info, otherwise=0.0)}
         return observation, reward, terminated, truncated or self._steps >= self._horizon, reported
 
     def snapshot(self) -> dict[str, Any] | None:
@@ -130,7 +131,7 @@ def examine(suite: str) -> tuple[tuple[str, ...], tuple[gymnasium.Space, gymnasi
         except ValueError as error:
             raise ValueError(f"{suite}: {error}") from error
         for name, env in envs.items():
-            _require_success(suite, name, env)
+            _try_out(suite, name, env)
     finally:
         for env in envs.values():
             env.close()
@@ -175,7 +176,7 @@ def _function(suite: str) -> Callable[..., Any]:
 def _run_file(path: str) -> ModuleType:
     """Return the module in a file, which is run."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"expected a Python file, found none from folder {Path.cwd()}")
+        raise FileNotFoundError("expected a Python file there, found none; put it, or a link to it, there")
     name = "mtrl_suite_" + "".join(c if c.isalnum() else "_" for c in str(Path(path).resolve()))
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -205,33 +206,57 @@ def _built(suite: str, name: str, item: Any) -> gymnasium.Env:
     return env
 
 
+def _made(name: str, factory: Any) -> gymnasium.Env:
+    """The environment of a factory."""
+    if isinstance(factory, gymnasium.Env) or not callable(factory):
+        found, instead = factory, "a function that makes an environment, such as lambda: gymnasium.make(name)"
+    else:
+        found, instead = factory(), "the function to return a gymnasium.Env"
+        if isinstance(found, gymnasium.Env):
+            return found
+    raise ValueError(f"{name}: expected {instead}; found {type(found).__name__}")
+
+
 def _require_apart(envs: Sequence[gymnasium.Env]) -> None:
     if len({id(env.unwrapped) for env in envs}) != len(envs):
         raise ValueError("expected a separate environment for each task, found one twice; make it in the factory")
 
 
-def _require_success(suite: str, name: str, env: gymnasium.Env) -> None:
+def _try_out(suite: str, name: str, env: gymnasium.Env) -> None:
     """Plays until a task says whether it succeeds: one step, or an episode where only the last one does."""
     keys: set[str] = set()
     try:
         env.action_space.seed(0)
-        env.reset(seed=0)
+        _require_observation(env.reset(seed=0)[0], env)
         for _ in range(PROBE_STEPS):
-            _, _, terminated, truncated, info = env.step(env.action_space.sample())
+            observation, _, terminated, truncated, info = env.step(env.action_space.sample())
+            _require_observation(observation, env)
             keys |= info.keys()
-            if {"success", "is_success"} & keys:
-                said = info.get("success", info.get("is_success"))
-                if said is not None:
-                    number(said, "success")
+            if not math.isnan(_success(info)):
                 return
             if terminated or truncated:
                 break
     except (Exception, SystemExit) as error:
         raise ValueError(f"{suite}: {name} raised {_line(error)}") from error
+    unknown = " without a number" if {"success", "is_success"} & keys else ""
     raise ValueError(
         f"{suite}: expected 'success' or 'is_success' among the infos of {name}, as evaluations count successes; found "
-        f"{', '.join(sorted(map(str, keys))) or 'none'} in an episode; add it with a wrapper (docs/benchmarks.md)"
+        f"{', '.join(sorted(map(str, keys))) or 'none'}{unknown} in an episode; add it with a wrapper "
+        "(docs/benchmarks.md)"
     )
+
+
+def _require_observation(observation: Any, env: gymnasium.Env) -> None:
+    require_row(observation, Sizes.of(env).observation)
+    if not np.isfinite(observation).all():
+        raise ValueError(f"expected finite observations, found {observation}")
+
+
+def _success(info: Mapping[str, Any], otherwise: float = math.nan) -> float:
+    """0 or 1, NaN where an info says that it is not known, or `otherwise` where it says nothing."""
+    said = info.get("success", info.get("is_success", otherwise))
+    value = math.nan if said is None else number(said, "success")
+    return value if math.isnan(value) else float(value > 0)
 
 
 def _line(error: BaseException) -> str:

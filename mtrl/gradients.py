@@ -11,12 +11,13 @@ Two routes to the gradients of T losses, for the same answer:
     optimizer.step()
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from mtrl import diagnostics as measure
 from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator
@@ -62,6 +63,7 @@ def backward(
         raise TypeError(f"expected an instance of mtrl.Aggregator, such as mtrl.PCGrad(); found {aggregator!r}")
     if tape is not None:
         tape.check_uses(losses)
+    _warn_of_processes()
     values = losses.detach()
     # a caller's autocast is for the forward pass alone, and a caller's no_grad does not stop loss.backward() either
     with torch.autocast(losses.device.type, enabled=False), torch.enable_grad():
@@ -79,6 +81,17 @@ def backward(
         update = None if update is None else update.detach().to(parameter.dtype)
         parameter.grad = _sum(parameter.grad, update) if accumulate else update
     return report
+
+
+def _warn_of_processes() -> None:
+    """DistributedDataParallel averages gradients inside `loss.backward()`, and cannot be seen from here."""
+    if distributed.is_available() and distributed.is_initialized() and (ranks := distributed.get_world_size()) > 1:
+        warnings.warn(
+            f"mtrl.backward leaves each of {ranks} processes its own .grad, even with DistributedDataParallel: average "
+            "them before the optimizer's step, or the processes drift apart (docs/mtrl.md)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _sum(before: Tensor | None, update: Tensor | None) -> Tensor | None:

@@ -21,6 +21,7 @@ from scripts.analysis.methods import find_runs, group, require_one_protocol
 from scripts.analysis.tables import markdown, numbers
 from scripts.common import command
 from scripts.common.usage import UsageError, check_output
+from scripts.runs.files import check_not_of_a_run
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
         check_output("--out", request.out)
         if request.out.suffix == ".csv":
             raise UsageError(f"--out: expected the Markdown's name, e.g. {request.out.with_suffix('.md')}; found .csv.")
+        check_not_of_a_run("--out", request.out)
+        check_not_of_a_run("--out", request.out.with_suffix(".csv"))
     runs = find_runs(request.runs)
     if request.at is None:
         require_finished(runs)

@@ -18,7 +18,7 @@ from scripts.common import command
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError, check_output
 from scripts.runs import Run
-from scripts.runs.files import write_json
+from scripts.runs.files import check_not_of_a_run, write_json
 from scripts.runs.independent import load_team
 from scripts.runs.messages import success_table
 from scripts.runs.plain_sac import Team
@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
         )
     if request.json:
         check_output("--json", request.json)
+        check_not_of_a_run("--json", request.json)
     config = resolve(replace(run.config, device=request.device, capture=False, workers=request.workers))
     agent: MTSAC | TrainedActor | Team | None = None
     source = run.path / "tasks"

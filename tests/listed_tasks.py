@@ -59,6 +59,24 @@ def kept():
     return {"left": partial(Kept, -0.5), "right": partial(Kept, 0.5)}
 
 
+class Doubtful(Walk):
+    """One that does not know whether it succeeded, from its second episode on."""
+
+    episodes = 0
+
+    def reset(self, **options):
+        self.episodes += 1
+        return super().reset(**options)
+
+    def step(self, action):
+        *rest, info = super().step(action)
+        return *rest, info if self.episodes < 2 else {"success": np.nan}
+
+
+def doubtful():
+    return {"sure": partial(Walk, 9.0), "doubtful": partial(Doubtful, 9.0)}
+
+
 # What is refused
 
 
@@ -75,6 +93,16 @@ class Buttons(Walk):
     def __init__(self):
         super().__init__(1.0)
         self.action_space = gymnasium.spaces.Discrete(2)
+
+
+class Told(Walk):
+    def __init__(self, mark, success=0.0, observation=None):
+        super().__init__(mark)
+        self.success, self.observation = success, observation
+
+    def step(self, action):
+        observation, *rest, _ = super().step(action)
+        return observation if self.observation is None else self.observation, *rest, {"success": self.success}
 
 
 class Broken(Walk):
@@ -100,6 +128,12 @@ def raises():
 
 nothing, number, bad_name = list, partial(int, 3), partial(dict, {"a/b": None})
 not_an_environment, silent = partial(list, [3]), partial(list, [partial(Silent, 1.0)])
+not_known = partial(list, [partial(Told, 1.0, success=np.nan)])
+never_said = partial(list, [partial(Told, 1.0, success=None)])
+short = partial(list, [partial(Told, 1.0, observation=np.zeros(1))])
+single = partial(list, [partial(Told, 1.0, observation=0.5)])
+keyed = partial(list, [partial(Told, 1.0, observation={"place": 0.0, "mark": 1.0})])
+blind = partial(list, [partial(Told, 1.0, observation=np.array([0.0, np.nan]))])
 unequal = partial(dict, {"narrow": partial(Walk, 1.0), "wide": partial(Wide, 1.0)})
 buttons, broken = partial(list, [Buttons]), partial(list, [partial(Broken, 1.0)])
 not_a_function = 5

@@ -6,6 +6,7 @@ test_scripts_run_folder.py; those here are the rest.
 
 import contextlib
 import importlib
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -74,6 +75,9 @@ COMMANDS = [  # a command line, and what it answers on the way to exit code 2; R
     ("evaluate RUN --episodes 0", "--episodes: expected 1 to 50"),
     ("evaluate RUN --workers -1", "-1"),
     ("evaluate RUN --json no/such/folder/x.json", "there is no folder"),
+    ("evaluate RUN --json RUN/result.json", "--json: expected a file besides those of the run in RUN"),
+    ("compare RUN --out RUN/evaluations.md", "found RUN/evaluations.csv, which is its own"),
+    ("triad --out RUN/metrics.png", "found RUN/metrics.csv, which is its own"),
     ("evaluate RUN --device gpu", "gpu"),
     ("evaluate RUN RUN", "RUN"),
     ("plot RUN --out x.gif", ".png, .pdf, .svg; found the ending '.gif'"),
@@ -127,6 +131,14 @@ CALLS = {  # a call, and the message of its ValueError, TypeError or FileNotFoun
     ),
     "no environments": (lambda run: envs.from_gymnasium([], []), "a different name for each environment"),
     "one name twice": (lambda run: envs.from_gymnasium([Wide, Wide], ["a", "a"]), "a different name"),
+    "an environment for a factory": (
+        lambda run: envs.from_gymnasium([Wide()], ["a"]),
+        "a: expected a function that makes an environment, such as lambda: gymnasium.make(name); found Wide",
+    ),
+    "a factory of nothing": (
+        lambda run: envs.from_gymnasium([lambda: None], ["a"]),
+        "a: expected the function to return a gymnasium.Env; found NoneType",
+    ),
     "pictures": (lambda run: envs.from_gymnasium([Wide], ["a"]), "one-dimensional Box"),
     "actions of another shape": (lambda run: toy_env().step_async(np.zeros((3, 2))), "actions of shape"),
     "state of other tasks": (
@@ -143,6 +155,18 @@ CALLS = {  # a call, and the message of its ValueError, TypeError or FileNotFoun
         lambda run: toy_agent(policy_kwargs={"actor_width": 0}),
         "actor_width: expected at least 1; found 0",
     ),
+    "a setting of networks misspelled": (
+        lambda run: toy_agent(policy_kwargs={"actor_widht": 8}),
+        "has no setting 'actor_widht'; did you mean actor_width?",
+    ),
+    "a setting of Stable-Baselines3's networks": (
+        lambda run: toy_agent(policy_kwargs={"net_arch": [8, 8]}),
+        "has no setting 'net_arch'; it has actor_width, actor_depth",
+    ),
+    "a setting misspelled at load": (
+        lambda run: MTSAC.load(newest(run), policy_kwargs={"multihead": True}),
+        "'multihead'; did you mean multi_head?",
+    ),
     "no file": (lambda run: MTSAC.load("nowhere"), "no file nowhere.zip"),
     "a folder for a file": (lambda run: MTSAC.load(run), "no file"),
     "a text for a file": (lambda run: MTSAC.load(text_zip(run)), "not one of our files"),
@@ -152,7 +176,7 @@ CALLS = {  # a call, and the message of its ValueError, TypeError or FileNotFoun
     ),
     "a run for a checkpoint": (lambda run: load_checkpoint(run, toy_env()), "no file"),
     "changes that do not fit": (
-        lambda run: MTSAC.load(latest_checkpoint(run / "checkpoints") / "agent.zip", gamma=2.0),
+        lambda run: MTSAC.load(newest(run), gamma=2.0),
         "gamma: expected between 0 and 1; found 2.0",
     ),
     "parts of a save": (lambda run: toy_agent().save("x", exclude=["policy"]), "no optional parts"),
@@ -161,6 +185,10 @@ CALLS = {  # a call, and the message of its ValueError, TypeError or FileNotFoun
     "a schedule of text": (lambda run: toy_agent(learning_rate="linear:x"), "x"),
     "a config from elsewhere": (lambda run: TrainConfig.from_json({"seed": 1}), "missing or unknown"),
 }
+
+
+def newest(run):
+    return latest_checkpoint(run / "checkpoints") / "agent.zip"
 
 
 def text_zip(run):
@@ -251,6 +279,16 @@ def test_a_run_with_any_damage_is_opened_or_told(data, name, finished):
             run.newest_checkpoint()
     finally:
         path.write_bytes(whole)
+
+
+def test_a_run_whose_logger_is_not_there_any_more_is_told_so(run, monkeypatch, capsys):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"loggers": ["csv", "wandb"]}))
+    monkeypatch.setattr(sys, "argv", ["train", "--resume", str(run), "--steps-per-task", "60"])
+    with pytest.raises(SystemExit) as end:
+        command.run(train.main)
+    assert end.value.code == 2
+    assert "unknown logger 'wandb'" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_an_error_of_the_user_too(run, monkeypatch, capsys):

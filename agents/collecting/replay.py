@@ -146,6 +146,20 @@ class TaskReplayBuffer(BaseBuffer):
         """All stored rewards."""
         return self.rows[: self.size(), :, self.obs_dim + self.action_dim]
 
+    def first_not_finite(self) -> tuple[int, str] | None:
+        """The task of the oldest row in which an environment gave a number that is not finite, and whether that is of
+        an "observation" or a "reward"; None without one, or if an action that was not finite came first."""
+        oldest = self.pos if self.full else 0
+        sums = self.rows[: self.size()].sum(-1).roll(-oldest, 0)  # a sum of large numbers may overflow, too
+        for since, task in (~sums.isfinite()).nonzero()[:1000].tolist():
+            row = self.rows[(since + oldest) % self.size(), task]
+            observation, action, reward, _, after = (bool(part.isfinite().all()) for part in row.split(self.widths))
+            if observation and not action:
+                return None
+            if not (observation and reward and after):
+                return task, "reward" if observation and after else "observation"
+        return None
+
     def reset(self) -> None:
         """Forget all transitions; the generator goes on."""
         super().reset()

@@ -40,7 +40,7 @@ def require_finished(runs: Sequence[Run]) -> None:
 def summarise(method: Method, at: int | None) -> Row:
     """Return the method's success at the end, or at a step.
 
-    :raises UsageError: if that step was not evaluated.
+    :raises UsageError: if that step was not evaluated, or if a task did not report its success there.
     """
     steps, curves = method.curves
     if at is not None and at not in steps:
@@ -49,8 +49,16 @@ def summarise(method: Method, at: int | None) -> Row:
             f"{', '.join(map(str, steps))}; found {at}."
         )
     upto = steps <= (steps[-1] if at is None else at)
-    best = curves[:, :, upto].mean(1).max(1)
-    return Row(method, curves[:, :, upto][:, :, -1], best, hours(method, at))
+    scores = curves[:, :, upto][:, :, -1]
+    for run, unknown in zip(method.runs, np.isnan(scores), strict=True):
+        if unknown.any():
+            task = run.protocol.tasks[unknown.argmax()]
+            raise UsageError(
+                f"expected the success of every task; {task} did not report it in the evaluation of {run.path} at "
+                f"{steps[upto][-1]:,} steps. Let its environment say it, or leave the run out."
+            )
+    best = np.nanmax(curves[:, :, upto].mean(1), axis=1)
+    return Row(method, scores, best, hours(method, at))
 
 
 def hours(method: Method, at: int | None) -> float | None:

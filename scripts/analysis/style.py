@@ -75,7 +75,7 @@ def picture_path(out: Path) -> Path:
 
     :raises UsageError: if it cannot go there.
     """
-    if out.is_dir() or out.suffix not in ("", *ENDINGS):
+    if out.is_dir() or out.suffix.lower() not in ("", *ENDINGS):
         found = "a folder" if out.is_dir() else f"the ending {out.suffix!r}"
         raise UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {found}: {out}.")
     out = out if out.suffix else out.with_suffix(".png")

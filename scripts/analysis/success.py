@@ -91,10 +91,15 @@ def band(
     label: str = "",
     thin: bool = False,
 ) -> None:
-    """Draw the mean over seeds and tasks as a line, its interval as a band; a single seed has no band."""
+    """Draw the mean over seeds and tasks as a line, its interval as a band; a single seed has no band.
+
+    Where a task did not report its success there is no point.
+    """
+    known = ~np.isnan(values).any((0, 1))
+    x, values = x[known], values[..., known]
     width, marker = (1.2, 3) if thin else (1.6, 5)
     (line,) = axes.plot(x, values.mean((0, 1)), color=look.color, linestyle=look.dashes, linewidth=width + look.rim)
     line.set(label=label or None, marker="." if len(x) < 50 else "", markersize=marker + 2 * look.rim)
-    if len(values) > 1:
+    if len(values) > 1 and len(x):
         edges = np.array([intervals.mean_interval(point, RESAMPLES) for point in np.moveaxis(values, -1, 0)])
         axes.fill_between(x, edges[:, 0], edges[:, 1], color=look.color, alpha=0.15, linewidth=0)

@@ -1,8 +1,10 @@
-"""Text from files, made harmless where it is shown: on a terminal, in Markdown, in a spreadsheet."""
+"""Text from files, read strictly, and made harmless where it is shown: on a terminal, in Markdown, in a spreadsheet."""
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 
 def plain(text: object, keep: str = "") -> str:
@@ -22,3 +24,17 @@ def in_csv(text: object) -> str:
     """Plain, and never a formula: spreadsheets compute what begins with =, +, - or @."""
     found = plain(text)
     return f"'{found}" if found.startswith(("=", "+", "-", "@")) else found
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError also for a key that stands twice in an object: Python would take the
+    last one, and not say so."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"expected each key once; found {max(names, key=names.count)!r} more than once")
+    return found

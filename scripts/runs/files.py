@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from agents.saving.atomic import whole_file
 from envs.benchmarks import TASK_NAME
+from scripts.common.text import parse_json
 from scripts.common.usage import UsageError
 from scripts.runs.claim import LOCK
 from scripts.runs.protocol import Protocol
@@ -42,9 +43,20 @@ def as_usage_error(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UsageError(f"{path} is missing. Restore the file from a copy or train anew.") from error
+    except PermissionError as error:  # no damage
+        raise UsageError(f"{path} may not be read: {error.strerror}. Ask its owner, or copy the run.") from error
     except Exception as error:
         found = str(error) or type(error).__name__
         raise UsageError(f"{path} is damaged: {found}. Restore the file from a copy or train anew.") from error
+
+
+def check_not_of_a_run(flag: str, path: Path) -> None:
+    """Raises UsageError if what a command is to write to would take the place of a run's own file."""
+    if path.name in _FILES and (path.parent / "config.json").exists():
+        raise UsageError(
+            f"{flag}: expected a file besides those of the run in {path.parent}; found {path}, which is its own. "
+            "Choose another name."
+        )
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -59,7 +71,7 @@ def read_json(path: Path) -> dict[str, Any]:
     :raises OSError, ValueError: if it is missing, too large, or something else.
     """
     _require_size(path, _MOST_JSON)
-    values = json.loads(path.read_text())
+    values = parse_json(path.read_text())
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} holds no JSON object")
     return values

@@ -48,7 +48,7 @@ class Scene:
         self.observation, _, terminated, truncated, info = self.task.step(self.agent.eval_action(row)[0])
         self.steps += 1
         self.over = terminated or truncated
-        if info["success"] and self.solved_at is None:
+        if info["success"] > 0 and self.solved_at is None:  # NaN: not known
             self.solved_at = self.steps
 
     def picture(self) -> np.ndarray:

@@ -160,14 +160,14 @@ class Run:
 
     @property
     def success(self) -> dict[str, float]:
-        """Success of each task in the newest evaluation.
+        """Success of each task in the newest evaluation, NaN where the task did not report it.
 
         :raises UsageError: if nothing was evaluated yet.
         """
         return {task: float(curve[-1]) for task, curve in self.success_curves()[1].items()}
 
     def success_curves(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Env steps per task (N,) and success per task name (N,).
+        """Env steps per task (N,) and success per task name (N,), NaN where it is not known.
 
         :raises UsageError: if nothing was evaluated yet.
         """
@@ -177,7 +177,7 @@ class Run:
             curves = {
                 name: np.array([s for _, task, s in sorted(rows) if task == name]) for name in self.protocol.tasks
             }
-            if strange := [success for _, _, success in rows if not 0 <= success <= 1]:
+            if strange := [success for _, _, success in rows if success < 0 or success > 1]:
                 raise ValueError(f"expected success rates of 0 to 1, found {strange[0]}")
             if short := [name for name, curve in curves.items() if len(curve) != len(steps)]:
                 raise ValueError(f"expected one row of {short[0]} at each of {len(steps)} steps")

@@ -94,10 +94,12 @@ LOGGERS: dict[str, type[RunLogger]] = {"csv": CsvLogger, "tensorboard": TensorBo
 def check_loggers(names: Sequence[str]) -> None:
     """Look at --loggers before anything is made.
 
-    :raises UsageError: for an unknown name, and without `csv`.
+    :raises UsageError: for an unknown name or one that stands twice, and without `csv`.
     """
     for name in names:
         choose("logger", name, LOGGERS)
+    if len(set(names)) < len(names):
+        raise UsageError(f"--loggers: expected each once; found {', '.join(names)}.")
     if "csv" not in names:
         raise UsageError(
             f"--loggers: expected csv among them, as resume, evaluation and plots read its files; found "

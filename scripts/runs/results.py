@@ -72,11 +72,16 @@ def latest_evaluation(run: Run) -> dict[str, Any] | None:
 
 
 def best_evaluation(run: Run) -> dict[str, Any] | None:
-    """Return the highest mean success of all evaluations so far: an optimistic number, to be labelled "best"."""
+    """Return the highest mean success of all evaluations so far: an optimistic number, to be labelled "best".
+
+    The mean is over the tasks that report it.
+    """
     if not run.evaluations.read():
         return None
     steps, curves = run.success_curves()
-    mean = np.mean(list(curves.values()), axis=0)
+    mean = np.ma.masked_invalid(list(curves.values())).mean(0)
+    if not np.ma.count(mean):
+        return None
     return {"env_steps_per_task": int(steps[mean.argmax()]), "success": float(mean.max())}
 
 

@@ -61,10 +61,11 @@ class Session:
         self.loggers.evaluation(step, evaluation)
         self.latest = {"env_steps_per_task": step, **summarize(evaluation)}
         mean = self.latest["mean"]
+        success = "unknown" if mean["success"] is None else f"{mean['success']:.2f}"
         self.console.print(
             Text.assemble(
                 f"{step:>11,} steps per task: success ",
-                (f"{mean['success']:.2f}", "bold"),
+                (success, "bold"),
                 f" over {len(evaluation.task_names)} tasks, {mean['episodes']} episodes",
             )
         )
@@ -118,7 +119,8 @@ def train(session: Session, switch: StopSwitch) -> int:
             with contextlib.suppress(OSError, RuntimeError):  # a full disk or a broken device: the first error counts
                 write_postmortem(run, agent, error)
             run.require_there()
-            session.console.print(way_back(run, lower_rate=isinstance(error, NonFiniteError)), soft_wrap=True)
+            at_fault = isinstance(error, NonFiniteError) and not error.source  # the settings
+            session.console.print(way_back(run, lower_rate=at_fault), soft_wrap=True)
             raise error from (None if error is found else found)
     return switch.pressed
 

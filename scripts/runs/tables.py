@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from agents.saving.atomic import not_through_links, whole_file
+from scripts.runs.files import as_usage_error
 
 if TYPE_CHECKING:  # reading a table needs no torch
     from agents import Evaluation
@@ -31,6 +32,7 @@ class CsvTable:
     text per row. `dict(table)` has all columns, and `pandas.DataFrame(dict(table))` is one where pandas is installed.
 
     :raises ValueError: where a file is larger, or a line longer, than any table of ours.
+    :raises UsageError: where a column is asked for and the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,10 +97,11 @@ class CsvTable:
         """Return what `read` gives, parsed again only if the file changed: `dict(table)` asks column by column."""
         if not self.columns:
             return []
-        found = self.path.stat()
-        version = found.st_mtime_ns, found.st_size
-        if self._rows is None or self._rows[0] != version:
-            self._rows = version, self.read()
+        with as_usage_error(self.path):
+            found = self.path.stat()
+            version = found.st_mtime_ns, found.st_size
+            if self._rows is None or self._rows[0] != version:
+                self._rows = version, self.read()
         return self._rows[1]
 
     def replace(self, rows: Iterable[Row], columns: Sequence[str] | None = None) -> None:

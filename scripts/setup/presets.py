@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.fields import SettingError, help_of, settings_of
+from scripts.common.text import parse_json
 from scripts.common.usage import UsageError, check_folder, choose
 from scripts.setup.config import TrainConfig, check_settings
 from scripts.setup.trust import code_of
@@ -44,9 +45,10 @@ def find(word: str) -> Preset:
     :raises UsageError: naming file and key, if there is none.
     """
     path = Path(word)
-    if path.suffix == ".json":
+    ending = path.suffix.lower()
+    if ending == ".json":
         return _from_run(path)
-    return _read(path) if path.suffix == ".toml" else PRESETS[choose("preset", word, PRESETS)]
+    return _read(path) if ending == ".toml" else PRESETS[choose("preset", word, PRESETS)]
 
 
 def _read(path: Path) -> Preset:
@@ -58,7 +60,7 @@ def _read(path: Path) -> Preset:
 
 def _from_run(path: Path) -> Preset:
     """The settings of a run, but for its folder; an aggregator that draws follows --seed if it did there."""
-    keys = parsed(path, json.loads)
+    keys = parsed(path, parse_json)
     name = keys.get("preset") or path.stem
     _require_known(path, keys, settings_of(TrainConfig))
     seed = keys.get("seed")
@@ -98,7 +100,7 @@ def _merged(path: Path, inside: tuple[Path, ...]) -> dict[str, Any]:
         return keys
     if not isinstance(base, str):
         raise UsageError(f"{path}: base: expected the name or the path of a preset; found {base!r}.")
-    own = path.parent / base if base.endswith(".toml") else FOLDER / f"{_named(path, base)}.toml"
+    own = path.parent / base if base.lower().endswith(".toml") else FOLDER / f"{_named(path, base)}.toml"
     below = _merged(own, (*inside, path.resolve()))
     below.pop("summary", None)
     return below | keys

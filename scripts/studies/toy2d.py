@@ -106,7 +106,7 @@ def check(config: ToyConfig) -> None:
         raise UsageError(f"--learning-rate: expected a finite number above 0, found {config.learning_rate}.")
     methods.check_aggregators(config.aggregators)
     check_output("--out", config.out)
-    if config.out.suffix not in ENDINGS:
+    if config.out.suffix.lower() not in ENDINGS:
         raise UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {config.out}.")
 
 

@@ -33,6 +33,7 @@ from scripts.common import methods
 from scripts.common.flags import Names
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError
+from scripts.runs.files import check_not_of_a_run
 from scripts.setup.build import make_agent, make_env, resolve
 from scripts.setup.config import TrainConfig
 from scripts.setup.presets import find
@@ -96,6 +97,7 @@ def main(argv: Sequence[str]) -> int:
     """Measures, draws, prints; returns the exit code."""
     request = tyro.cli(TriadConfig, prog="python -m scripts.triad", args=argv, description=__doc__)
     config, out = check(request), picture_path(request.out)
+    check_not_of_a_run("--out", out.with_suffix(".csv"))
     console = Screen()
     with console.status(f"{request.warmup_steps} steps of warm-up, {request.updates} updates"):
         recorder = measure(config, request.updates)

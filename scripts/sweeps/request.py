@@ -61,7 +61,7 @@ class SweepConfig:
 def parse(argv: Sequence[str], description: str) -> SweepConfig:
     """Return the request in flags, or in a TOML file with flags over it."""
     argv = _joined(argv)
-    files = [word for word in argv if word.endswith(".toml")]
+    files = [word for word in argv if word.lower().endswith(".toml")]
     if files:
         keys = read_toml(Path(files[0]))
         presets = ",".join(keys.pop("presets"))

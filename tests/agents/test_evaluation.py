@@ -75,6 +75,12 @@ def test_the_mean_is_over_the_tasks_that_report():
     json.dumps(summary, allow_nan=False)
 
 
+def test_observations_that_are_not_finite_are_no_evaluation():
+    env = tasks({}, {"observation": np.full(1, np.nan, np.float32)})
+    with pytest.raises(ValueError, match="Expected finite observations; task task1 gave others"):
+        evaluate(toy_agent(env), env, 1)
+
+
 def test_stable_baselines3s_evaluation_leaves_unknown_success_out():
     agent = toy_agent(tasks({}, {}))
     callback = EvalCallback(tasks({"success": 1.0}, {}), n_eval_episodes=4, eval_freq=10, verbose=0, warn=False)

@@ -1,5 +1,6 @@
 """What multi-task SAC promises beyond a single task: wiring, guards, logs, evaluation, and that it learns."""
 
+import math
 from typing import ClassVar
 
 import gymnasium
@@ -103,11 +104,15 @@ def test_an_interrupted_learn_leaves_nothing_pending():
     agent.learn(2 * 30, reset_num_timesteps=False)
 
 
-def test_non_finite_numbers_stop_the_run_and_name_the_task(tmp_path):
+@pytest.mark.parametrize("fault", ["reward", "observation"])
+def test_non_finite_numbers_stop_the_run_and_name_the_task_and_what_its_environment_gave(fault, tmp_path):
     class Broken(envs.toy.PointReach):
         def step(self, action):
             observation, reward, *rest = super().step(action)
-            return observation, float("nan") if reward < -0.1 else reward, *rest
+            spoil = math.nan if reward < -0.1 else 1.0
+            given = {"observation": observation, "reward": reward}
+            given[fault] = spoil * given[fault]
+            return *given.values(), *rest
 
     factories = [lambda: envs.toy.PointReach(0, 2), lambda: Broken(1, 2)]
     env = from_gymnasium(factories, ["good", "bad"], seed=0)
@@ -116,11 +121,13 @@ def test_non_finite_numbers_stop_the_run_and_name_the_task(tmp_path):
     path = save_checkpoint(tmp_path, agent, env)
     with pytest.raises(NonFiniteError, match="critic loss of task bad became non-finite") as caught:
         agent.learn(2 * 200, reset_num_timesteps=False)
-    assert (caught.value.task, caught.value.quantity) == ("bad", "critic loss")
+    assert (caught.value.task, caught.value.quantity, caught.value.source) == ("bad", "critic loss", fault)
+    assert f"The task's environment gave {fault}s that are not finite: mend it" in str(caught.value)
     with pytest.raises(NonFiniteError):
         save_checkpoint(tmp_path, agent, env)
     assert [p.name for p in tmp_path.iterdir() if "partial" not in p.name] == [path.name]
-    assert load_checkpoint(path, env, device="cpu").steps_per_task == 10
+    if fault == "reward":  # the observation that is restored is a good one
+        assert load_checkpoint(path, env, device="cpu").steps_per_task == 10
 
 
 def test_evaluation_does_not_disturb_training():

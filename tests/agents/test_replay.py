@@ -72,6 +72,27 @@ def test_the_largest_draw_is_the_newest_time():
     assert torch.equal(((1 - 2.0**-53) * sizes).long(), sizes.long() - 1)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "expected"),  # which number of which time and task is not finite
+    [
+        ([], None),
+        ([(4, 1, 3)], (1, "reward")),
+        ([(4, 1, 3), (3, 2, 0)], (2, "observation")),
+        ([(6, 1, 3), (5, 0, 6), (6, 2, 1)], (0, "observation")),  # the oldest lies behind the newest
+        ([(4, 1, 6), (5, 1, 0), (5, 1, 2)], (1, "observation")),  # the action follows from it
+        ([(4, 1, 2), (4, 1, 3), (5, 1, 0)], None),  # the networks broke down before the environment
+    ],
+)
+def test_what_was_not_finite_first_is_found(numbers, expected):
+    buffer = make_buffer()
+    for time in range(SIZE + 2):
+        add(buffer, time)
+    buffer.rows[3, 0, 3] = buffer.rows[3, 0, 1] = 3e38  # large, and finite
+    for time, task, column in numbers:
+        buffer.rows[time % SIZE, task, column] = np.nan
+    assert buffer.first_not_finite() == expected
+
+
 def test_an_emptied_buffer_begins_anew():
     buffer = make_buffer()
     for time in range(SIZE + 1):

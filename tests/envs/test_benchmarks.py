@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import envs
+from agents import evaluate
 from envs.benchmarks import BENCHMARKS, TaskOptions, find_benchmark
 from scripts.runs.files import read_goals
 from scripts.runs.protocol import Protocol, describe
@@ -193,6 +194,12 @@ WRONG = {
     "bad_name": "expected names of letters, .*found 'a/b'",
     "not_an_environment": "expected an environment, or a function that makes one, at task-0; found int",
     "silent": "expected 'success' or 'is_success' among the infos of task-0, .*found distance",
+    "not_known": "infos of task-0, .*found success without a number in an episode",
+    "never_said": "infos of task-0, .*found success without a number in an episode",
+    "short": r"task-0 raised ValueError: expected observations of shape \(2,\), found shape \(1,\)",
+    "single": r"task-0 raised ValueError: expected observations of shape \(2,\), found shape \(\)",
+    "keyed": r"task-0 raised ValueError: expected observations of shape \(2,\), found a dict",
+    "blind": r"task-0 raised ValueError: expected finite observations, found \[ *0\. nan\]",
     "unequal": r"found Box.*\(2,\).* at narrow and Box.*\(3,\).* at wide",
     "buttons": r"expected actions in a one-dimensional Box.*found Discrete\(2\)",
     "broken": "task-0 raised RuntimeError: no such model",
@@ -215,12 +222,23 @@ def test_what_does_not_fit_is_told_in_one_line(function, message):
     ("suite", "message"),
     [
         ("no_such_module:tasks", "'no_such_module' could not be imported: ModuleNotFoundError"),
-        ("nowhere.py:tasks", "expected a Python file, found none"),
+        ("nowhere.py:tasks", "expected a Python file there, found none; put it, or a link to it, there"),
     ],
 )
 def test_a_module_or_file_that_is_not_there_is_told(suite, message):
     with pytest.raises(ValueError, match=message):
         envs.make(suite, 0)
+
+
+def test_success_that_a_task_does_not_know_is_unknown_and_no_failure(build):
+    played = evaluate(Idle(), build("doubtful", workers=2, goal_order="sequential"), 2)
+    assert np.array_equal(played.success, [[0, 0], [0, np.nan]], equal_nan=True)
+    assert np.array_equal(played.task_success, [0, np.nan], equal_nan=True)
+
+
+class Idle:
+    def predict(self, observations, deterministic):
+        return np.zeros((len(observations), 1), np.float32), None
 
 
 def test_no_tasks_at_all_are_refused():

@@ -1,19 +1,23 @@
 """What a process may use is what its affinity and its control groups allow, however deep these lie."""
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+import scripts
 from envs import machine
 from envs.workers import pool
 from envs.workers.pool import count_workers
 from scripts.common import command
 
 ROOT = Path(__file__).parents[2]
+SHARED_MEMORY = "/dev/shm"
 V1, V2 = "4:memory:/a/b\n1:cpu,cpuacct:/a/b\n0::/\n", "0::/a/b\n"
 GIB = 2**30
 
@@ -119,3 +123,13 @@ def test_settings_of_a_renderer_do_not_stop_what_renders_nothing(variables):
         [sys.executable, "-c", code], env=os.environ | variables, cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == ["10", variables["MUJOCO_GL"]], done.stderr
+
+
+@pytest.mark.skipif(not os.access(SHARED_MEMORY, os.W_OK), reason="needs shared memory as a folder")
+def test_without_a_folder_for_temporary_files_commands_use_shared_memory(monkeypatch):
+    """As in a container that is read-only: matplotlib is not imported without one."""
+    monkeypatch.setenv("TMPDIR", "/no/such/folder")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [os.environ["TMPDIR"]])
+    importlib.reload(scripts)
+    assert tempfile.gettempdir() == SHARED_MEMORY

@@ -1,5 +1,6 @@
 """What a tape cannot see is refused where the graph shows it, and found by `check_tape` where it does not."""
 
+import warnings
 from unittest import mock
 
 import pytest
@@ -271,6 +272,27 @@ def test_an_agent_looks_at_its_first_update() -> None:
         agent.learn(2 * 40)
     assert agent._n_updates > 10
     assert look.call_count == 2  # the critic's and the actor's
+
+
+@pytest.mark.parametrize("kind", [nn.DataParallel, nn.parallel.DistributedDataParallel])
+def test_a_network_that_is_spread_over_devices_is_refused_by_name(kind) -> None:
+    wrapper = kind.__new__(kind)  # its own set-up asks for a group of processes
+    nn.Module.__init__(wrapper)
+    wrapper.module = network()
+    with pytest.raises(TypeError, match=rf"^{kind.__name__} spreads .*record and call the network inside of it"):
+        mtrl.Tape(nn.Sequential(wrapper), T)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_gradients_that_no_process_shares_are_told(ranks, monkeypatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: ranks)
+    net = network()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        mtrl.backward(per_task(net(batch())), mtrl.Mean(), parameters=net.parameters())
+    assert [str(w.message)[:50] for w in found] == ["mtrl.backward leaves each of 2 processes its own ."] * (ranks - 1)
+    assert all(w.filename == __file__ for w in found)
 
 
 def test_what_is_no_module_is_told() -> None:

@@ -240,10 +240,18 @@ def test_damaged_files_are_named(name, text, tmp_path):
         compare.main([str(run.path)])
 
 
-def test_success_that_is_no_rate_is_damage(tmp_path):
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1.5", "is damaged: expected success rates of 0 to 1, found 1.5"),
+        ("-inf", "is damaged"),
+        ("nan", "expected the success of every task; reach-v3 did not report it"),
+    ],
+)
+def test_success_that_is_no_rate_is_damage_and_an_unknown_one_is_not_compared(value, message, tmp_path):
     run = make_run(tmp_path / "a")
-    run.evaluations.path.write_text(run.evaluations.path.read_text().replace(",0.5,", ",nan,"))
-    with pytest.raises(UsageError, match="damaged"):
+    run.evaluations.path.write_text(run.evaluations.path.read_text().replace(",0.5,", f",{value},"))
+    with pytest.raises(UsageError, match=message):
         compare.main([str(run.path)])
 
 

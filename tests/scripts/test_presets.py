@@ -19,6 +19,7 @@ from scripts.setup.parse import parse_train
 from scripts.setup.presets import FOLDER, PRESETS, find, to_toml
 from scripts.sweeps.plan import make_jobs
 from scripts.sweeps.request import SweepConfig
+from scripts.sweeps.request import parse as parse_sweep
 from tests.run_folders import make_run
 from tests.scripts.test_cli import exit_code
 
@@ -205,6 +206,15 @@ def test_a_wrong_file_is_told_in_one_line_and_nothing_is_written(content, messag
     assert [path.name for path in tmp_path.iterdir()] == ["bad.toml"]
 
 
+def test_an_ending_may_be_written_in_capitals(tmp_path):
+    write(tmp_path / "first.TOML", 'base = "toy"\ngamma = 0.5\n')
+    path = write(tmp_path / "second.Toml", 'base = "first.TOML"\n')
+    assert find(path).config == replace(TOY, preset="second", gamma=0.5)
+    assert find(write(tmp_path / "x.JSON", json.dumps({"gamma": 0.5}))).config.gamma == 0.5
+    sweep = write(tmp_path / "sweep.TOML", 'presets = ["toy"]\n')
+    assert parse_sweep([sweep], "").presets == ("toy",)
+
+
 def test_circles_over_several_files(tmp_path):
     write(tmp_path / "a.toml", 'base = "b.toml"')
     write(tmp_path / "b.toml", 'base = "a.toml"')
@@ -251,7 +261,8 @@ def test_files_that_are_not_there(word, tmp_path, monkeypatch):
 
 def test_a_config_that_is_damaged_is_no_preset(tmp_path):
     path = tmp_path / "config.json"
-    for damaged in ("[]", "{", json.dumps({"gama": 1}), json.dumps({"gamma": "x"}), json.dumps({"preset": 5})):
+    twice = '{"gamma": 0.5, "gamma": 0.9}'
+    for damaged in ("[]", "{", twice, *map(json.dumps, ({"gama": 1}, {"gamma": "x"}, {"preset": 5}))):
         path.write_text(damaged)
         with pytest.raises(UsageError, match=r"config\.json"):
             find(str(path))

@@ -34,6 +34,30 @@ def test_an_empty_cell_is_no_number(tmp_path):
     np.testing.assert_array_equal(run.metrics["a"], [1, np.nan])
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"1," * 2**20 + b"\n", None])
+def test_a_table_that_is_damaged_after_its_header_is_told_by_its_name(damage, tmp_path):
+    run = Run(make_run(tmp_path / "run").path)
+    assert run.evaluations.columns
+    if damage is None:
+        run.evaluations.path.unlink()
+    else:
+        run.evaluations.path.write_bytes(run.evaluations.path.read_bytes() + damage)
+    for ask in (len, dict, lambda table: table["success"]):
+        with pytest.raises(UsageError, match=r"evaluations\.csv is (damaged|missing)"):
+            ask(run.evaluations)
+
+
+def test_a_file_that_may_not_be_read_is_no_damage(tmp_path, monkeypatch):
+    make_run(tmp_path / "run")
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_text", refused)
+    with pytest.raises(UsageError, match=r"config\.json may not be read: Permission denied\. Ask its owner"):
+        Run(tmp_path / "run")
+
+
 HEAVY = ["tyro", "matplotlib", "tensorboard", "stable_baselines3", "torch"]
 
 
@@ -99,7 +123,15 @@ def test_the_tables_of_the_run_are_essential(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("names", "message"), [(("csv", "wandb"), "unknown logger 'wandb'"), (("tensorboard",), "expected csv among them")]
+    ("names", "message"),
+    [
+        (("csv", "wandb"), "unknown logger 'wandb'"),
+        (("csv", "CSV"), "unknown logger 'CSV'"),
+        (("csv", ""), "unknown logger ''"),
+        (("csv", "tensorboard", "csv"), "--loggers: expected each once; found csv, tensorboard, csv"),
+        (("tensorboard",), "expected csv among them"),
+        ((), "expected csv among them"),
+    ],
 )
 def test_bad_loggers_are_told(names, message):
     with pytest.raises(UsageError, match=message):

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from agents import Evaluation
+from scripts.analysis.comparison import summarise
+from scripts.analysis.methods import Method
+from scripts.analysis.success import over_environment_steps
 from scripts.common.usage import UsageError
 from scripts.runs import Run, software
 from scripts.runs.files import read_protocol, require_new, write_json
@@ -401,6 +404,29 @@ def test_summary_by_name_and_best(run):
     assert summary["mean"]["episodes"] == 20
     assert best_evaluation(run) == {"env_steps_per_task": 20, "success": 0.9}
     assert success_table(summary, "title").row_count == 3
+
+
+def test_a_success_that_was_not_reported_is_unknown_and_no_damage(run):
+    for step, rates in ((10, (0.2, 0.4)), (20, (0.7, np.nan)), (30, (np.nan, np.nan))):
+        success = np.array(rates)[:, None].repeat(10, 1)
+        run.add_evaluation(step, Evaluation(TASKS, success, success, success * 0, success * 0 + 500))
+    steps, curves = Run(run.path).success_curves()
+    assert steps.tolist() == [10, 20, 30]
+    assert np.array_equal(list(curves.values()), [[0.2, 0.7, np.nan], [0.4, np.nan, np.nan]], equal_nan=True)
+    assert best_evaluation(run) == {"env_steps_per_task": 20, "success": 0.7}, "over the tasks that report it"
+    assert latest_evaluation(run)["mean"]["success"] is None
+    method = Method("mean", "mean", (run,))
+    with pytest.raises(UsageError, match=r"expected the success of every task; push-v3 did not report it .* at 20 "):
+        summarise(method, 20)
+    assert summarise(method, 10).best == pytest.approx(0.3)
+    (line,) = over_environment_steps([method]).axes[0].lines
+    assert line.get_xdata().tolist() == [10], "no point where a task is unknown"
+
+
+def test_without_a_success_there_is_no_best_one(run):
+    unknown = np.full((2, 10), np.nan)
+    run.add_evaluation(10, Evaluation(TASKS, unknown, unknown, unknown * 0, unknown))
+    assert best_evaluation(run) is None
 
 
 def test_the_latest_evaluation_is_read_back_as_it_was(run):
