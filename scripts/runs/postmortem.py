@@ -27,7 +27,7 @@ def write_postmortem(run: Run, agent: MTSAC, error: Exception) -> None:
         {
             "error": type(error).__name__,
             "message": "\n".join([str(error), *getattr(error, "__notes__", [])]),
-            **{name: getattr(error, name, None) for name in ("task", "quantity", "update")},
+            **{name: getattr(error, name, None) for name in ("task", "quantity", "update", "source")},
             "env_steps_per_task": agent.steps_per_task,
             "metrics": {name: value if math.isfinite(value) else str(value) for name, value in agent.metrics().items()},
         },
