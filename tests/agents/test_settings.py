@@ -188,7 +188,7 @@ def test_plain_sac_has_no_setting_of_surgery():
 
 def test_a_run_may_go_on_with_another_rate_but_not_with_another_discount():
     saved = {**agent_settings(CONFIG, 4), "task_names": ["a"] * 4}
-    assert {"learning_rate", "steps_per_task", "device", "capture", "workers", "max_grad_norm"} == RESUMABLE
+    assert {"learning_rate", "steps_per_task", "device", "capture", "workers", "max_grad_norm", "loggers"} == RESUMABLE
     require_settings(replace(CONFIG, learning_rate=1.0), saved, Path("agent.zip"))
     with pytest.raises(Exception, match=r"gamma 0.5 there, 0.9 trained"):
         require_settings(replace(CONFIG, gamma=0.5), saved, Path("agent.zip"))
