@@ -55,9 +55,9 @@ def from_gymnasium(
 
 
 class GymTask(gymnasium.Wrapper):
-    """One environment of a list: truncated at the horizon, with `info["success"]` 0 or 1 at every step, or NaN where
-    the environment says by None or NaN that it does not know.
+    """One environment of a list: truncated at the horizon, with `info["success"]` 0 or 1 at every step.
 
+    Or NaN, where the environment says by None or NaN that it does not know.
     Its state can be saved if the environment, as the list has it, offers `snapshot()` and `restore(state)`.
     """
 
@@ -207,7 +207,7 @@ def _built(suite: str, name: str, item: Any) -> gymnasium.Env:
 
 
 def _made(name: str, factory: Any) -> gymnasium.Env:
-    """The environment of a factory."""
+    """Make the environment of a factory."""
     if isinstance(factory, gymnasium.Env) or not callable(factory):
         found, instead = factory, "a function that makes an environment, such as lambda: gymnasium.make(name)"
     else:

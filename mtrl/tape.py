@@ -23,8 +23,6 @@ from mtrl.graph import graph_of, leads_past, leaves_of
 # with their names, too, as optimizers take them
 Parameters = Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]]
 
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-
 # (layer, inputs, gradient at the output, T) -> for each parameter of the layer its T gradients, (T, *shape)
 BlockRule = Callable[[Any, Tensor, Tensor, int], dict[str, Tensor]]
 
@@ -149,11 +147,9 @@ class Tape:
         owners: dict[int, str] = {}
         for name, layer in module.named_modules():
             shared = {}
-            if isinstance(layer, _WRAPPERS):
-                raise TypeError(
-                    f"{type(layer).__name__} spreads rows or gradients over devices, which no tape sees: record and "
-                    "call the network inside of it, its .module (docs/mtrl.md says how processes share gradients)"
-                )
+            if isinstance(layer, nn.DataParallel | nn.parallel.DistributedDataParallel):
+                kind = type(layer).__name__
+                raise TypeError(f"{kind} spreads the work where no tape sees it: record its .module (docs/mtrl.md)")
             if _mixes_rows(layer) and not _is_owned(layer, left_out):
                 raise TypeError(
                     f"layer {name!r} ({type(layer).__name__}) mixes the rows of all tasks, as it normalises by "

@@ -147,8 +147,10 @@ class TaskReplayBuffer(BaseBuffer):
         return self.rows[: self.size(), :, self.obs_dim + self.action_dim]
 
     def first_not_finite(self) -> tuple[int, str] | None:
-        """The task of the oldest row in which an environment gave a number that is not finite, and whether that is of
-        an "observation" or a "reward"; None without one, or if an action that was not finite came first."""
+        """Find the oldest number that is not finite, if an environment gave it: its task, and "observation" or "reward".
+
+        None without one, or if an action that was not finite came first.
+        """
         oldest = self.pos if self.full else 0
         sums = self.rows[: self.size()].sum(-1).roll(-oldest, 0)  # a sum of large numbers may overflow, too
         for since, task in (~sums.isfinite()).nonzero()[:1000].tolist():

@@ -279,7 +279,7 @@ def test_a_network_that_is_spread_over_devices_is_refused_by_name(kind) -> None:
     wrapper = kind.__new__(kind)  # its own set-up asks for a group of processes
     nn.Module.__init__(wrapper)
     wrapper.module = network()
-    with pytest.raises(TypeError, match=rf"^{kind.__name__} spreads .*record and call the network inside of it"):
+    with pytest.raises(TypeError, match=rf"^{kind.__name__} spreads .*record its \.module"):
         mtrl.Tape(nn.Sequential(wrapper), T)
 
 
