@@ -147,7 +147,7 @@ class TaskReplayBuffer(BaseBuffer):
         return self.rows[: self.size(), :, self.obs_dim + self.action_dim]
 
     def first_not_finite(self) -> tuple[int, str] | None:
-        """Find the oldest number that is not finite, if an environment gave it: its task, and "observation" or "reward".
+        """Find the oldest number that is not finite, if an environment gave it: task, and "observation" or "reward".
 
         None without one, or if an action that was not finite came first.
         """
