@@ -2,45 +2,26 @@
 
 The rows of a batch lie in T blocks, block t from task t. The gradient of task t's loss with respect to the parameters
 of a layer then needs only block t of the layer's input and block t of the gradient at its output: one batched product
-per layer instead of T backward passes. Which layers this holds for is written down in `RULES`; any other layer with
-parameters is an error, never a silent wrong answer. So is a use of a parameter outside of its layer's recorded calls,
-such as a weight penalty in the losses, and a layer that mixes the rows of the batch.
+per layer instead of T backward passes. Which layers this holds for is written down in `mtrl.rules`; any other layer
+with parameters is an error, never a silent wrong answer. So is a use of a parameter outside of its layer's recorded
+calls, such as a weight penalty in the losses, and a layer that mixes the rows of the batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtrl.graph import graph_of, leads_past, leaves_of
+from mtrl.rules import RULES, BlockRule, has_blocks, rule_for
 
 # with their names, too, as optimizers take them
 Parameters = Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]]
-
-# (layer, inputs, gradient at the output, T) -> for each parameter of the layer its T gradients, (T, *shape)
-BlockRule = Callable[[Any, Tensor, Tensor, int], dict[str, Tensor]]
-
-
-def _linear(layer: nn.Linear, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
-    x = inputs.to(grad_output.dtype).reshape(num_tasks, -1, layer.in_features)  # autocast multiplied in its precision
-    dy = grad_output.reshape(num_tasks, -1, layer.out_features)
-    return {"weight": dy.mT @ x, "bias": dy.sum(1)}
-
-
-def _layer_norm(layer: nn.LayerNorm, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
-    normalised = F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps).to(grad_output.dtype)
-    blocks = (num_tasks, -1, *layer.normalized_shape)
-    dy = grad_output.reshape(blocks)
-    return {"weight": (dy * normalised.reshape(blocks)).sum(1), "bias": dy.sum(1)}
-
-
-RULES: dict[type[nn.Module], BlockRule] = {nn.Linear: _linear, nn.LayerNorm: _layer_norm}
 
 
 @dataclass
@@ -81,7 +62,7 @@ class _Layer:
                 f"{self}: its output needs no gradient; record the forward pass outside of no_grad, "
                 "and checkpoint with use_reentrant=False"
             )
-        if type(module) in RULES and (args[0].ndim < 2 or len(args[0]) % self.num_tasks):
+        if type(module) in RULES and not has_blocks(module, args[0], self.num_tasks):
             raise ValueError(
                 f"{self}: expected rows in {self.num_tasks} equal task blocks, found an input {tuple(args[0].shape)}"
             )
@@ -260,7 +241,7 @@ def record(
 
 
 def _rule_of(name: str, layer: nn.Module, shared: Iterable[str]) -> BlockRule:
-    rule = RULES.get(type(layer))  # by exact type: a subclass may compute something else
+    rule = rule_for(layer)
     if rule is not None and set(shared) <= {"weight", "bias"}:  # torch.nn.utils.prune and the like add their own
         return rule
     if rule is None and hasattr(layer, "block_gradients"):

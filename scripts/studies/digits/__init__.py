@@ -1,1 +1,0 @@
-"""Two overlaid digits, left and right as tasks: `python -m scripts.digits`."""

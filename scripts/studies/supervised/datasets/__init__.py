@@ -1,0 +1,16 @@
+"""The data sets, one file each."""
+
+from scripts.studies.supervised.contracts import Dataset
+from scripts.studies.supervised.datasets.digits import Digits
+from scripts.studies.supervised.datasets.movielens import MovieLens
+from scripts.studies.supervised.datasets.multimnist import MultiMNIST
+from scripts.studies.supervised.datasets.qm9 import QM9
+from scripts.studies.supervised.datasets.yeast import Yeast
+
+DATASETS: dict[str, type[Dataset]] = {
+    "digits": Digits,
+    "multimnist": MultiMNIST,
+    "yeast": Yeast,
+    "movielens": MovieLens,
+    "qm9": QM9,
+}
