@@ -16,14 +16,14 @@ BlockRule = Callable[[Any, Tensor, Tensor, int], dict[str, Tensor]]
 
 
 def linear(layer: nn.Linear, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
-    """Batched products of inputs and output gradients."""
+    """Multiply inputs and output gradients, a product per block."""
     x = inputs.to(grad_output.dtype).reshape(num_tasks, -1, layer.in_features)  # autocast multiplied in its precision
     dy = grad_output.reshape(num_tasks, -1, layer.out_features)
     return {"weight": dy.mT @ x, "bias": dy.sum(1)}
 
 
 def layer_norm(layer: nn.LayerNorm, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
-    """Output gradients times normalised inputs, summed over each block."""
+    """Sum output gradients times normalised inputs over each block."""
     normalised = F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps).to(grad_output.dtype)
     blocks = (num_tasks, -1, *layer.normalized_shape)
     dy = grad_output.reshape(blocks)
@@ -31,7 +31,7 @@ def layer_norm(layer: nn.LayerNorm, inputs: Tensor, grad_output: Tensor, num_tas
 
 
 def group_norm(layer: nn.GroupNorm, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
-    """As `layer_norm`, and over all places of a channel; it normalises within a row, so rows do not mix."""
+    """Do as `layer_norm`, also over all places of a channel; it normalises within a row, so rows do not mix."""
     normalised = F.group_norm(inputs, layer.num_groups, eps=layer.eps).to(grad_output.dtype)
     blocks = (num_tasks, len(inputs) // num_tasks, layer.num_channels, -1)
     dy = grad_output.reshape(blocks)
@@ -39,7 +39,7 @@ def group_norm(layer: nn.GroupNorm, inputs: Tensor, grad_output: Tensor, num_tas
 
 
 def conv2d(layer: nn.Conv2d, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
-    """The ordinary weight gradient of each block: together they are one of the whole batch."""
+    """Take the ordinary weight gradient of each block: together they are one of the whole batch."""
     x, padding = inputs.to(grad_output.dtype), layer.padding
     if isinstance(padding, str) or layer.padding_mode != "zeros":
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
@@ -53,7 +53,7 @@ def conv2d(layer: nn.Conv2d, inputs: Tensor, grad_output: Tensor, num_tasks: int
 
 
 def embedding(layer: nn.Embedding, inputs: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
-    """Output gradients added up where their block's task has its row of the table."""
+    """Add output gradients up where their block's task has its row of the table."""
     blocks = torch.arange(num_tasks, device=inputs.device).repeat_interleave(inputs.numel() // num_tasks)
     total = grad_output.new_zeros(num_tasks * layer.num_embeddings, layer.embedding_dim)
     total.index_add_(0, inputs.flatten() + blocks * layer.num_embeddings, grad_output.reshape(-1, layer.embedding_dim))
