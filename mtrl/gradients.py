@@ -60,7 +60,10 @@ def backward(
     shared, heads = _parameters(tape, parameters, task_parameters)
     check_losses(losses, tape)
     if not isinstance(aggregator, Aggregator):
-        raise TypeError(f"expected an instance of mtrl.Aggregator, such as mtrl.PCGrad(); found {aggregator!r}")
+        raise TypeError(
+            "expected an instance of mtrl.Aggregator, such as mtrl.PCGrad() or one of "
+            f"mtrl.make_aggregator('torchjd:NAME'); found {aggregator!r}"
+        )
     if tape is not None:
         tape.check_uses(losses)
     _warn_of_processes()

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from mtrl.aggregators import aggregator_class, make_aggregator, name_of, outside
 from mtrl.testing import CHECKS, Promises, check_aggregator, matrix
 
 torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[2]
 
 OWN = '''
 import torch
@@ -162,6 +166,17 @@ def test_torchjd_passes_the_suite() -> None:
     promises = Promises(never_waits=False)
     for check in ("answers", "permutation", "scale", "determinism", "state"):
         CHECKS[check](lambda: make_aggregator("torchjd:Mean"), promises)
+
+
+def test_an_object_of_torchjds_works_as_the_page_says() -> None:
+    torchjd = pytest.importorskip("torchjd.aggregation") and sys.modules["torchjd"]
+    (block,) = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "mtrl.md").read_text(), flags=re.DOTALL)
+    names = {"mtrl": mtrl, "torchjd": torchjd}
+    exec(block, names)
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    rows = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])  # in conflict
+    mtrl.backward(rows @ weight, names["aggregator"], parameters=[weight])
+    torch.testing.assert_close(weight.grad, torchjd.aggregation.UPGrad()(rows))
 
 
 def test_torchjd_names_and_options_are_checked() -> None:
