@@ -1,4 +1,4 @@
-"""Small dense problems of T tasks: the simplex, the min-norm point, conflict aversion, bargaining, eigenvalues.
+"""Small dense problems of T tasks: the min-norm point, conflict aversion, bargaining, eigenvalues.
 
 Pure functions in float64 with a fixed number of steps and no branch on a value, so nothing waits for the device. A
 solver returns its answer with a measured residual: the caller decides what is accurate enough. Non-finite input gives
@@ -6,7 +6,7 @@ NaN.
 """
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from mtrl.diagnostics import cosine_matrix, gradient_norms
@@ -14,14 +14,6 @@ from mtrl.diagnostics import cosine_matrix, gradient_norms
 TINY = 1e-300  # keeps quotients of exact zeros finite; far below any square of a float32
 FLOAT32 = 1e-6  # squared lengths below this share of the longest can be rounding of a Gramian in float32
 RIDGE = 1e-15  # on cosines, whose diagonal is 1: what rounding in float64 adds anyway
-
-
-def simplex_projection(point: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
-    """Nearest point with non-negative entries of sum 1; exact up to rounding."""
-    descending = point.sort(descending=True).values
-    excess = (descending.cumsum(0) - 1) / torch.arange(1, len(point) + 1, dtype=point.dtype, device=point.device)
-    # the threshold is the excess of the longest prefix whose entries all stay positive: the largest of all excesses
-    return (point - excess.amax()).clamp(min=0)
 
 
 def min_norm_weights(

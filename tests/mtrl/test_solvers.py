@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mtrl import solvers
 from mtrl.diagnostics import cosine_matrix
@@ -19,17 +17,6 @@ def gramians(family: str):
     for seed, size in enumerate(ALL_SIZES):
         jacobian = matrix(family, *size, seed=seed)
         yield jacobian @ jacobian.T
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12))
-def test_simplex_projection(point) -> None:
-    """The nearest point: the error makes no acute angle with any direction into the simplex."""
-    point = torch.tensor(point, dtype=torch.float64)
-    found = solvers.simplex_projection(point)
-    assert (found >= 0).all()
-    torch.testing.assert_close(float(found.sum()), 1.0, atol=1e-10, rtol=0)
-    assert ((point - found) @ (torch.eye(len(point), dtype=torch.float64) - found).T <= 1e-8).all()
 
 
 @every_family
