@@ -6,6 +6,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("mtrl", "agents", "envs", "scripts")
+EXAMPLES = {  # of what others may add: the name by which its row in a registry knows it
+    "aggregator": "MGDA",
+    "architecture": "SoftModularization",
+    "conditioning": "TaskEmbedding",
+    "benchmark": r"envs\.toy",
+    "logger": "TensorBoardLogger",
+    "launcher": "LocalLauncher",
+}
 
 
 def sources():
@@ -31,6 +39,11 @@ def files_that_name(setting):
         for path in sources()
         if re.search(rf"\b{setting}\b", path.read_text()) and "presets" not in path.name
     ]
+
+
+def files_of(kind):
+    """The files in which the example of a kind is written: its own, and that of its row."""
+    return files_that_name(EXAMPLES[kind])
 
 
 def commands():
@@ -61,8 +74,13 @@ def long_files(limit=300):
 if __name__ == "__main__":
     print("classes of ours in MTSAC            ", depth())
     print("files that name policy_delay        ", len(files_that_name("policy_delay")), files_that_name("policy_delay"))
+    for kind in EXAMPLES:
+        print(f"files of {kind:27}", len(files_of(kind)), files_of(kind))
     print("library modules among the commands  ", len(library_modules_among_the_commands()))
     print("longest command, lines              ", max(map(lines, commands())))
     print("files over 300 lines                ", long_files())
     print("functions over 60 lines             ", long_functions())
+    for package in PACKAGES:
+        paths = [path for path in sources() if path.is_relative_to(ROOT / package)]
+        print(f"files, lines of {package:20}", len(paths), sum(map(lines, paths)))
     print("files, lines                        ", len(sources()), sum(map(lines, sources())))

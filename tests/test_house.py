@@ -9,7 +9,7 @@ import torch
 
 from agents.networks.values import ScalarValue
 from mtrl import diagnostics
-from tests.structure import commands, library_modules_among_the_commands, lines
+from tests.structure import EXAMPLES, commands, files_of, library_modules_among_the_commands, lines
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,11 +36,9 @@ def test_shapes_in_signatures_are_checked_while_testing(call):
         call(torch.ones(3))
 
 
-def test_what_stands_directly_in_scripts_is_a_command_and_thin():
-    commands = [path for path in (ROOT / "scripts").glob("*.py") if path.name != "__init__.py"]
-    texts = {path.name: path.read_text() for path in commands}
-    assert [name for name, text in texts.items() if 'if __name__ == "__main__":' not in text] == []
-    assert {name: text.count("\n") for name, text in texts.items() if text.count("\n") > 120} == {}
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_what_others_may_add_is_one_file_and_one_row(kind):
+    assert 1 <= len(files_of(kind)) <= 2
 
 
 def test_commands_are_thin_and_the_library_is_elsewhere():
