@@ -45,7 +45,7 @@ class SupervisedConfig:
     """Gradient methods on supervised tasks."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """digits, multimnist, yeast, movielens or qm9."""
+    """digits, multimnist, yeast, movielens, qm9 or cifar100."""
     architectures: Names = ("hps", "mmoe")
     """Of hps (hard sharing), mmoe, mtan, cross-stitch."""
     aggregators: Names = ("mean", "pcgrad", "mocograd")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -24,17 +25,29 @@ def embedded(sizes: tuple[int, ...], features: int, *widths: int) -> Encoder:
     return Encoder(_layers(inputs, widths), inputs, stem=partial(Embeddings, sizes, features))
 
 
-def lenet(classes_features: int = 50) -> Encoder:
+def lenet(features: int = 50) -> Encoder:
     """LeNet for 28 x 28 pixels, two layers in each head (Sener and Koltun 2018), without their dropout."""
     return Encoder(
         (
             Stage(partial(_convolution, 1, 10), 10),
             Stage(partial(_convolution, 10, 20), 20),
-            Stage(lambda: nn.Sequential(nn.Flatten(), nn.Linear(320, classes_features), nn.ReLU()), classes_features),
+            Stage(lambda: nn.Sequential(nn.Flatten(), nn.Linear(320, features), nn.ReLU()), features),
         ),
         28 * 28,
         head=_two_layers,
     )
+
+
+def convolutions(shape: tuple[int, int, int], channels: tuple[int, ...], widths: tuple[int, ...]) -> Encoder:
+    """Convolutions of 3 x 3, each of which halves the picture, then fully connected layers (Yu et al. 2020, J.1)."""
+    folded = [
+        Stage(partial(_halving, before, after), after)
+        for before, after in zip((shape[0], *channels[:-1]), channels, strict=True)
+    ]
+    left = channels[-1] * (shape[1] >> len(channels)) * (shape[2] >> len(channels))
+    first, *rest = _layers(left, widths)
+    flat = Stage(lambda: nn.Sequential(nn.Flatten(), first.build()), first.features)
+    return Encoder((*folded, flat, *rest), math.prod(shape))
 
 
 class Embeddings(nn.Module):
@@ -66,6 +79,10 @@ def _layer(inputs: int, outputs: int) -> nn.Sequential:
 
 def _convolution(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 5), nn.MaxPool2d(2), nn.ReLU())
+
+
+def _halving(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
 
 
 def _two_layers(features: int, outputs: int) -> nn.Sequential:

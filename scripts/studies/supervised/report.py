@@ -31,8 +31,8 @@ EXPLAINED = (
     "delta_m: what joint training gained over `alone`, a network per task, on the test rows: mean over tasks of the "
     "mean over metrics of the relative change, in per cent, positive is better. vs mean: delta_m less that of `mean`, "
     "seed by seed. GCD: 1 - cosine of two tasks' gradients of the shared parameters, above 1 is conflict, mean over "
-    "pairs and training; conflicts: share of pairs with one. backward: an update's milliseconds, aggregation included. "
-    "±: 95 % t-interval over seeds, each by itself: of many, some miss by chance."
+    "pairs and training; conflicts: share of pairs with one. backward: processor time of an update, aggregation "
+    "included. ±: 95 % t-interval over seeds, each by itself: of many, some miss by chance."
 )
 TCI = "TCI: what joint training gained over `alone`, in the metric's unit; negative: it hurts the task."
 DRAWN = 6  # tasks in the picture, at most

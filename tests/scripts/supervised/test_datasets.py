@@ -11,13 +11,16 @@ import torch
 
 from scripts.common.usage import UsageError
 from scripts.studies.supervised import fetching
+from scripts.studies.supervised.architectures import ARCHITECTURES
 from scripts.studies.supervised.contracts import Split
 from scripts.studies.supervised.datasets import multimnist, pairs, qm9
+from scripts.studies.supervised.datasets.cifar100 import Cifar100
 from scripts.studies.supervised.datasets.digits import Digits
 from scripts.studies.supervised.datasets.movielens import GENRES, MovieLens
 from scripts.studies.supervised.datasets.multimnist import FILES, MultiMNIST
 from scripts.studies.supervised.datasets.qm9 import QM9, fingerprint
 from scripts.studies.supervised.datasets.yeast import Yeast
+from scripts.studies.supervised.encoders import convolutions
 from scripts.studies.supervised.fetching import Member, Package
 from scripts.studies.supervised.reading import idx
 
@@ -175,9 +178,9 @@ def test_qm9(tmp_path):
         QM9(tmp_path)
 
 
-@pytest.mark.parametrize("kind", [MultiMNIST, Yeast, MovieLens, QM9])
+@pytest.mark.parametrize("kind", [MultiMNIST, Yeast, MovieLens, QM9, Cifar100])
 def test_a_folder_that_is_missing_or_foreign(kind, tmp_path):
-    with pytest.raises(UsageError, match=r"none: expected .*--fetch.*found no such folder") as error:
+    with pytest.raises(UsageError, match=r"none: expected .*(--fetch|from cs\.toronto).*found no such folder") as error:
         kind(tmp_path / "none")
     assert "\n" not in str(error.value)
     (tmp_path / "holiday.jpg").touch()
@@ -200,6 +203,42 @@ def test_files_that_are_cut_off_or_others(tmp_path, mnist_folder):
     (tmp_path / "ml-100k.item").write_text("a\tb\tc\td\n1\tx\t1995\tDrama\n")
     with pytest.raises(UsageError, match="expected all rated films; 2 are missing, such as 2"):
         MovieLens(tmp_path)
+
+
+def write_cifar(folder, part, fine, superclass_of, random):
+    pixels = random.integers(256, size=(len(fine), 3072))
+    np.c_[superclass_of[fine], fine, pixels].astype(np.uint8).tofile(folder / f"{part}.bin")
+    return pixels
+
+
+def test_a_target_is_the_rank_of_a_class_within_its_superclass(tmp_path):
+    random = np.random.default_rng(0)
+    superclass_of = random.permutation(100) // 5
+    fine = random.permutation(100)
+    pixels = write_cifar(tmp_path, "train", fine, superclass_of, random)
+    write_cifar(tmp_path, "test", np.arange(40), superclass_of, random)
+    training, test = Cifar100(tmp_path).splits(0)
+    np.testing.assert_allclose(training.inputs[torch.tensor([7])][0].flatten() * 255, pixels[7], rtol=1e-6)
+    for task, members in enumerate(training.members):
+        own = fine[members]
+        assert (superclass_of[own] == task).all()
+        assert training.targets[task][members].tolist() == [int((np.sort(own) < name).sum()) for name in own]
+        assert sorted(training.targets[task][members].tolist()) == [0, 1, 2, 3, 4]
+    assert any(len({name % 5 for name in fine[members]}) < 5 for members in training.members)  # not modulo 5
+    assert sum(map(len, test.members)) == 40
+    (tmp_path / "test.bin").write_bytes(b"x" * 3073)
+    with pytest.raises(UsageError, match=r"test.bin: expected records of 3074 bytes; found 3073"):
+        Cifar100(tmp_path)
+    write_cifar(tmp_path, "test", np.arange(40), superclass_of + 1, random)
+    with pytest.raises(UsageError, match="expected superclasses below 20"):
+        Cifar100(tmp_path)
+
+
+def test_a_picture_network_of_twenty_tasks_is_recorded():
+    network = ARCHITECTURES["hps"](convolutions((3, 8, 8), (4, 5), (6, 7)), [5] * 20)
+    assert [tuple(answer.shape) for answer in network(torch.rand(20, 3, 8, 8), blocks=True)] == [(1, 5)] * 20
+    sizes = [parameter.shape for parameter in Cifar100.encoder.stack().parameters()]
+    assert sizes[::2] == [(160, 3, 3, 3), (160, 160, 3, 3), (160, 160, 3, 3), (320, 2560), (320, 320)]
 
 
 def test_the_digits_of_scikit_learn():

@@ -1,6 +1,7 @@
 """The data sets, one file each."""
 
 from scripts.studies.supervised.contracts import Dataset
+from scripts.studies.supervised.datasets.cifar100 import Cifar100
 from scripts.studies.supervised.datasets.digits import Digits
 from scripts.studies.supervised.datasets.movielens import MovieLens
 from scripts.studies.supervised.datasets.multimnist import MultiMNIST
@@ -13,4 +14,5 @@ DATASETS: dict[str, type[Dataset]] = {
     "yeast": Yeast,
     "movielens": MovieLens,
     "qm9": QM9,
+    "cifar100": Cifar100,
 }
