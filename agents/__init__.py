@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the same for tools that only read
     from agents.device.memory import keep_freed_memory as keep_freed_memory
     from agents.evaluation import Evaluation as Evaluation
     from agents.evaluation import evaluate as evaluate
+    from agents.independent import IndependentSAC as IndependentSAC
     from agents.learning.guard import NonFiniteError as NonFiniteError
     from agents.mtsac import MTSAC as MTSAC
     from agents.networks.policies import MultiTaskPolicy as MultiTaskPolicy
@@ -29,6 +30,7 @@ _HOMES = {
     "agents.collecting.replay": ("TaskReplayBuffer",),
     "agents.device.memory": ("keep_freed_memory",),
     "agents.evaluation": ("Evaluation", "evaluate"),
+    "agents.independent": ("IndependentSAC",),
     "agents.learning.guard": ("NonFiniteError",),
     "agents.mtsac": ("MTSAC",),
     "agents.networks.policies": ("MultiTaskPolicy",),

@@ -143,6 +143,12 @@ def names_of(kind: type, *roles: Kind) -> set[str]:
     return {setting.name for setting in settings_of(kind).values() if setting.role.kind in roles}
 
 
+def fixed_by_plain_sac(kind: type) -> dict[str, Any]:
+    """Return the fields that plain SAC can have at one value only, with that value."""
+    roles = {setting.name: setting.role.plain_sac for setting in settings_of(kind).values()}
+    return {name: value for name, value in roles.items() if value is not KEEP}
+
+
 def help_of(kind: type) -> dict[str, str]:
     """Return the string under each field, by name: one line of help."""
     found: dict[str, str] = {}

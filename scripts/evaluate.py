@@ -13,15 +13,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from agents import MTSAC, TrainedActor, evaluate
+from agents import evaluate
 from scripts.common import command
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError, check_output
 from scripts.runs import Run
 from scripts.runs.files import check_not_of_a_run, write_json
-from scripts.runs.independent import load_team
 from scripts.runs.messages import success_table
-from scripts.runs.plain_sac import Team
 from scripts.runs.results import summarize
 from scripts.setup.build import make_evaluation_env, resolve
 from scripts.setup.trust import require_trust, suite_code
@@ -60,13 +58,9 @@ def main(argv: Sequence[str]) -> int:
         check_output("--json", request.json)
         check_not_of_a_run("--json", request.json)
     config = resolve(replace(run.config, device=request.device, capture=False, workers=request.workers))
-    agent: MTSAC | TrainedActor | Team | None = None
-    source = run.path / "tasks"
-    if request.best or not config.independent:
-        source, agent = run.load_agent(request.best, config.device)
+    source, agent = run.load_agent(request.best, config.device)
     with contextlib.closing(make_evaluation_env(config, run.goals)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
-        agent = agent or load_team(run, env, config.device)
         summary = summarize(evaluate(agent, env, request.episodes))
     console = Screen()
     protocol = replace(run.protocol, episodes_final=request.episodes)

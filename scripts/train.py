@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from scripts.common import command
 from scripts.common.signals import follow_sweep
-from scripts.runs import Run, independent
 from scripts.runs.progress import StopSwitch
 from scripts.runs.session import conclude, train
 from scripts.runs.starting import introduce, resume, start
@@ -27,9 +26,6 @@ def main(argv: Sequence[str]) -> int:
     request = parse_train(argv)
     if request is None:
         return 0
-    config = request if isinstance(request, TrainConfig) else Run(request.resume).config
-    if config.independent:
-        return independent.train(request, argv)
     with contextlib.ExitStack() as stack:
         session = start(request, stack) if isinstance(request, TrainConfig) else resume(request, stack)
         introduce(session)

@@ -61,7 +61,7 @@ COMMANDS = [  # a command line, and what it answers on the way to exit code 2; R
     ("train toy --overlap maybe", "maybe"),
     ("train toy --collect-ahead -1", "--collect-ahead: expected 0 or more; found -1"),
     ("train toy --collect-ahead 1.5", "1.5"),
-    ("train toy --collect-ahead 2 --independent", "--collect-ahead: expected 0 with --independent"),
+    ("train toy --collect-ahead 2 --independent", "--collect-ahead: expected 0 with --algorithm independent"),
     ("train --resume RUN --collect-ahead 4", "--collect-ahead"),
     ("train toy --aggregator cagrad --aggregator.c -1", "-1"),
     ("train toy --aggregator cagrad --aggregator.c much", "much"),

@@ -95,6 +95,10 @@ class TaskReplayBuffer(BaseBuffer):
         """Memory of a full buffer; `obs_dim` counts without the one-hot."""
         return 4 * buffer_size * num_tasks * (2 * obs_dim + action_dim + 2)
 
+    def nbytes(self, transitions: int) -> int:
+        """Memory of so many transitions of each task, or of all that there is room for."""
+        return self.rows.nbytes * min(transitions, self.buffer_size) // self.buffer_size
+
     def add(
         self,
         obs: np.ndarray,

@@ -66,8 +66,11 @@ def save_actor(agent: Any, path: str | Path) -> None:
     """Write the actor of an `MTSAC` alone: its weights, and what it takes to build it again.
 
     :param path: of the .safetensors file, which appears whole or not at all.
-    :raises ValueError: for an actor, torso or conditioning of a class of the user's own: files hold no code.
+    :raises ValueError: for an agent with an actor per task; for an actor, torso or conditioning of a class of the
+        user's own, as files hold no code.
     """
+    if not isinstance(agent.actor, MultiTaskActor):
+        raise ValueError(f"expected an agent with one actor for all tasks; found {type(agent).__name__}.")
     settings = by_name(vars(agent.policy.settings))
     own = [settings[name] for name in ("actor_torso", "conditioning") if ":" in settings[name]]
     own += [] if type(agent.policy.actor) is MultiTaskActor else [type(agent.policy.actor).__name__]

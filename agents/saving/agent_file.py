@@ -78,7 +78,9 @@ def load(
         if unknown := settings.keys() - OF_FILES - settings_of(AgentSettings).keys():
             raise ValueError(f"it has settings that no agent has: {', '.join(sorted(unknown))}")
         settings = {**settings, "policy_kwargs": dict(settings["policy_kwargs"])}
-        files = {name: str(settings[name]) for name in (*AGGREGATORS, "policy")}
+        files = {name: str(settings[name]) for name in (*AGGREGATORS, "policy") if name in settings}
+    if (AGGREGATORS[0] in settings) != (AGGREGATORS[0] in inspect.signature(kind).parameters):
+        raise StateFileError(f"{path} holds no {kind.__name__}: load it with the class that saved it.")
     _check_changes(kind, path, settings, files, changes, run_code)
     if "policy_kwargs" in changes:  # some of them: the others stay
         changes["policy_kwargs"] = {**settings["policy_kwargs"], **(changes["policy_kwargs"] or {})}
@@ -144,7 +146,7 @@ def _check_changes(
 ) -> None:
     """Refuse changes that the learned values do not survive, and a file that needs code which was not given."""
     for name in AGGREGATORS:
-        if name not in changes and ".py:" in files[name]:
+        if name not in changes and ".py:" in files.get(name, ""):
             if not run_code:
                 raise ValueError(
                     f"{path} was saved with the {name} {files[name]}. To open it runs that file: if you trust it, "
@@ -182,7 +184,7 @@ def _check_changes(
 def settings_state(agent: Any) -> dict[str, Any]:
     """Return what the agent was made with, as JSON values: settings, names of its parts, and what it learns on."""
     named: dict[str, Any] = {}
-    for role in AGGREGATORS:
+    for role in AGGREGATORS if hasattr(agent, AGGREGATORS[0]) else ():
         named[role], named[f"{role}_kwargs"] = describe_aggregator(getattr(agent, role))
     return {
         **replace(agent.settings, target_entropy=agent.target_entropy).to_json(),  # "auto" is settled
@@ -261,7 +263,7 @@ def load_buffer(agent: Any, path: Any, truncate_last_traj: bool = True) -> None:
 def _modules(agent: Any) -> dict[str, Any]:
     """Everything with a `state_dict`, by dotted name."""
     found = {}
-    for name in MODULES:
+    for name in getattr(agent, "modules", MODULES):
         module = agent
         for part in name.split("."):
             module = getattr(module, part)

@@ -119,11 +119,14 @@ def check_sums(path: Path, pattern: str = "*.zip") -> None:
         raise StateFileError(f"{path} is damaged: {', '.join(sorted(changed))} is not what {SUMS} says.")
 
 
-def load_checkpoint(path: str | Path, env: VecEnv, device: str = "auto", **changes: Any) -> MTSAC:
+def load_checkpoint(
+    path: str | Path, env: VecEnv, device: str = "auto", kind: type[MTSAC] = MTSAC, **changes: Any
+) -> MTSAC:
     """Load the agent of a checkpoint with its buffer, and put `env` back into the saved state.
 
     Go on with `agent.learn(remaining, reset_num_timesteps=False)`, and the run is the one that never stopped.
 
+    :param kind: the class of the agent that was saved.
     :param changes: constructor arguments to change; `run_code` as in `MTSAC.load`.
     :raises StateFileError: if a file is damaged or foreign, or the environment has other tasks.
     :raises TypeError: if the environment has no `set_state`.
@@ -131,7 +134,7 @@ def load_checkpoint(path: str | Path, env: VecEnv, device: str = "auto", **chang
     path = Path(path)
     _require_state(env)
     check_sums(path)
-    agent = MTSAC.load(path / "agent.zip", device=device, **changes)
+    agent = kind.load(path / "agent.zip", device=device, **changes)
     names = tuple(getattr(env, "task_names", agent.task_names))
     if names != agent.task_names:
         raise StateFileError(f"{path} was trained on {agent.task_names}; the environment has {names}.")
@@ -190,9 +193,7 @@ def checkpoint_bytes(agent: MTSAC, transitions: int) -> int:
     networks = sum(p.nbytes for p in agent.policy.parameters()) + 2 * sum(p.nbytes for p in trained)  # Adam keeps two
     if lag := agent.settings.collect_ahead:
         networks += (lag + 1) * sum(p.nbytes for p in agent.actor.parameters())  # copies, at most
-    buffer = agent.replay_buffer
-    assert buffer is not None
-    return networks + buffer.rows.nbytes * min(transitions, buffer.buffer_size) // buffer.buffer_size
+    return networks + agent.replay_buffer.nbytes(transitions)
 
 
 def _delete(path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from agents.algorithms import ALGORITHMS
 from agents.fields import names_of
 from mtrl import AGGREGATORS
 from scripts.common.usage import UsageError
@@ -25,7 +26,7 @@ from scripts.setup.config import TrainConfig
 # What the protocol holds, what a machine or a seed decides, and how often a run looks at itself, are no part of it.
 _OF_A_METHOD = names_of(TrainConfig, "method")
 # Named in every label, so not among the settings in which runs differ.
-_NAMED = {"preset", "aggregator", "actor_aggregator", "critic_aggregator", "multi_head", "independent"}
+_NAMED = {"preset", "aggregator", "actor_aggregator", "critic_aggregator", "multi_head"}
 
 
 @dataclass(frozen=True)
@@ -139,14 +140,14 @@ def group(runs: Sequence[Run]) -> list[Method]:
     for run in sorted(runs, key=lambda run: run.config.seed):
         groups.setdefault(json.dumps(settings(run.config), sort_keys=True), []).append(run)
     labels = [_label(members[0].config, [run.config for run in runs]) for members in groups.values()]
-    order = [*AGGREGATORS, "independent"]
+    order = [*AGGREGATORS, *ALGORITHMS]
     named = sorted(
         zip(labels, groups.values(), strict=True),
-        key=lambda pair: (order.index(a) if (a := _kind(pair[1][0].config)) in order else len(order), pair[0]),
+        key=lambda pair: (order.index(a) if (a := pair[1][0].config.method) in order else len(order), pair[0]),
     )
     for label, members in named:
         _require_each_seed_once(label, members)
-    return [Method(label, _kind(members[0].config), tuple(members)) for label, members in named]
+    return [Method(label, members[0].config.method, tuple(members)) for label, members in named]
 
 
 def _require_each_seed_once(label: str, members: Sequence[Run]) -> None:
@@ -167,18 +168,14 @@ def settings(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
-def _kind(config: TrainConfig) -> str:
-    return "independent" if config.independent else config.aggregator
-
-
 def _label(config: TrainConfig, others: Sequence[TrainConfig]) -> str:
     """`pcgrad`, and what else sets the run apart from those of the same preset and aggregator."""
     presets = {other.preset for other in others}
-    alike = [settings(o) for o in others if (o.preset, _kind(o)) == (config.preset, _kind(config))]
+    alike = [settings(o) for o in others if (o.preset, o.method) == (config.preset, config.method)]
     mine = settings(config)
     names = [n for n in mine if n not in _NAMED and any(other.get(n) != mine[n] for other in alike)]
     parts = [
-        _kind(config).rpartition("/")[2],
+        config.method.rpartition("/")[2],
         "multi-head" if config.multi_head else "",
         f"actor {config.actor_aggregator.rpartition('/')[2]}" if config.actor_aggregator else "",
         f"critic {config.critic_aggregator.rpartition('/')[2]}" if config.critic_aggregator else "",

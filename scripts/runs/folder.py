@@ -7,7 +7,6 @@ goals.npz        goal vectors per task       checkpoints/     the newest ones, a
 conflicts.csv    cosine of each pair of tasks' gradients over time, for actor and critic
 actor.safetensors   in place of checkpoints, the trained actor of a run that scripts.share wrote
 result.json      the end of the run, with the table of success
-tasks/           in place of checkpoints, the single tasks of an --independent run
 versions-resumed.json   the same as versions.json, of the newest part of a run that was resumed
 """
 
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from agents.algorithms import ALGORITHMS
 from agents.saving.atomic import sync
 from scripts.common.usage import UsageError, usage_errors
 from scripts.runs import software
@@ -234,18 +234,18 @@ class Run:
 
     def load_agent(self, best: bool = False, device: str = "cpu") -> tuple[Path, MTSAC | TrainedActor]:
         """The file that `agent` reads, and the agent; the next one where a training replaces it meanwhile."""
-        from agents import MTSAC, load_actor
+        from agents import load_actor
         from agents.saving.checkpoint import check_sums
 
         agent: MTSAC | TrainedActor
-        path = self.agent_file(best)
+        algorithm, path = ALGORITHMS[self.config.algorithm], self.agent_file(best)
         try:
             with usage_errors():
                 if path == self.actor:
                     check_sums(self.path, path.name)
                     agent = load_actor(path, device)
-                else:  # acting needs no aggregator: one from a file or a package of its own may be gone, and is not run
-                    agent = MTSAC.load(path, device=device, aggregator="mean", critic_aggregator="mean")
+                else:
+                    agent = algorithm.kind.load(path, device=device, **algorithm.to_act)
         except UsageError:
             if best or path.exists():
                 raise
@@ -258,8 +258,6 @@ class Run:
 
         :raises UsageError: if there is none.
         """
-        if self.config.independent:
-            raise UsageError(f"expected a run of one agent; {self.path} has one per task, for scripts.evaluate.")
         if self.actor.is_file() and not self.checkpoints.is_dir():
             if best:
                 raise UsageError(f"--best: {self.path} was shared with the agent of its end alone. Leave it out.")
@@ -292,6 +290,11 @@ class Run:
         except FileNotFoundError as error:
             if self.actor.is_file():
                 what = "The run was shared with its actor alone, which acts and cannot go on: train it anew."
+            elif (self.path / "tasks").is_dir():
+                what = (
+                    "Until version 0.2 such a run kept an actor per task in tasks/, which no longer opens; its tables "
+                    "do. To act or to go on, train it anew, in another --run-dir."
+                )
             elif self.best.is_file() or (self.path / "result.json").exists():
                 best = f" python -m scripts.evaluate {shlex.quote(str(self.path))} --best does without."
                 what = f"The folder was kept without it: restore it from a copy.{best if self.best.is_file() else ''}"

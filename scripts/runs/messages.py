@@ -34,7 +34,7 @@ def next_steps(run: Run, evaluable: bool, go_on: str = "") -> list[str]:
     :param evaluable: whether there are weights to evaluate.
     :param go_on: the command that goes on with the run, if one can.
     """
-    files = ("result.json", "evaluations.csv", "metrics.csv", "conflicts.csv", "tensorboard/", "checkpoints/", "tasks/")
+    files = ("result.json", "evaluations.csv", "metrics.csv", "conflicts.csv", "tensorboard/", "checkpoints/")
     path, program = shlex.quote(str(run.path)), "python -m scripts"
     commands = (
         f"{program}.evaluate {path}{' --run-code' if suite_code(run.config) else ''}" if evaluable else "",

@@ -38,7 +38,9 @@ def never_saved(run: Run) -> bool:
 
     Raises UsageError if its checkpoints are gone.
     """
-    if checkpoints(run.checkpoints) or run.actor.is_file() or run.status == "finished":
+    # of single tasks, until version 0.2: `newest_checkpoint` says so
+    single = (run.path / "tasks").is_dir()
+    if checkpoints(run.checkpoints) or run.actor.is_file() or run.status == "finished" or single:
         return False
     with as_usage_error(run.metrics.path):
         steps = max((run.step_of(_numbers(row)) for row in run.metrics.read()), default=0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 
-from agents.fields import settings_of
+from agents.algorithms import ALGORITHMS
+from agents.fields import settings_of, taken_by
 from agents.saving.agent_file import settings_state
 from agents.saving.checkpoint import load_checkpoint
 from agents.settings import AgentSettings
@@ -70,12 +71,13 @@ def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
     evaluation_env = stack.enter_context(contextlib.closing(make_evaluation_env(config, run.goals)))
     run.require_tasks(env.task_names, run.path / "config.json")
     changes = {name: getattr(config, name) for name in RESUMABLE & settings_of(AgentSettings).keys()}
-    changes["capture"] = config.capture
     if checkpoint is None:  # stopped before the first one: the same seed gives the same beginning
         agent = make_agent(config, env)
     else:
         with usage_errors():
-            agent = load_checkpoint(checkpoint, env, device=config.device, run_code=request.run_code, **changes)
+            kind = ALGORITHMS[config.algorithm].kind
+            changes |= taken_by(kind, {"capture": config.capture})
+            agent = load_checkpoint(checkpoint, env, config.device, kind, run_code=request.run_code, **changes)
             require_settings(run.config, settings_state(agent), checkpoint)
     room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
     room.check()
@@ -107,7 +109,7 @@ def introduce(session: Session) -> None:
     console.print(session.run.protocol.table())
     captured = ", updates captured as graphs" if config.capture else ""
     console.print(
-        f"{plain(config.aggregator)} on {config.device}{captured}; "
+        f"{plain(config.method)} on {config.device}{captured}; "
         f"torch threads: {config.threads}, workers: {env.num_workers}"
     )
     if config.steps_per_task <= config.warmup_steps:

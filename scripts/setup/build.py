@@ -15,8 +15,9 @@ from rich import filesize
 
 import envs
 from agents import MTSAC, keep_freed_memory
+from agents.algorithms import ALGORITHMS
 from agents.collecting.replay import TaskReplayBuffer
-from agents.fields import settings_of
+from agents.fields import settings_of, taken_by
 from agents.settings import AgentSettings, NetworkSettings, Precision, SACSettings
 from envs import find_benchmark, machine
 from envs.benchmarks import TaskOptions
@@ -79,8 +80,7 @@ def run_path(config: TrainConfig) -> Path:
     if config.run_dir:
         return check_folder("--run-dir", config.run_dir)
     some = config.tasks if len(config.tasks) <= 3 else (f"{len(config.tasks)}-tasks",)
-    name = "independent" if config.independent else config.aggregator
-    method = re.sub(r"[^\w-]+", "-", name.rpartition("/")[2])  # torchjd:NAME, path/to/file.py:NAME
+    method = re.sub(r"[^\w-]+", "-", config.method.rpartition("/")[2])  # torchjd:NAME, path/to/file.py:NAME
     suite = [re.sub(r"[^\w-]+", "-", code.rpartition("/")[2]) for code in suite_code(config)]
     parts = (*(["trial"] if config.trial else []), config.preset, *suite, *some, method, f"seed{config.seed}")
     return Path("runs", "-".join(parts))
@@ -150,11 +150,14 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
     require_precision(config.precision, config.device)
     with usage_errors():
         capture, settings = resolve_capture(config.capture, config.device), agent_settings(config, env.num_tasks)
-        return MTSAC("MultiTaskMlpPolicy", env, capture=capture, device=config.device, **settings)
+        kind = ALGORITHMS[config.algorithm].kind
+        own = taken_by(kind, {"capture": capture, **settings})
+        shared = {name: settings[name] for name in settings_of(AgentSettings)}
+        return kind("MlpPolicy", env, device=config.device, **{**shared, **own})
 
 
 def agent_settings(config: TrainConfig, num_tasks: int) -> dict[str, Any]:
-    """The constructor arguments of MTSAC for this config: what the two call alike, and what is said otherwise."""
+    """The constructor arguments of an agent for this config: what the two call alike, and what is said otherwise."""
     train_freq, gradient_steps = update_rounds(config)
     actor, critic = (
         (name, getattr(config, f"{network}_aggregator_options"))

@@ -12,16 +12,18 @@ apart from its name, and Adam's epsilon among `optimizer_kwargs`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
+from agents.algorithms import ALGORITHMS
 from agents.fields import (
-    KEEP,
     Bound,
     Count,
     Kind,
     NotNegative,
     Positive,
+    Registered,
     Role,
     SettingError,
     Whole,
@@ -72,8 +74,9 @@ class MethodSettings:
     critic_aggregator: Annotated[str, Role(plain_sac="")] = ""
     """Another aggregator for the critic; empty: the same one."""
     critic_aggregator_options: dict[str, Any] = field(default_factory=dict)
-    independent: bool = False
-    """One plain Stable-Baselines3 SAC per task, nothing shared: the baseline. It has neither clipping nor overlap."""
+    algorithm: Annotated[str, Registered("agents.algorithms:ALGORITHMS"), Role(added=True)] = "mtsac"
+    """Who learns. mtsac: one agent for all tasks; independent: one plain Stable-Baselines3 SAC per task, nothing
+    shared, with neither clipping nor overlap: the baseline. --independent says the same."""
     warmup_steps: Whole = 4_000
     """Steps per task with random actions, before the first update."""
     adam_eps: Positive = 1e-5
@@ -153,6 +156,13 @@ class TrainConfig(NetworkSettings, SACSettings, RunSettings, MethodSettings, Env
         }
         return {name: options for name, options in found.items() if name}
 
+    @property
+    def method(self) -> str:
+        """What the run is called after: the aggregator, or the algorithm where that has no choice of one."""
+        fixed = "aggregator" in ALGORITHMS[self.algorithm].fixed(TrainConfig)
+        named = self.algorithm if self.algorithm != "mtsac" else ""
+        return "-".join(filter(None, [named, "" if fixed else self.aggregator]))
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:
         """The config that `to_json` wrote.
@@ -160,7 +170,7 @@ class TrainConfig(NetworkSettings, SACSettings, RunSettings, MethodSettings, Env
         :raises ValueError: if a field is missing, unknown or of another type.
         """
         known = settings_of(cls)
-        values = {name: setting.default for name, setting in known.items() if setting.role.added} | values
+        values = {name: setting.default for name, setting in known.items() if setting.role.added} | renamed(values)
         if type(values.get("capture")) is int:  # until version 0.2: so many updates in one graph
             values["capture"] = True
         if values.get("return_scale") == "ars":
@@ -190,23 +200,25 @@ def shorten(config: TrainConfig, limit: int) -> TrainConfig:
     )
 
 
-# what --independent fixes
-PLAIN_SAC: dict[str, Any] = {
-    name: setting.role.plain_sac
-    for name, setting in settings_of(TrainConfig).items()
-    if setting.role.plain_sac is not KEEP
-}
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in a file, by the names of today."""
+    values = dict(values)
+    if type(values.get("independent")) is bool:  # until version 0.2
+        values["algorithm"] = "independent" if values.pop("independent") else "mtsac"
+    return values
 
 
-def plain_sac(config: TrainConfig) -> TrainConfig:
-    """The config as far as plain SAC can follow it, with plain layers in place of other torsos."""
+def fitted(config: TrainConfig, algorithm: str) -> TrainConfig:
+    """The config as far as the algorithm can follow it, with plain layers in place of other torsos."""
+    if algorithm not in ALGORITHMS or not (fixed := ALGORITHMS[algorithm].fixed(TrainConfig)):
+        return config
     from agents.networks.torsos import TORSOS  # torch comes with it, and run folders are read without
 
     layers: dict[str, Any] = {}
     for network in ("actor", "critic"):
         torso, depth = (getattr(config, f"{network}_{name}") for name in ("torso", "depth"))
         layers |= {f"{network}_{name}": value for name, value in TORSOS[torso].as_mlp(depth).items()}
-    return replace(config, **PLAIN_SAC, **layers)
+    return replace(config, **fixed, **layers)
 
 
 def check(config: TrainConfig) -> None:
@@ -236,7 +248,7 @@ def check_settings(config: TrainConfig) -> None:
     for name in ("eval_goals", "final_goals"):
         if getattr(config, name) > config.goals:
             raise SettingError(name, f"at most --goals ({config.goals}), each goal once", getattr(config, name))
-    for name, value in PLAIN_SAC.items() if config.independent else ():
+    for name, value in ALGORITHMS[config.algorithm].fixed(TrainConfig).items():
         if getattr(config, name) != value:
-            expected = f"{value!r} with --independent, as plain SAC has it"
+            expected = f"{value!r} with --algorithm {config.algorithm}, as plain SAC has it"
             raise SettingError(name, expected, getattr(config, name))

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -28,7 +29,7 @@ from scripts.common.flags import auto_true_false, comma_separated
 from scripts.common.methods import aggregator_kind
 from scripts.common.screen import Screen, strong
 from scripts.common.usage import UsageError, given, step_limit, usage_errors
-from scripts.setup.config import TrainConfig, check, plain_sac, shorten
+from scripts.setup.config import TrainConfig, check, fitted, shorten
 from scripts.setup.presets import PRESETS, Preset, find, to_toml
 
 PROGRAM = "python -m scripts.train"
@@ -120,7 +121,8 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
         return None
     if argv[0].startswith("-"):
         raise UsageError(f"expected a preset first, found {argv[0]!r}. Write: {PROGRAM} PRESET {' '.join(argv)}")
-    flags, other, printed = _without_questions(argv[1:])
+    words = (("--algorithm", "independent") if word == "--independent" else (word,) for word in argv[1:])
+    flags, other, printed = _without_questions([*chain.from_iterable(words)])
     preset = find(argv[0])
     config = _parse_preset(preset, flags)
     with usage_errors():
@@ -177,7 +179,7 @@ def _parse_preset(preset: Preset, flags: Sequence[str]) -> TrainConfig:
 
     :raises UsageError: for a flag that contradicts another.
     """
-    defaults = plain_sac(preset.config) if "--independent" in flags else preset.config
+    defaults = fitted(preset.config, _peek("algorithm", flags, preset.config))
     networks = {flag: name for flag in _AGGREGATOR_FLAGS if (name := _peek(flag, flags, defaults))}
     kinds = {flag: aggregator_kind(name) for flag, name in networks.items()}
     others = {flag: _preset_options(flag, name, preset) for flag, name in networks.items()}

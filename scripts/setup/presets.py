@@ -22,7 +22,7 @@ from typing import Any
 from agents.fields import SettingError, help_of, settings_of
 from scripts.common.text import parse_json
 from scripts.common.usage import UsageError, check_folder, choose
-from scripts.setup.config import TrainConfig, check_settings
+from scripts.setup.config import TrainConfig, check_settings, renamed
 from scripts.setup.trust import code_of
 
 FOLDER = Path(__file__).parent / "presets"
@@ -60,7 +60,7 @@ def _read(path: Path) -> Preset:
 
 def _from_run(path: Path) -> Preset:
     """The settings of a run, but for its folder; an aggregator that draws follows --seed if it did there."""
-    keys = parsed(path, parse_json)
+    keys = renamed(parsed(path, parse_json))
     name = keys.get("preset") or path.stem
     _require_known(path, keys, settings_of(TrainConfig))
     seed = keys.get("seed")
@@ -91,7 +91,7 @@ def _preset(path: Path, name: Any, summary: Any, keys: dict[str, Any]) -> Preset
 
 def _merged(path: Path, inside: tuple[Path, ...]) -> dict[str, Any]:
     """The keys of a file over those of its base."""
-    keys = parsed(path, tomllib.loads)  # first, as no link that leads to itself has a place
+    keys = renamed(parsed(path, tomllib.loads))  # first, as no link that leads to itself has a place
     if path.resolve() in inside:
         raise UsageError(f"{path}: base: expected another preset to begin from; found a circle.")
     _require_known(path, keys, {*_KNOWN, "summary", "base"})

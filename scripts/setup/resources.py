@@ -65,14 +65,12 @@ def measure(config: TrainConfig, agent: MTSAC, workers: Iterable[int], folder: P
     pids = {os.getpid(), *workers}
     filled = min(config.steps_per_task, config.buffer_size)
     checkpoint = checkpoint_bytes(agent, filled)
-    assert agent.replay_buffer is not None
-    rows = agent.replay_buffer.rows
     there = next(path for path in (folder, *folder.parents) if path.exists())
     own = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Room(
         resident=sum(map(resident, pids)),
         processes=len(pids),
-        growth=rows.nbytes * filled // config.buffer_size if rows.device.type == "cpu" else 0,
+        growth=agent.replay_buffer.nbytes(filled) if agent.replay_buffer.device.type == "cpu" else 0,
         memory=machine.memory(),
         available=machine.available_memory(),
         checkpoint=checkpoint,

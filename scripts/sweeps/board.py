@@ -14,7 +14,7 @@ from scripts.common.screen import FittedTable, Screen
 from scripts.common.signals import STOP_SIGNALS
 from scripts.common.text import plain
 from scripts.common.usage import UsageError
-from scripts.runs import Run, independent
+from scripts.runs import Run
 from scripts.sweeps.launchers import Started
 from scripts.sweeps.plan import Plan
 
@@ -151,7 +151,7 @@ def progress(path: Path) -> tuple[int, str]:
     """Steps per task that a run has logged, and its newest success; (0, "-") while there is nothing to read."""
     try:
         run = Run(path)
-        steps = independent.steps_done(run) if run.config.independent else _last_step(run)
+        steps = _last_step(run)
         if run.status == "finished":
             steps = run.config.steps_per_task
         success = f"{_newest(run):.2f}" if run.evaluations.columns else "-"

@@ -124,7 +124,7 @@ def make_job(out: Path, preset: str, arm: str, flags: Sequence[str], seed: int) 
     """One run; its flags are read as scripts.train will read them, so a wrong one is noticed before anything runs."""
     words = [preset, *flags, "--seed", str(seed), "--no-progress"]
     known = find(preset)
-    if known.config.workers == "auto" and not given("--workers", flags) and "--independent" not in flags:
+    if known.config.workers == "auto" and not given("--workers", flags):
         words += ["--workers", "1"]  # a second worker would be one more process per core
     config = parse.parse_train(words)
     assert isinstance(config, TrainConfig)
@@ -155,7 +155,7 @@ def plan(job: Job) -> Plan:
         return Plan(job, found, ())
     with claimed(job.path):
         pass  # nobody else trains there
-    if not run.config.independent and not checkpoints(run.checkpoints):
+    if not checkpoints(run.checkpoints):
         if (job.path / "result.json").exists():
             raise UsageError(f"{job.path} has no checkpoint to go on from to {steps:,} steps. Choose another --out.")
         return Plan(job, "restart", job.argv)

@@ -8,9 +8,8 @@ import torch
 from gymnasium import spaces
 from scipy.stats import chisquare
 
-from agents import MTSAC, TaskReplayBuffer
+from agents import MTSAC, IndependentSAC, TaskReplayBuffer
 from envs.toy import make
-from scripts.runs import plain_sac
 from scripts.setup.config import TrainConfig, check
 from tests.helpers import toy_agent
 
@@ -180,13 +179,13 @@ def test_a_saved_agent_keeps_the_setting(tmp_path):
 
 def test_plain_sac_draws_for_reward_too():
     """Stable-Baselines3's own SAC, with n-step returns: as many high rewards as the fraction asks for."""
-    config = TrainConfig(
-        suite="toy", independent=True, high_reward_fraction=0.5, high_reward_candidates=256, n_steps=3, batch_size=16,
-        warmup_steps=20, buffer_size=200, actor_width=8, critic_width=8, device="cpu",
+    agent = IndependentSAC(
+        "MlpPolicy", make(num_tasks=1, seed=0), high_reward_fraction=0.5, high_reward_candidates=256, n_steps=3,
+        batch_size=16, learning_starts=20, buffer_size=200, seed=0, device="cpu",
+        policy_kwargs={"actor_width": 8, "critic_width": 8},
     )  # fmt: skip
-    sac = plain_sac.make_sac(config, plain_sac.RewardScale(make(num_tasks=1, seed=0), 1.0), seed=0)
-    sac.learn(60)
-    buffer = sac.replay_buffer
+    agent.learn(60)
+    (buffer,) = agent.replay_buffer.buffers
     batch = buffer.sample(16)
     assert batch.discounts.min() == pytest.approx(0.99**3)
     rewards = buffer.rewards()[:, 0]

@@ -19,6 +19,7 @@ from agents.fields import (
     SettingError,
     build,
     check_fields,
+    fixed_by_plain_sac,
     help_of,
     names_of,
     settings_of,
@@ -29,7 +30,7 @@ from agents.schedules import learning_schedule
 from agents.settings import AgentSettings, NetworkSettings, SACSettings, half_rate
 from scripts.analysis.methods import group, settings
 from scripts.setup.build import RESUMABLE, agent_settings, require_settings
-from scripts.setup.config import PLAIN_SAC, TrainConfig
+from scripts.setup.config import TrainConfig
 from scripts.setup.presets import PRESETS
 from tests.run_folders import make_run
 
@@ -180,10 +181,11 @@ def test_a_method_is_what_is_left_without_protocol_machine_and_looks():
 
 
 def test_plain_sac_has_no_setting_of_surgery():
-    assert PLAIN_SAC["aggregator"] == "mean"
-    assert PLAIN_SAC["overlap"] is False
-    assert not {"batch_size", "gamma", "actor_width"} & PLAIN_SAC.keys()
-    check_fields(TrainConfig, {name: value for name, value in PLAIN_SAC.items() if name != "capture"})
+    fixed = fixed_by_plain_sac(TrainConfig)
+    assert fixed["aggregator"] == "mean"
+    assert fixed["overlap"] is False
+    assert not {"batch_size", "gamma", "actor_width"} & fixed.keys()
+    check_fields(TrainConfig, {name: value for name, value in fixed.items() if name != "capture"})
 
 
 def test_a_run_may_go_on_with_another_rate_but_not_with_another_discount():

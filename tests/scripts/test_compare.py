@@ -271,7 +271,7 @@ def test_labels_name_what_differs_and_no_more(tmp_path):
         options,
         {**options, "aggregator_options": {"c": 0.8}},
         {"aggregator": "pcgrad", "aggregator_options": {"seed": 0}, "workers": 1, "threads": 1},
-        {"independent": True, "overlap": False, "max_grad_norm": 0.0},
+        {"algorithm": "independent", "overlap": False, "max_grad_norm": 0.0},
     ]
     runs = [make_run(tmp_path / str(i), **more) for i, more in enumerate(settings)]
     runs.append(make_run(tmp_path / "9", aggregator="pcgrad", aggregator_options={"seed": 5}, seed=5, device="cpu"))

@@ -154,7 +154,7 @@ def test_every_baseline_of_the_paper_is_an_arm():
     configs = {job.name: job.config for job in make_jobs(SweepConfig(presets=("mt10-quick",), arms=("paper",)))}
     assert len(configs) == 9
     assert configs["mt10-quick-multi-head-pcgrad-seed0"].multi_head
-    assert configs["mt10-quick-independent-seed0"].independent
+    assert configs["mt10-quick-independent-seed0"].algorithm == "independent"
     pair = make_jobs(SweepConfig(presets=("toy",), arms=("pcgrad-actor-only", "pcgrad-critic-only"), seeds=(0, 1)))
     assert [job.config.seed for job in pair] == [0, 0, 1, 1]  # whole pairs first
     actor_only, critic_only = pair[:2]
@@ -299,7 +299,7 @@ BAD = {
     "toy --flags=--run_dir=x": "found --run_dir=x. Instead: --out of the sweep",
     "toy --flags=--resume=x": "found --resume=x. Instead: the same command again",
     "toy --jobs 0": "--jobs: expected auto or at least 1",
-    "toy --arms independent --flags --multi-head": "--multi-head: expected False with --independent",
+    "toy --arms independent --flags --multi-head": "--multi-head: expected False with --algorithm independent",
 }
 
 
