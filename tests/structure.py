@@ -13,6 +13,7 @@ EXAMPLES = {  # of what others may add: the name by which its row in a registry 
     "benchmark": r"envs\.toy",
     "logger": "TensorBoardLogger",
     "launcher": "LocalLauncher",
+    "algorithm": r"class IndependentSAC|agents\.independent:IndependentSAC",
 }
 
 
