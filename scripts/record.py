@@ -22,6 +22,7 @@ from scripts.common.usage import UsageError, check_output, choose, usage_errors
 from scripts.runs import Run
 from scripts.runs.folder import TRAINED
 from scripts.runs.rendering import back_end_for, film, require_encoder
+from scripts.runs.weights import agent_file
 from scripts.setup.trust import require_trust, suite_code
 
 
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     if out.parent == home != run.path:
         home.mkdir(exist_ok=True)
     check_output("--out", out / "x.mp4" if request.each and out.is_dir() else out)
-    run.agent_file(request.best)
+    agent_file(run.path, request.best)
     order: dict[str, object] = {
         "run": str(run.path.resolve()),
         "best": request.best,

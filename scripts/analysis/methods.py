@@ -69,7 +69,7 @@ class Method:
 
 
 def find_runs(patterns: Sequence[str | Path]) -> list[Run]:
-    """The runs that the words of a command name: run folders, folders of run folders, and patterns like `runs/*seed0`.
+    """Find the runs that the words of a command name: run folders, folders of runs, and patterns like `runs/*seed0`.
 
     Trials are left out, with a warning, unless there is nothing else.
 
@@ -132,7 +132,7 @@ def hours_at(run: Run, steps: np.ndarray, evaluations: bool = False) -> np.ndarr
 
 
 def group(runs: Sequence[Run]) -> list[Method]:
-    """The methods among the runs, the mean first.
+    """Return the methods among the runs, the mean first.
 
     :raises UsageError: if a method has a seed twice.
     """

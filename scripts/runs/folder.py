@@ -13,7 +13,6 @@ versions-resumed.json   the same as versions.json, of the newest part of a run t
 from __future__ import annotations
 
 import errno
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -22,9 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from agents.algorithms import ALGORITHMS
 from agents.saving.atomic import sync
-from scripts.common.usage import UsageError, usage_errors
+from scripts.common.usage import UsageError
 from scripts.runs import software
 from scripts.runs.files import (
     as_usage_error,
@@ -37,6 +35,7 @@ from scripts.runs.files import (
 )
 from scripts.runs.protocol import Protocol, describe
 from scripts.runs.tables import STEP, CsvTable, evaluation_rows
+from scripts.runs.weights import ACTOR, BEST, load_agent, newest_checkpoint
 from scripts.setup.config import TrainConfig, check
 from scripts.setup.trust import require_trust, suite_code
 
@@ -51,12 +50,12 @@ _MOST_STEPS = 2**53  # above, floats are no longer exact
 
 
 def trained_agents() -> list[str]:
-    """The names of the trained agents that come with the package."""
+    """Return the names of the trained agents that come with the package."""
     return sorted(path.parent.name for path in TRAINED.glob("*/config.json"))
 
 
 def _found(path: Path) -> Path:
-    """The folder that a path or name means: a folder that is there goes before a trained agent of that name."""
+    """Return the folder that a path or name means: a folder that is there goes before a trained agent of that name."""
     return TRAINED / path if not path.exists() and str(path) in trained_agents() else path
 
 
@@ -92,7 +91,7 @@ class Run:
 
     @classmethod
     def new(cls, path: Path, config: TrainConfig, protocol: Protocol, goals: dict[str, np.ndarray]) -> Run:
-        """A run that is not in files yet: `save` writes it."""
+        """Return a run that is not in files yet: `save` writes it."""
         run = cls.__new__(cls)
         run.path, run.config, run.protocol, run.goals = path, config, protocol, goals
         return run
@@ -133,12 +132,12 @@ class Run:
     @property
     def best(self) -> Path:
         """The file of the agent at its best evaluation, to act with."""
-        return self.checkpoints / "best.zip"
+        return self.path / BEST
 
     @property
     def actor(self) -> Path:
         """The file of the trained actor, of a run that was shared."""
-        return self.path / "actor.safetensors"
+        return self.path / ACTOR
 
     @property
     def status(self) -> Status:
@@ -186,7 +185,7 @@ class Run:
         return steps, curves
 
     def step_of(self, row: Mapping[str, Any]) -> int:
-        """Steps per task of a row of any table; runs of before counted those of all tasks together, as `env_steps`.
+        """Return the steps per task of a row of any table; in version 0.1 `env_steps` counted those of all tasks.
 
         :raises KeyError, ValueError: if it has none.
         """
@@ -197,7 +196,7 @@ class Run:
         return int(step)
 
     def verified(self) -> Run:
-        """This run, after a look at what opening it leaves out: goals, tables, aggregators, and whether all agree.
+        """Check what opening leaves out (goals, tables, aggregators, and whether all agree) and return this run.
 
         :raises UsageError: if something is damaged.
         """
@@ -225,7 +224,7 @@ class Run:
             raise UsageError(f"expected the tasks {self.protocol.tasks} of this run's protocol; {source} has {names}.")
 
     def agent(self, best: bool = False, device: str = "cpu") -> MTSAC | TrainedActor:
-        """The agent of the newest checkpoint, to act with; of a run that was shared, its actor.
+        """Return the agent of the newest checkpoint, to act with; of a run that was shared, its actor.
 
         :param best: that of the best evaluation during training instead (optimistic: chosen on these goals).
         :raises UsageError: if there is none, or it is damaged or of other tasks.
@@ -233,41 +232,13 @@ class Run:
         return self.load_agent(best, device)[1]
 
     def load_agent(self, best: bool = False, device: str = "cpu") -> tuple[Path, MTSAC | TrainedActor]:
-        """The file that `agent` reads, and the agent; the next one where a training replaces it meanwhile."""
-        from agents import load_actor
-        from agents.saving.checkpoint import check_sums
-
-        agent: MTSAC | TrainedActor
-        algorithm, path = ALGORITHMS[self.config.algorithm], self.agent_file(best)
-        try:
-            with usage_errors():
-                if path == self.actor:
-                    check_sums(self.path, path.name)
-                    agent = load_actor(path, device)
-                else:
-                    agent = algorithm.kind.load(path, device=device, **algorithm.to_act)
-        except UsageError:
-            if best or path.exists():
-                raise
-            return self.load_agent(best, device)
+        """Return the file that `agent` reads, and the agent."""
+        path, agent = load_agent(self.path, self.config.algorithm, best, device)
         self.require_tasks(agent.task_names, path)
         return path, agent
 
-    def agent_file(self, best: bool = False) -> Path:
-        """The file that `agent` reads.
-
-        :raises UsageError: if there is none.
-        """
-        if self.actor.is_file() and not self.checkpoints.is_dir():
-            if best:
-                raise UsageError(f"--best: {self.path} was shared with the agent of its end alone. Leave it out.")
-            return self.actor
-        if best and not self.best.is_file():
-            raise UsageError(f"--best: expected {self.best}, which the first evaluation writes; found nothing.")
-        return self.best if best else self.newest_checkpoint() / "agent.zip"
-
     def env(self, workers: Literal["auto"] | int = "auto", run_code: bool = False) -> TaskVecEnv:
-        """The environment of its evaluations: each goal once, in order, whole episodes. Close it after use.
+        """Return the environment of its evaluations: each goal once, in order, whole episodes. Close it after use.
 
         :param workers: processes that step the tasks; 0: none, in this process.
         :param run_code: allow the suite to be a function in a module or file, which is run.
@@ -279,30 +250,11 @@ class Run:
         return make_evaluation_env(replace(self.config, workers=workers), self.goals)
 
     def newest_checkpoint(self) -> Path:
-        """The checkpoint to resume from or to evaluate; damaged ones are passed over, with a warning.
+        """Return the checkpoint to resume from or to evaluate; damaged ones are passed over, with a warning.
 
         :raises UsageError: if there is none yet, or none that is whole.
         """
-        from agents import StateFileError, latest_checkpoint
-
-        try:
-            return latest_checkpoint(self.checkpoints)
-        except FileNotFoundError as error:
-            if self.actor.is_file():
-                what = "The run was shared with its actor alone, which acts and cannot go on: train it anew."
-            elif (self.path / "tasks").is_dir():
-                what = (
-                    "Until version 0.2 such a run kept an actor per task in tasks/, which no longer opens; its tables "
-                    "do. To act or to go on, train it anew, in another --run-dir."
-                )
-            elif self.best.is_file() or (self.path / "result.json").exists():
-                best = f" python -m scripts.evaluate {shlex.quote(str(self.path))} --best does without."
-                what = f"The folder was kept without it: restore it from a copy.{best if self.best.is_file() else ''}"
-            else:
-                what = "The run ended before its first one: train it anew, in another --run-dir."
-            raise UsageError(f"{error} {what}") from error
-        except StateFileError as error:
-            raise UsageError(f"{error} Train it anew, in another --run-dir.") from error
+        return newest_checkpoint(self.path)
 
     def save(self) -> Run:
         """Write config, protocol, versions and goals; config.json comes last and makes the folder a run.
@@ -321,7 +273,7 @@ class Run:
         return self
 
     def other_software(self) -> str:
-        """What differs between the software that this run began with and that of now; empty if nothing does."""
+        """Return what differs between the software that this run began with and that of now; empty if nothing does."""
         with as_usage_error(self.path / "versions.json"):
             return software.changes(read_json(self.path / "versions.json"))
 

@@ -15,7 +15,7 @@ from scripts.setup.trust import code_of, suite_code
 
 
 def resume_command(run: Run) -> str:
-    """The command that goes on with a run."""
+    """Return the command that goes on with a run."""
     trust = " --run-code" if code_of(run.config) else ""
     limit = f"STEPS={step_limit() or run.config.steps_per_task} " if run.config.trial else ""
     return f"{limit}python -m scripts.train --resume {shlex.quote(str(run.path))}{trust}"
@@ -29,7 +29,7 @@ def whereabouts(run: Run) -> str:
 
 
 def next_steps(run: Run, evaluable: bool, go_on: str = "") -> list[str]:
-    """What to say at the end of a run, in lines: the files that there are, and the commands that work with them.
+    """Return what to say at the end of a run, in lines: the files that there are, and the commands that work with them.
 
     :param evaluable: whether there are weights to evaluate.
     :param go_on: the command that goes on with the run, if one can.
@@ -46,7 +46,7 @@ def next_steps(run: Run, evaluable: bool, go_on: str = "") -> list[str]:
 
 
 def way_back(run: Run, lower_rate: bool) -> str:
-    """What to do after training broke down."""
+    """Return what to do after training broke down."""
     saved = checkpoints(run.checkpoints)
     if not saved and not lower_rate:
         return f"There is no checkpoint yet. Begin anew with:\n  {resume_command(run)}"
@@ -65,7 +65,7 @@ def success_table(summary: dict[str, Any], title: str) -> FittedTable:
 
 
 def training_table(metrics: Mapping[str, float], task_names: tuple[str, ...], title: str) -> FittedTable | None:
-    """The same table from `MTSAC.metrics`, for want of an evaluation; None before the first episode has ended."""
+    """Return the same table from `MTSAC.metrics`, for want of an evaluation; None before the first episode ends."""
     if "rollout/success" not in metrics:
         return None
 

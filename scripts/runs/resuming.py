@@ -62,5 +62,5 @@ def concluded(run: Run, env_steps_per_task: int) -> bool:
 
 
 def _numbers(row: Mapping[str, str], *words: str) -> dict[str, float]:
-    """The cells of a row that are not empty; all but `words` are numbers. Raises ValueError or TypeError otherwise."""
+    """Return the cells of a row that are not empty; all but `words` are numbers."""
     return {name: float(cell) for name, cell in row.items() if cell and name not in words}

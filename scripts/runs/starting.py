@@ -42,7 +42,7 @@ LONG = 100_000  # environment steps of all tasks: before a shorter run it is not
 
 
 def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
-    """A new run. Its folder is claimed at once and stays empty until environments and agent are known to work."""
+    """Start a new run; its folder is claimed at once, and stays empty until environments and agent work."""
     path = run_path(config)
     check_loggers(config.loggers)
     stack.enter_context(claimed(path))
@@ -60,7 +60,7 @@ def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
 
 
 def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
-    """A run as it was at its newest checkpoint; what was logged after that is forgotten."""
+    """Resume a run as it was at its newest checkpoint; what was logged after that is forgotten."""
     run = Run(request.resume).verified()
     stack.enter_context(claimed(run.path))
     require_trust(code_of(run.config), request.run_code, "going on with")

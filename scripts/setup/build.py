@@ -28,7 +28,7 @@ from scripts.setup.trust import suite_code
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Replaces `auto` by what this machine has, so that the saved config says what was used; fits this process to it.
+    """Replace `auto` by what this machine has, so that the saved config says what was used; fit this process to it.
 
     Raises UsageError if CUDA, or what only CUDA has, is asked for and not there.
     """
@@ -42,7 +42,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 def require_device(device: str) -> None:
-    """Raises UsageError if CUDA is asked for and not there."""
+    """Raise UsageError if CUDA is asked for and not there."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("expected a CUDA device for --device cuda; torch finds none. Use --device cpu or auto.")
 
@@ -58,7 +58,7 @@ def resolve_capture(capture: Literal["auto"] | bool, device: str) -> bool:
 
 
 def resolve_precision(config: TrainConfig, device: str) -> Precision:
-    """The precision of the products: auto is bfloat16 on a CPU with units for it (avx512_bf16, AMX), else float32."""
+    """Return the precision of the products: auto is bfloat16 on a CPU with avx512_bf16 or AMX, else float32."""
     if config.precision != "auto":
         return config.precision
     units = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch; not public
@@ -67,7 +67,7 @@ def resolve_precision(config: TrainConfig, device: str) -> Precision:
 
 
 def require_precision(precision: str, device: str) -> None:
-    """Raises UsageError if TF32 is asked for and the device does not have it."""
+    """Raise UsageError if TF32 is asked for and the device does not have it."""
     if precision == "tf32" and device != "cuda":
         raise UsageError(f"expected a CUDA device for precision tf32; found {device}. Use float32 or bfloat16.")
 
@@ -92,7 +92,7 @@ def make_env(
     goal_order: Literal["random", "sequential"] = "random",
     only: str | None = None,
 ) -> TaskVecEnv:
-    """The tasks of the config: goals in random order to train on; see `make_evaluation_env` for the other order.
+    """Return the tasks of the config: goals in random order to train on; see `make_evaluation_env` for the other order.
 
     :param only: one task, by itself.
     """
@@ -146,7 +146,7 @@ def update_rounds(config: TrainConfig) -> tuple[int, int]:
 
 
 def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
-    """A new agent for the tasks of `env`. Raises UsageError for settings that do not fit."""
+    """Return a new agent for the tasks of `env`. Raises UsageError for settings that do not fit."""
     require_precision(config.precision, config.device)
     with usage_errors():
         capture, settings = resolve_capture(config.capture, config.device), agent_settings(config, env.num_tasks)
@@ -157,7 +157,7 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
 
 
 def agent_settings(config: TrainConfig, num_tasks: int) -> dict[str, Any]:
-    """The constructor arguments of an agent for this config: what the two call alike, and what is said otherwise."""
+    """Return MTSAC's constructor arguments for this config: what the two call alike, and what is said otherwise."""
     train_freq, gradient_steps = update_rounds(config)
     actor, critic = (
         (name, getattr(config, f"{network}_aggregator_options"))
@@ -191,7 +191,7 @@ RESUMABLE = {name for name, setting in settings_of(TrainConfig).items() if setti
 
 
 def require_settings(config: TrainConfig, saved: Mapping[str, Any], source: Path) -> None:
-    """Raises UsageError if the config says otherwise than the settings of the agent that was trained.
+    """Raise UsageError if the config says otherwise than the settings of the agent that was trained.
 
     :param saved: what the agent was made with. Runs are compared by config.json, which must not say otherwise.
     """
@@ -225,7 +225,7 @@ def buffer_bytes(config: TrainConfig, env: TaskVecEnv) -> int:
 
 
 def check_memory(config: TrainConfig, env: TaskVecEnv) -> None:
-    """Raises UsageError if the full replay buffer is larger than the memory of the device that it lives on."""
+    """Raise UsageError if the full replay buffer is larger than the memory of the device that it lives on."""
     needed, there = buffer_bytes(config, env), machine.memory()
     if config.device == "cuda":
         there = torch.cuda.get_device_properties(0).total_memory

@@ -165,7 +165,7 @@ class TrainConfig(NetworkSettings, SACSettings, RunSettings, MethodSettings, Env
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:
-        """The config that `to_json` wrote.
+        """Return the config that `to_json` wrote.
 
         :raises ValueError: if a field is missing, unknown or of another type.
         """
@@ -183,8 +183,10 @@ class TrainConfig(NetworkSettings, SACSettings, RunSettings, MethodSettings, Env
 
 
 def shorten(config: TrainConfig, limit: int) -> TrainConfig:
-    """A trial of at most `limit` steps per task. If that is less than one episode, episodes and all else shrink, too:
-    no result, but every part of the whole chain has run, in seconds."""
+    """Return a trial of at most `limit` steps per task.
+
+    If that is less than one episode, episodes and all else shrink, too: no result, but every part has run, in seconds.
+    """
     steps = min(config.steps_per_task, limit)
     config = replace(config, steps_per_task=steps, trial=True)
     if steps >= config.horizon:
@@ -201,7 +203,7 @@ def shorten(config: TrainConfig, limit: int) -> TrainConfig:
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in a file, by the names of today."""
+    """Return settings in a file, by the names of today."""
     values = dict(values)
     if type(values.get("independent")) is bool:  # until version 0.2
         values["algorithm"] = "independent" if values.pop("independent") else "mtsac"
@@ -209,7 +211,7 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fitted(config: TrainConfig, algorithm: str) -> TrainConfig:
-    """The config as far as the algorithm can follow it, with plain layers in place of other torsos."""
+    """Return the config as far as the algorithm can follow it, with plain layers in place of other torsos."""
     if algorithm not in ALGORITHMS or not (fixed := ALGORITHMS[algorithm].fixed(TrainConfig)):
         return config
     from agents.networks.torsos import TORSOS  # torch comes with it, and run folders are read without

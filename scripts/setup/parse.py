@@ -49,7 +49,7 @@ class Resume:
     run_code: bool = False
 
     def apply(self, config: TrainConfig) -> TrainConfig:
-        """The run's config with the few changes that this command makes."""
+        """Return the run's config with the few changes that this command makes."""
         if config.trial and not step_limit():
             raise UsageError(
                 f"expected a run to go on with; {self.resume} is a trial, made with STEPS set, and no beginning of a "
@@ -99,7 +99,7 @@ def _cli(kind: Any, argv: Sequence[str], program: str, description: str) -> Any:
 
 
 def _settings_with_help(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """A flag for every setting of a config that has words of help; the others stay as they are."""
+    """Return a flag for every setting of a config that has words of help; the others stay as they are."""
     if info.type is not TrainConfig:
         return None
     hints, default = get_type_hints(TrainConfig, include_extras=True), info.default
@@ -111,7 +111,7 @@ def _settings_with_help(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 
 def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
-    """The config or the run to resume that `argv` asks for; None where it only asks to be told something."""
+    """Return the config or the run to resume that `argv` asks for; None where it only asks to be told something."""
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         return _parse_resume(argv)
     if not argv:
@@ -139,7 +139,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
 
 
 def _without_questions(flags: Sequence[str]) -> tuple[list[str], str | None, bool]:
-    """The flags without `--diff PRESET` and `--print-preset`; that preset's name, and whether to print."""
+    """Return the flags without `--diff PRESET` and `--print-preset`; that preset's name, and whether to print."""
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     reader.add_argument("--diff")
     reader.add_argument("--print-preset", "--print_preset", action="store_true")
@@ -175,7 +175,7 @@ def _shown(value: Any) -> str:
 
 
 def _parse_preset(preset: Preset, flags: Sequence[str]) -> TrainConfig:
-    """A preset with flags over it; not checked yet.
+    """Return a preset with flags over it; not checked yet.
 
     :raises UsageError: for a flag that contradicts another.
     """
@@ -211,13 +211,13 @@ def _parse_preset(preset: Preset, flags: Sequence[str]) -> TrainConfig:
 
 
 def _in_full(name: str) -> str:
-    """An aggregator's name; a class in a file with the whole path, as a run may go on from another folder."""
+    """Return an aggregator's name; a class in a file with the whole path, as a run may go on from another folder."""
     path, _, kind = name.rpartition(":")
     return f"{Path(path).resolve()}:{kind}" if path.endswith(".py") else name
 
 
 def _preset_options(flag: str, name: str, preset: Preset) -> dict[str, Any]:
-    """The options that the preset gives to this very aggregator.
+    """Return the options that the preset gives to this very aggregator.
 
     :raises UsageError: if it does not take them.
     """
@@ -231,8 +231,10 @@ def _preset_options(flag: str, name: str, preset: Preset) -> dict[str, Any]:
 
 
 def _options(flag: str, parsed: Any, flags: Sequence[str], others: Mapping[str, Any]) -> dict[str, Any]:
-    """The aggregator's constructor arguments: flags, then the preset's. One that draws follows --seed unless it is
-    given a seed of its own."""
+    """Return the aggregator's constructor arguments: flags, then the preset's.
+
+    One that draws follows --seed unless it is given a seed of its own.
+    """
     options: dict[str, Any] = getattr(parsed, flag).hyperparameters() if hasattr(parsed, flag) else {}
     own = {name: f"--{flag}.{name}".replace("_", "-") for name in options}
     by_flag = {name for name, word in own.items() if given(word, flags) or given(word.replace(".", ".no-"), flags)}
@@ -243,7 +245,7 @@ def _options(flag: str, parsed: Any, flags: Sequence[str], others: Mapping[str, 
 
 
 def _peek(flag: str, flags: Sequence[str], defaults: TrainConfig) -> str:
-    """The value of one plain flag, before there is a parser for the others."""
+    """Return the value of one plain flag, before there is a parser for the others."""
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     reader.add_argument(f"--{flag.replace('_', '-')}", f"--{flag}", dest=flag, default=getattr(defaults, flag))
     try:
@@ -273,5 +275,5 @@ def print_overview() -> None:
 
 
 def first_line(kind: type) -> str:
-    """The claim that opens a docstring, up to its colon or full stop."""
+    """Return the claim that opens a docstring, up to its colon or full stop."""
     return re.split(r"[:.]\s", (kind.__doc__ or "").strip())[0]

@@ -40,7 +40,7 @@ class Preset:
 
 
 def find(word: str) -> Preset:
-    """The preset of that name, or the one in that file.
+    """Return the preset of that name, or the one in that file.
 
     :raises UsageError: naming file and key, if there is none.
     """
@@ -52,14 +52,14 @@ def find(word: str) -> Preset:
 
 
 def _read(path: Path) -> Preset:
-    """The preset in a file of its own."""
+    """Return the preset in a file of its own."""
     keys = _merged(path, ())
     summary = keys.pop("summary", "settings of your own")
     return _preset(path, path.stem, summary, keys)
 
 
 def _from_run(path: Path) -> Preset:
-    """The settings of a run, but for its folder; an aggregator that draws follows --seed if it did there."""
+    """Return the settings of a run, but for its folder; an aggregator that draws follows --seed if it did there."""
     keys = renamed(parsed(path, parse_json))
     name = keys.get("preset") or path.stem
     _require_known(path, keys, settings_of(TrainConfig))
@@ -90,7 +90,7 @@ def _preset(path: Path, name: Any, summary: Any, keys: dict[str, Any]) -> Preset
 
 
 def _merged(path: Path, inside: tuple[Path, ...]) -> dict[str, Any]:
-    """The keys of a file over those of its base."""
+    """Return the keys of a file over those of its base."""
     keys = renamed(parsed(path, tomllib.loads))  # first, as no link that leads to itself has a place
     if path.resolve() in inside:
         raise UsageError(f"{path}: base: expected another preset to begin from; found a circle.")
@@ -119,7 +119,7 @@ def _require_known(path: Path, keys: Iterable[str], known: Iterable[str]) -> Non
 
 
 def parsed(path: Path, loads: Any, what: str = "a preset") -> dict[str, Any]:
-    """The keys of a file.
+    """Return the keys of a file.
 
     :raises UsageError: if it is not there, no text, too long, or of another form.
     """
@@ -139,7 +139,7 @@ def parsed(path: Path, loads: Any, what: str = "a preset") -> dict[str, Any]:
 
 
 def to_toml(config: TrainConfig, summary: str) -> str:
-    """A preset's file with every setting and its help. An aggregator that draws goes on following --seed."""
+    """Return a preset's file with every setting and its help. An aggregator that draws goes on following --seed."""
     helps, parts = help_of(TrainConfig), [f"summary = {_spelled(summary)}"]
     for name, value in config.to_json().items():
         value = _without(config.seed, value)
@@ -157,7 +157,7 @@ def _without(seed: Any, value: Any) -> Any:
 
 
 def _spelled(value: Any) -> str:
-    """A value in TOML."""
+    """Return a value in TOML."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{_spelled(key)} = {_spelled(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list):

@@ -32,7 +32,7 @@ class Room:
     disk: int  # free, with what this run's checkpoints take already
 
     def lines(self) -> list[str]:
-        """What to say before training."""
+        """Return what to say before training."""
         needed, free = filesize.decimal(self.checkpoint * self.kept), filesize.decimal(self.disk)
         found = [f"checkpoints: up to {self.kept} of {filesize.decimal(self.checkpoint)}, {needed}; {free} free"]
         if self.resident:
@@ -61,7 +61,7 @@ class Room:
 
 
 def measure(config: TrainConfig, agent: MTSAC, workers: Iterable[int], folder: Path) -> Room:
-    """The room of a run that is built and has not begun. `folder`: where its checkpoints go, or will."""
+    """Return the room of a run that is built and has not begun. `folder`: where its checkpoints go, or will."""
     pids = {os.getpid(), *workers}
     filled = min(config.steps_per_task, config.buffer_size)
     checkpoint = checkpoint_bytes(agent, filled)
@@ -80,7 +80,7 @@ def measure(config: TrainConfig, agent: MTSAC, workers: Iterable[int], folder: P
 
 
 def resident(pid: int) -> int:
-    """The resident memory of a process in bytes; 0 if the system does not tell."""
+    """Return the resident memory of a process in bytes; 0 if the system does not tell."""
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0

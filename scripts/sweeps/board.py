@@ -80,7 +80,7 @@ class Board:
             self._live.stop()
 
     def say(self, message: str) -> None:
-        """A line above the others."""
+        """Print a line above the others."""
         self.console.print(message)
 
     def update(self, running: Mapping[str, Started], codes: Mapping[str, int]) -> None:
@@ -148,7 +148,7 @@ def plainly(line: Line) -> str:
 
 
 def progress(path: Path) -> tuple[int, str]:
-    """Steps per task that a run has logged, and its newest success; (0, "-") while there is nothing to read."""
+    """Return steps per task that a run has logged, and its newest success; (0, "-") while there is nothing to read."""
     try:
         run = Run(path)
         steps = _last_step(run)
@@ -166,7 +166,7 @@ def _newest(run: Run) -> float:
 
 
 def _last_step(run: Run) -> int:
-    """The first cell of the last line of metrics.csv."""
+    """Return the first cell of the last line of metrics.csv."""
     path = run.metrics.path
     if not run.metrics.columns:
         return 0
@@ -181,7 +181,7 @@ def _end(path: Path) -> bytes:
 
 
 def last_line(path: Path) -> str:
-    """What a run said last; of an error that teaches, the error."""
+    """Return what a run said last; of an error that teaches, the error."""
     lines = [line for line in _end(path).decode(errors="replace").splitlines() if line.strip()] if path.exists() else []
     return lines[-1] if lines else "it printed nothing"
 

@@ -92,7 +92,7 @@ def _names_code(flags: Sequence[str]) -> bool:
 
 
 def _words(where: str, flags: str) -> list[str]:
-    """Flags of scripts.train, word by word.
+    """Return flags of scripts.train, word by word.
 
     :raises UsageError: for one that the sweep gives itself.
     """
@@ -134,7 +134,7 @@ def make_job(out: Path, preset: str, arm: str, flags: Sequence[str], seed: int) 
 
 
 def plan(job: Job) -> Plan:
-    """What is to be done for a run.
+    """Return what is to be done for a run.
 
     :raises UsageError: if its folder holds another run, or a process works there.
     """
