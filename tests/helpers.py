@@ -1,16 +1,42 @@
-"""Small agents for tests."""
+"""Small agents, and what many tests do with one."""
 
 import contextlib
+import sys
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.logger import KVWriter, Logger
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import envs.toy
 from agents import MTSAC
+from scripts.common import command
 
 SMALL = {"actor_width": 16, "actor_depth": 2, "critic_width": 16, "critic_depth": 2}
+EVERYTHING = {  # the options of value learning at once
+    "return_scale": "brc",
+    "n_steps": 3,
+    "high_reward_fraction": 0.25,
+    "high_reward_candidates": 5,
+    "policy_delay": 2,
+    "noise_hold": 4,
+    "critic_reduction": "mean",
+    "ent_coef": "auto_0.1",
+    "ent_coef_min": 0.01,
+    "reset_at": (30, 55),
+    "policy_kwargs": {
+        **SMALL,
+        "critic_torso": "bronet",
+        "critic_head": "hl-gauss",
+        "bins": 21,
+        "conditioning": "embedding",
+        "multi_head": True,
+        "n_critics": 3,
+        "weight_decay": 0.01,
+    },
+}
 
 
 def cuda(test):
@@ -37,6 +63,34 @@ def tensors(state):
     return [state] if hasattr(state, "shape") else []
 
 
+def assert_same_tensors(first, second):
+    """Bit for bit, in two nested states of an agent."""
+    pairs = list(zip(tensors(first), tensors(second), strict=True))
+    assert len(pairs) > 50
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+class Rows(KVWriter):
+    """Keeps every row that is logged."""
+
+    def __init__(self):
+        self.rows = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.rows.append({"step": step, **key_values})
+
+    def close(self):
+        pass
+
+
+def logged(agent, steps_per_task, **learn):
+    """The rows that an agent logs while it learns."""
+    rows = Rows()
+    agent.set_logger(Logger(None, [rows]))
+    agent.learn(agent.num_tasks * steps_per_task, **learn)
+    return rows.rows
+
+
 class NoSynchronisation(TorchDispatchMode):
     """Fail on operations that make a device wait for the host, and on numbers that travel between the two.
 
@@ -61,3 +115,21 @@ class NoSynchronisation(TorchDispatchMode):
         masks = args[1] if func.__name__ == "index.Tensor" else []
         assert not any(mask is not None and mask.dtype == torch.bool for mask in masks), f"{func} synchronises"
         return func(*args, **(kwargs or {}))
+
+
+class Bomb:
+    """Unpickling it leaves a mark."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return open, (self.mark, "w")
+
+
+def exit_code(monkeypatch, main, argv):
+    """What a command ends with, as it is called from a shell."""
+    monkeypatch.setattr(sys, "argv", ["command", *argv])
+    with pytest.raises(SystemExit) as end:
+        command.run(main)
+    return end.value.code

@@ -57,6 +57,17 @@ def library_modules_among_the_commands():
     return [path.name for path in commands() if '__name__ == "__main__"' not in path.read_text()]
 
 
+def imports_between_tests():
+    """Test files that import from another one: what they share belongs in a module beside them."""
+    found = set()
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                names = [f"{getattr(node, 'module', '')}.{alias.name}" for alias in node.names]
+                found |= {str(path.relative_to(ROOT)) for name in names if re.search(r"\btests\b.*\.test_", name)}
+    return sorted(found)
+
+
 def long_functions(limit=60):
     """Functions of more lines than `limit`, docstrings included."""
     return {

@@ -11,8 +11,7 @@ from scripts.setup.build import make_agent, resolve, resolve_capture
 from scripts.setup.config import TrainConfig
 from scripts.setup.parse import Resume, parse_train
 from scripts.setup.presets import PRESETS
-from tests.helpers import cuda
-from tests.scripts.test_cli import exit_code
+from tests.helpers import cuda, exit_code
 
 TOY = PRESETS["toy"].config
 

@@ -9,7 +9,14 @@ import torch
 
 from agents.networks.values import ScalarValue
 from mtrl import diagnostics
-from tests.structure import EXAMPLES, commands, files_of, library_modules_among_the_commands, lines
+from tests.structure import (
+    EXAMPLES,
+    commands,
+    files_of,
+    imports_between_tests,
+    library_modules_among_the_commands,
+    lines,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,3 +51,7 @@ def test_what_others_may_add_is_one_file_and_one_row(kind):
 def test_commands_are_thin_and_the_library_is_elsewhere():
     assert not library_modules_among_the_commands()
     assert max(map(lines, commands())) <= 120
+
+
+def test_no_test_file_imports_another():
+    assert imports_between_tests() == []

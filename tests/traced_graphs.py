@@ -10,7 +10,21 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from tests.helpers import NoSynchronisation
+from agents.device.captured import CapturedUpdates
+from agents.saving.agent_file import training_state
+from agents.saving.checkpoint import rng_state
+from tests.helpers import NoSynchronisation, toy_agent
+
+# The first update follows step 20 per task and the buffer wraps at step 35; two target patterns; measurements.
+SETTINGS = {
+    "buffer_size": 35,
+    "gradient_steps": 2,
+    "target_update_interval": 2,
+    "learning_rate": "linear:1e-3",
+    "max_grad_norm": 1.0,
+    "log_conflicts": 17,
+}
+STEPS = 45
 
 
 class TracedGraphs:
@@ -100,3 +114,30 @@ class _Tape(TorchDispatchMode):
             for kept, new in zip(tree_leaves(answer), tree_leaves(again), strict=True):
                 if isinstance(new, torch.Tensor) and new.data_ptr() != kept.data_ptr():
                     kept.copy_(new)
+
+
+def capture(agent, graphs=None):
+    """The same agent, whose updates are replayed from now on."""
+    host = [
+        (agent, "_n_updates", "num_timesteps", "_total_timesteps", "_current_progress_remaining"),
+        (agent.replay_buffer, "pos", "full"),
+        (agent.rounds, "_measure_every", "_policy_delay", "_reset_at"),
+    ]
+    agent.captured = agent.rounds._replay = CapturedUpdates(agent.rounds._update, graphs or TracedGraphs(*host))
+    return agent
+
+
+def state_of(agent):
+    state = training_state(agent)
+    for name in [name for name in state["modules"] if name.endswith("optimizer")]:
+        for group in state["modules"][name]["param_groups"]:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float64)  # the number, however it is held
+    return [state, agent.replay_buffer.state_dict(), rng_state(agent)]
+
+
+def eagerly(steps=STEPS, **settings):
+    """The state after an eager run; one agent is made and run after the other, as they share torch's generator."""
+    agent = toy_agent(**{**SETTINGS, **settings})
+    agent.learn(2 * steps)
+    assert agent.replay_buffer.full == (steps >= 35)
+    return state_of(agent)

@@ -21,10 +21,9 @@ from agents.collecting.rollout import Step
 from agents.device.transfer import HostBlock
 from scripts import train
 from scripts.runs.progress import StopSwitch
-from tests.agents.test_resume import assert_bit_equal, make_env, state_of, surgery_options
-from tests.agents.test_value_learning import EVERYTHING
-from tests.helpers import cuda, toy_agent
+from tests.helpers import EVERYTHING, cuda, toy_agent
 from tests.runs import assert_same_training
+from tests.states import assert_bit_equal, make_env, state_of, surgery_options
 
 STEPS = 42  # vector steps: an episode ends, and one is running
 

@@ -10,62 +10,16 @@ import envs.toy
 import mtrl
 from agents import load_checkpoint, save_checkpoint
 from agents.collecting.acting import DeviceActing
-from agents.device.captured import CapturedUpdates
 from agents.device.graphs import WARM_UP
-from agents.saving.agent_file import training_state
 from agents.saving.checkpoint import rng_state
-from tests.agents.test_value_learning import EVERYTHING
-from tests.helpers import SMALL, NoSynchronisation, cuda, tensors, toy_agent
-from tests.traced_graphs import TracedGraphs
+from tests.helpers import EVERYTHING, SMALL, NoSynchronisation, assert_same_tensors, cuda, tensors, toy_agent
+from tests.traced_graphs import SETTINGS, STEPS, capture, eagerly, state_of
 
-# The first update follows step 20 per task and the buffer wraps at step 35; two target patterns; measurements.
-SETTINGS = {
-    "buffer_size": 35,
-    "gradient_steps": 2,
-    "target_update_interval": 2,
-    "learning_rate": "linear:1e-3",
-    "max_grad_norm": 1.0,
-    "log_conflicts": 17,
-}
-STEPS = 45
 CAPTURABLE = [name for name in mtrl.AGGREGATORS if name != "nash_mtl"]
-
-
-def capture(agent, graphs=None):
-    """The same agent, whose updates are replayed from now on."""
-    host = [
-        (agent, "_n_updates", "num_timesteps", "_total_timesteps", "_current_progress_remaining"),
-        (agent.replay_buffer, "pos", "full"),
-        (agent.rounds, "_measure_every", "_policy_delay", "_reset_at"),
-    ]
-    agent.captured = agent.rounds._replay = CapturedUpdates(agent.rounds._update, graphs or TracedGraphs(*host))
-    return agent
 
 
 def graphs_of(agent):
     return agent.captured.replays.graphs
-
-
-def state_of(agent):
-    state = training_state(agent)
-    for name in [name for name in state["modules"] if name.endswith("optimizer")]:
-        for group in state["modules"][name]["param_groups"]:
-            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float64)  # the number, however it is held
-    return [state, agent.replay_buffer.state_dict(), rng_state(agent)]
-
-
-def assert_bit_equal(first, second):
-    pairs = list(zip(tensors(first), tensors(second), strict=True))
-    assert len(pairs) > 50
-    assert all(np.array_equal(a, b) for a, b in pairs)
-
-
-def eagerly(steps=STEPS, **settings):
-    """The state after an eager run; one agent is made and run after the other, as they share torch's generator."""
-    agent = toy_agent(**{**SETTINGS, **settings})
-    agent.learn(2 * steps)
-    assert agent.replay_buffer.full == (steps >= 35)
-    return state_of(agent)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +43,7 @@ def test_replayed_updates_equal_eager_ones(aggregator, form):
     graphs = graphs_of(agent)
     assert (graphs.warm_ups, graphs.captures) == (WARM_UP, 2)
     assert graphs.replays == 50 - graphs.warm_ups - len(range(0, 50, 17))
-    assert_bit_equal(eager, state_of(agent))
+    assert_same_tensors(eager, state_of(agent))
 
 
 @pytest.mark.parametrize("scale", ["brc", "reward-std", "popart"])
@@ -102,7 +56,7 @@ def test_the_options_of_value_learning_are_captured_too(scale):
     agent = capture(toy_agent(**SETTINGS, **settings))
     agent.learn(2 * STEPS)
     assert graphs_of(agent).replays > 25
-    assert_bit_equal(eager, state_of(agent))
+    assert_same_tensors(eager, state_of(agent))
 
 
 @pytest.mark.parametrize("aggregator", ["mean", "pcgrad", "famo"])
@@ -117,7 +71,7 @@ def test_resuming_after_captured_updates_is_exact(tmp_path, aggregator):
     resumed = capture(load_checkpoint(path, env, device="cpu"))
     resumed.learn(2 * (STEPS - 37), reset_num_timesteps=False)
     assert graphs_of(resumed).replays > 10
-    assert_bit_equal(eager, state_of(resumed))
+    assert_same_tensors(eager, state_of(resumed))
 
 
 def test_a_state_exchanged_under_the_graphs_is_noticed():
@@ -132,7 +86,7 @@ def test_a_state_exchanged_under_the_graphs_is_noticed():
         agent.learn(2 * 20, reset_num_timesteps=False)
         states.append(state_of(agent))
     assert graphs_of(agent).captures == 4
-    assert_bit_equal(*states)
+    assert_same_tensors(*states)
 
 
 class OfAUser(mtrl.PCGrad):
@@ -161,7 +115,7 @@ def test_with_an_aggregator_that_may_ask_the_host_updates_are_eager(settings, to
         capture(agent).learn(2 * 30)
     assert len([w for w in caught if w.category is RuntimeWarning]) == 1
     assert (graphs_of(agent).captures, graphs_of(agent).replays) == (0, 0)
-    assert_bit_equal(eager, state_of(agent))
+    assert_same_tensors(eager, state_of(agent))
 
 
 class Waits(mtrl.PCGrad):
@@ -201,7 +155,7 @@ def test_a_capture_that_breaks_off_leaves_acting_and_generators_whole(kind, acts
     assert len([w for w in caught if w.category is RuntimeWarning]) == 1
     assert graphs_of(agent).broken == 1
     assert (graphs_of(agent).replays > 3) == acts_captured
-    assert_bit_equal(eager, state_of(agent))
+    assert_same_tensors(eager, state_of(agent))
 
 
 @pytest.mark.parametrize("breaks_off_at", [WARM_UP + 2, WARM_UP + 9])
@@ -216,7 +170,7 @@ def test_graphs_from_before_a_capture_that_broke_off_are_captured_anew(breaks_of
     agent.learn(2 * STEPS)
     assert graphs.captures == 3 + 3
     assert not agent.captured.replays.refused
-    assert_bit_equal(eager, state_of(agent))
+    assert_same_tensors(eager, state_of(agent))
 
 
 def test_an_update_that_cannot_be_captured_runs_eagerly_with_one_warning(monkeypatch):
@@ -231,7 +185,7 @@ def test_an_update_that_cannot_be_captured_runs_eagerly_with_one_warning(monkeyp
         agent.learn(2 * 30)
     assert len([w for w in caught if w.category is RuntimeWarning]) == 1
     assert graphs_of(agent).replays == 0
-    assert_bit_equal(eager, state_of(agent))
+    assert_same_tensors(eager, state_of(agent))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from agents import EvaluationCallback, evaluate
 from envs import from_gymnasium
 from scripts.runs.messages import success_table
 from scripts.runs.results import summarize
-from tests.agents.test_mtsac import logged
-from tests.helpers import toy_agent
+from tests.helpers import logged, toy_agent
 from tests.odd_tasks import Says
 
 

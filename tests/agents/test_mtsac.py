@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
-from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import envs
@@ -19,28 +18,8 @@ from agents.learning.metrics import StepPath
 from agents.learning.update import Batch
 from agents.saving.agent_file import training_state
 from envs import from_gymnasium
-from tests.helpers import SMALL, NoSynchronisation, tensors, toy_agent
+from tests.helpers import SMALL, NoSynchronisation, logged, tensors, toy_agent
 from tests.odd_tasks import Countdown
-
-
-class Rows(KVWriter):
-    """Keeps every row that is logged."""
-
-    def __init__(self):
-        self.rows = []
-
-    def write(self, key_values, key_excluded, step=0):
-        self.rows.append({"step": step, **key_values})
-
-    def close(self):
-        pass
-
-
-def logged(agent, steps_per_task, **learn):
-    rows = Rows()
-    agent.set_logger(Logger(None, [rows]))
-    agent.learn(agent.num_tasks * steps_per_task, **learn)
-    return rows.rows
 
 
 def test_every_task_takes_part():

@@ -4,12 +4,10 @@ import itertools
 
 import pytest
 import torch
-from gymnasium import spaces
 
 import mtrl
-from agents.networks.policies import MultiTaskPolicy
+from tests.small_policies import OBS, B, T, actor_losses, batch, critic_losses, make_policy
 
-T, B, OBS, ACTIONS = 3, 4, 5, 2
 FORMS = [
     {"actor_layer_norm": norm, "critic_layer_norm": norm, "multi_head": multi_head, "n_critics": n_critics}
     for norm, multi_head, n_critics in itertools.product([False, True], [False, True], [1, 2])
@@ -32,39 +30,6 @@ FORMS += [
     {**SOFT, "multi_head": True, "critic_head": "c51", "actor_modules": 3, "critic_modules": 1},
     {"critic_torso": "soft-modularization", "conditioning": "embedding", "n_critics": 3},
 ]
-
-
-def make_policy(depth=None, **form):
-    torch.manual_seed(0)
-    return MultiTaskPolicy(
-        spaces.Box(-torch.inf, torch.inf, (OBS + T,)),
-        spaces.Box(-1, 1, (ACTIONS,)),
-        lambda _: 1e-3,
-        num_tasks=T,
-        actor_width=8,
-        actor_depth=depth or 2,
-        critic_width=6,
-        critic_depth=depth or 3,
-        **form,
-    ).double()
-
-
-def batch():
-    generator = torch.Generator().manual_seed(1)
-    one_hot = torch.eye(T).repeat_interleave(B, 0)
-    observations = torch.cat([torch.randn(T * B, OBS, generator=generator), one_hot], 1).double()
-    return observations, torch.randn(T * B, ACTIONS, generator=generator).double()
-
-
-def critic_losses(policy):
-    return policy.critic(*batch(), blocks=True).square().unflatten(-1, (T, B)).mean((0, 2))
-
-
-def actor_losses(policy):
-    torch.manual_seed(2)  # the noise of the reparametrised action
-    actions, log_prob = policy.actor.action_log_prob(batch()[0], blocks=True)
-    q_values = policy.critic(batch()[0], actions, blocks=True).amin(0)
-    return (0.3 * log_prob - q_values).unflatten(0, (T, B)).mean(1)
 
 
 @pytest.mark.parametrize("aggregator", ["mean", "pcgrad"])

@@ -1,56 +1,12 @@
 """N steps, a checkpoint and N more steps give, bit for bit, what 2 N steps give."""
 
-import numpy as np
 import pytest
 
-import envs
-import envs.toy
 from agents import CheckpointCallback, load_checkpoint, save_checkpoint
-from agents.saving.agent_file import training_state
-from agents.saving.checkpoint import rng_state
-from tests.agents.test_mtsac import logged
-from tests.agents.test_value_learning import EVERYTHING
-from tests.helpers import tensors, toy_agent
+from tests.helpers import EVERYTHING, logged, toy_agent
+from tests.states import assert_bit_equal, make_env, state_of, surgery_options, undisturbed
 
 STEPS = 67  # per task: stops in mid-episode, and the buffer of 120 wraps in the second half
-
-
-def make_env(kind):
-    if kind == "workers":
-        return envs.toy.make(num_tasks=2, seed=0, workers=2)
-    if kind == "two per task":
-        return envs.toy.make(num_tasks=2, seed=0, envs_per_task=2, staggered=True)
-    return envs.toy.make(num_tasks=2, seed=0)
-
-
-def state_of(agent, env):
-    state = [training_state(agent), agent.replay_buffer.state_dict(), env.get_state(), rng_state(agent)]
-    state[0]["counters"] = {k: v for k, v in state[0]["counters"].items() if k != "seconds"}
-    return state
-
-
-def assert_bit_equal(first, second):
-    pairs = list(zip(tensors(first), tensors(second), strict=True))
-    assert len(pairs) > 50
-    assert all(np.array_equal(a, b) for a, b in pairs)
-    assert without_arrays(first) == without_arrays(second)
-
-
-def without_arrays(state):
-    if isinstance(state, dict):
-        return {key: without_arrays(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return [without_arrays(value) for value in state]
-    return None if hasattr(state, "shape") else repr(state)
-
-
-def undisturbed(kind, total, **settings):
-    env = make_env(kind)
-    agent = toy_agent(env, **settings)
-    agent.learn(2 * total)
-    state = state_of(agent, env)
-    env.close()
-    return state
 
 
 @pytest.mark.parametrize("kind", ["in-process", "workers"])
@@ -96,19 +52,6 @@ def test_two_environments_per_task(tmp_path, step):
     resumed = load_checkpoint(path, env, device="cpu")
     resumed.learn(2 * 2 * STEPS - resumed.num_timesteps, reset_num_timesteps=False)
     assert_bit_equal(state_of(resumed, env), undisturbed(kind, 2 * STEPS, **settings))
-
-
-def surgery_options():
-    return {
-        "aggregator": "pcgrad",
-        "critic_aggregator": "mean",
-        "policy_kwargs": {"actor_width": 8, "critic_width": 12, "multi_head": True, "critic_layer_norm": True},
-        "loss_weighting": "temperature",
-        "reward_scale": [0.5, 2.0],
-        "max_grad_norm": 1.0,
-        "learning_rate": "linear:1e-3",
-        "ent_coef": "auto_0.1",
-    }
 
 
 @pytest.mark.parametrize("options", [surgery_options(), EVERYTHING], ids=["surgery", "value learning"])

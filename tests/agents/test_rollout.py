@@ -9,9 +9,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 import envs.toy
 from agents import NonFiniteError, load_checkpoint, save_checkpoint
 from envs import from_gymnasium
-from tests.agents.test_resume import assert_bit_equal, state_of, undisturbed
 from tests.helpers import toy_agent
 from tests.odd_tasks import Says
+from tests.states import assert_bit_equal, state_of, undisturbed
 
 STEPS = 40
 LOOPS = [{}, {"overlap": False}, {"collect_ahead": 3}, {"train_freq": 3, "gradient_steps": 2}]

@@ -23,8 +23,7 @@ from scripts.runs import Run
 from scripts.runs.protocol import Protocol
 from scripts.runs.resuming import rewind
 from scripts.setup.config import TrainConfig
-from tests.agents.test_state_file import Bomb
-from tests.helpers import toy_agent
+from tests.helpers import Bomb, toy_agent
 from tests.run_folders import make_run
 
 SMALL = (

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 import envs.toy
 from agents import load_checkpoint, save_checkpoint
-from tests.agents.test_networks import OBS, B, T, batch, make_policy
 from tests.helpers import SMALL, toy_agent
+from tests.small_policies import OBS, B, T, batch, make_policy
 
 SOFT = {"actor_torso": "soft-modularization", "critic_torso": "soft-modularization"}
 SIZES = {"actor_modules": 3, "actor_module_width": 5, "critic_modules": 2, "critic_module_width": 7}

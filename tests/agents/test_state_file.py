@@ -10,17 +10,7 @@ import torch
 from agents import MTSAC, StateFileError
 from agents.saving import state_file
 from agents.saving.state_file import read_state, write_state
-from tests.helpers import toy_agent
-
-
-class Bomb:
-    """Unpickling it leaves a mark."""
-
-    def __init__(self, mark):
-        self.mark = str(mark)
-
-    def __reduce__(self):
-        return open, (self.mark, "w")
+from tests.helpers import Bomb, toy_agent
 
 
 def test_nested_state_comes_back_exactly(tmp_path):

@@ -13,8 +13,8 @@ from agents.networks.base import Inputs, Stack, Torso
 from agents.networks.layers import TaskVectors, one_by_one
 from agents.networks.torsos import TORSOS
 from mtrl.testing import check_tape
-from tests.agents.test_networks import B, T, actor_losses, critic_losses, make_policy
 from tests.helpers import SMALL, toy_agent
+from tests.small_policies import B, T, actor_losses, critic_losses, make_policy
 
 
 class Gated(nn.Module):

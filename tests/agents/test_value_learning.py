@@ -13,29 +13,6 @@ from envs import from_gymnasium
 from tests.helpers import SMALL, toy_agent
 from tests.odd_tasks import Countdown
 
-EVERYTHING = {
-    "return_scale": "brc",
-    "n_steps": 3,
-    "high_reward_fraction": 0.25,
-    "high_reward_candidates": 5,
-    "policy_delay": 2,
-    "noise_hold": 4,
-    "critic_reduction": "mean",
-    "ent_coef": "auto_0.1",
-    "ent_coef_min": 0.01,
-    "reset_at": (30, 55),
-    "policy_kwargs": {
-        **SMALL,
-        "critic_torso": "bronet",
-        "critic_head": "hl-gauss",
-        "bins": 21,
-        "conditioning": "embedding",
-        "multi_head": True,
-        "n_critics": 3,
-        "weight_decay": 0.01,
-    },
-}
-
 
 def test_the_actor_moves_every_kth_update_and_the_temperatures_with_it():
     agent = toy_agent(policy_delay=3)

@@ -12,34 +12,11 @@ from torch import Tensor
 
 import mtrl
 from mtrl import AGGREGATORS, Aggregator, make_aggregator
+from mtrl.testing import matrix
+from tests.jacobians import FAMILIES, jacobians
 
 torch.set_num_threads(1)
 every_aggregator = pytest.mark.parametrize("name", AGGREGATORS)
-
-
-def matrix(family: str, num_tasks: int, num_params: int, seed: int) -> Tensor:
-    """A Jacobian of the named family, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(num_tasks, num_params, generator=generator, dtype=torch.float64)
-    direction = torch.randn(num_params, generator=generator, dtype=torch.float64)
-    signs = (-1.0) ** torch.arange(num_tasks)[:, None]
-    return {
-        "random": rows,
-        "aligned": direction + 0.1 * rows,
-        "conflicting": signs * direction + 0.1 * rows,
-        "opposite": signs * direction,
-        "duplicates": direction.expand(num_tasks, -1).clone(),
-        "low rank": rows[:, :1] * direction + rows[:, 1:2] * direction.flip(0),
-        "balanced": rows - rows.mean(0),
-        "one zero row": rows * (torch.arange(num_tasks) != num_tasks // 2)[:, None],
-        "zero": torch.zeros_like(rows),
-    }[family]
-
-
-FAMILIES = [
-    "random", "aligned", "conflicting", "opposite", "duplicates", "low rank", "balanced", "one zero row", "zero",
-]  # fmt: skip
-jacobians = st.builds(matrix, st.sampled_from(FAMILIES), st.integers(1, 12), st.integers(2, 20), st.integers(0, 2**31))
 
 
 def fresh(name: str, jacobian: Tensor) -> Aggregator:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from mtrl import diagnostics as measure
-from tests.mtrl.test_aggregators import jacobians
+from tests.jacobians import jacobians
 
 # lengths 5, 2, 0, 10;  g1 . g2 = 0, g1 . g4 = -50 (opposite), g2 . g4 = 0
 JACOBIAN = torch.tensor([[3.0, 4, 0], [0, 0, 2], [0, 0, 0], [-6, -8, 0]], dtype=torch.float64)

@@ -12,8 +12,8 @@ import mtrl
 from mtrl.aggregators import projection
 from mtrl.aggregators.pcgrad_fixed import fixed_orders
 from mtrl.aggregators.projection import project_conflicts, visit_by_visit
+from mtrl.testing import matrix
 from tests.helpers import cuda
-from tests.mtrl.test_aggregators import matrix
 
 # T, family: padding to 1, 2, 4, 16 and 64 columns; the interpreter takes seconds for T = 50
 CASES = [(tasks, family) for tasks in (1, 2, 3, 10) for family in ("conflicting", "one zero row", "zero")]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mtrl import PCGrad
 from mtrl.diagnostics import cosine_matrix, magnitude_similarity
-from tests.mtrl.test_aggregators import FAMILIES, jacobians, matrix
+from mtrl.testing import matrix
+from tests.jacobians import FAMILIES, jacobians
 
 torch.set_num_threads(1)
 

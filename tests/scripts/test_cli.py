@@ -21,15 +21,9 @@ from scripts.setup.build import make_agent, make_env, run_path
 from scripts.setup.config import TrainConfig, check
 from scripts.setup.parse import parse_train
 from scripts.setup.presets import PRESETS
+from tests.helpers import exit_code
 
 COMMANDS = {"train": train.main, "evaluate": evaluate.main, "plot": plot.main}
-
-
-def exit_code(monkeypatch, main, argv):
-    monkeypatch.setattr(sys, "argv", ["command", *argv])
-    with pytest.raises(SystemExit) as end:
-        command.run(main)
-    return end.value.code
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from scripts.setup.presets import FOLDER, PRESETS, find, to_toml
 from scripts.sweeps.plan import make_jobs
 from scripts.sweeps.request import SweepConfig
 from scripts.sweeps.request import parse as parse_sweep
+from tests.helpers import exit_code
 from tests.run_folders import make_run
-from tests.scripts.test_cli import exit_code
 
 TOY = PRESETS["toy"].config
 

@@ -18,6 +18,7 @@ from scripts.common import command
 from scripts.common.screen import FittedTable, Guarded, Screen
 from scripts.common.usage import UsageError, check_folder
 from scripts.runs.messages import success_table, training_table
+from tests.helpers import exit_code
 from tests.runs import PATIENCE, TINY, start, wait_until
 
 
@@ -187,16 +188,9 @@ def test_a_folder_that_cannot_be_printed_is_refused(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def exit_code(monkeypatch, *argv):
-    monkeypatch.setattr(sys, "argv", ["train", *argv])
-    with pytest.raises(SystemExit) as end:
-        command.run(train.main)
-    return end.value.code
-
-
 @pytest.mark.parametrize("words", [["toy", "--run-dir"], ["--resume"]])
 def test_a_name_that_is_too_long_is_told(words, monkeypatch, tmp_path, capsys):
-    assert exit_code(monkeypatch, *words, str(tmp_path / ("x" * 300))) == command.EXIT_USAGE
+    assert exit_code(monkeypatch, train.main, [*words, str(tmp_path / ("x" * 300))]) == command.EXIT_USAGE
     assert "File name too long" in capsys.readouterr().err
 
 
