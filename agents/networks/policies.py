@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from agents.fields import build, check_fields
+from agents.fields import build, check_fields, taken_by
 from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
 from agents.networks.form import Form, by_name, takes_task
 from agents.networks.values import make_value
@@ -55,13 +55,14 @@ class MultiTaskPolicy(BasePolicy):
         self.v_max = self.settings.v_max
         obs_dim, action_dim = observation_space.shape[0], action_space.shape[0]
         self.actor = MultiTaskActor(actor, obs_dim, action_dim)
+        named = vars(self.settings)
         self.critic, self.critic_target = (
             MultiTaskCritic(
-                *(critic, obs_dim, action_dim, self.settings.n_critics),
-                make_value(self.settings.critic_head, self.settings.bins, self.v_max),
+                critic, obs_dim, action_dim, values=make_value(**taken_by(make_value, named)),
+                **taken_by(MultiTaskCritic, named),
             )
             for _ in range(2)
-        )
+        )  # fmt: skip
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.requires_grad_(False)
         for network in (self.actor, self.critic, self.critic_target):

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 from collections import defaultdict
 from dataclasses import dataclass, fields, make_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -84,8 +85,8 @@ def test_every_other_setting_is_read_by_the_environment_or_the_run():
     """What is not the agent's is read somewhere by name: a setting that nobody reads is one that does nothing."""
     read = {
         node.attr
-        for path in sources()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for tree in sources().values()
+        for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
     read |= settings_of(SACSettings).keys() | settings_of(NetworkSettings).keys()
@@ -102,15 +103,17 @@ def test_an_agents_file_holds_every_setting():
 
 
 # ------------------------------------------------------------------------------------------------------------ one place
+@cache
 def sources():
-    """Our code, without tests."""
-    return [path for room in ("mtrl", "agents", "envs", "scripts") for path in sorted((ROOT / room).rglob("*.py"))]
+    """Our code, without tests: its syntax by path."""
+    rooms = ("mtrl", "agents", "envs", "scripts")
+    return {path: ast.parse(path.read_text()) for room in rooms for path in sorted((ROOT / room).rglob("*.py"))}
 
 
-def words_of(path):
+def words_of(tree):
     """Every name of a file: variables, attributes, parameters, and texts that are lists of names. Not keywords: a study
     or a benchmark that chooses a value is like a preset."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):
                 yield name
@@ -119,25 +122,44 @@ def words_of(path):
 
 
 NAMES = settings_of(AgentSettings) | settings_of(NetworkSettings)
-MORE = {  # why a name stands in more files than its field and its use
-    "several parts work with it, each by itself and without an agent": (
-        "gamma n_steps v_max bins n_critics noise_hold high_reward_fraction reward_scale return_scale target_entropy "
-        "conditioning multi_head actor_torso ent_coef learning_rate precision"
-    ),
-    "it sizes things, or says when they happen, for memory, time and logs, too": (
-        "batch_size buffer_size train_freq gradient_steps learning_starts overlap collect_ahead log_every seed"
-    ),
+MORE = {  # settings whose names stand in more files than their field and their use, and why
+    # several parts work with it, each by itself and without an agent
+    "gamma": "the buffer discounts the rewards of n steps, the update its target, a scale of returns what it has seen",
+    "v_max": "a histogram ends there, and a scale of returns brings the returns to it",
+    "reward_scale": "one or one per task: the assembly makes a factor per task of it, which is what an update takes",
+    "target_entropy": "the agent settles auto; temperatures and a scale of returns take the number, a file keeps it",
+    "return_scale": "the assembly builds it, the agent feeds it, files refuse another; old configs are told its name",
+    "conditioning": "a name or a class: a form looks it up, some torsos refuse it, a file holds no class",
+    "actor_torso": "a name or a class: a form looks it up, a message of the policy names it, a file holds no class",
+    "multi_head": "a form of networks, by which methods are labelled, compared and looked over, too",
+    "high_reward_fraction": "the buffer's, and plain SAC's has none",
+    "noise_hold": "acting holds the noise, and so does the collector's own copy of the actor",
+    "learning_rate": "a number or a schedule, and studies that train without an agent have one",
+    "precision": "products have it on the device, which a command line settles and a benchmark compares",
+    # it sizes things, or says when they happen: for memory, time and logs, too
+    "batch_size": "rows that updates draw, that a benchmark measures, and that other studies have as well",
+    "buffer_size": "the buffer's, and the memory that a run, a checkpoint and a machine need for it",
+    "train_freq": "the loop takes it from Stable-Baselines3, the command line counts it per task, a forecast too",
+    "gradient_steps": "the agent takes it from Stable-Baselines3, the command line counts it per task, a forecast too",
+    "learning_starts": "the loops take it from Stable-Baselines3, the command line counts it per task",
+    "overlap": "the loop's, part of the protocol, and of how long a step takes",
+    "collect_ahead": "the assembly's, part of the protocol, and of what a checkpoint waits for",
+    "log_every": "the loop's; a trial is shorter than its preset's",
+    # it is a word of others, too
+    "n_steps": "Stable-Baselines3's SAC has one of its own, which stays 1",
+    "ent_coef": "Stable-Baselines3's, whose text of a flag, value of a file and column of a table have its name",
+    "seed": "whatever draws has one",
 }
 
 
 def test_the_name_of_a_setting_stands_in_two_files():
-    """The field, and its use; every other is named with a reason."""
+    """The field, and its use; every other is named with its reason."""
     files = defaultdict(set)
-    for path in sources():
-        for word in words_of(path):
+    for path, tree in sources().items():
+        for word in words_of(tree):
             files[word].add(path.relative_to(ROOT).as_posix())
     found = {name: sorted(files[name]) for name in NAMES if len(files[name]) > 2}
-    assert found.keys() <= {name for names in MORE.values() for name in names.split()}, found
+    assert found.keys() <= MORE.keys(), found
     assert files["policy_delay"] == {"agents/settings.py", "agents/learning/rounds.py"}
 
 
@@ -150,8 +172,8 @@ LISTS = {  # four names or more, side by side, and why
 def test_no_list_of_settings_is_kept_by_hand():
     """In no tuple, list, set, dictionary or text: whoever needs some of them asks the fields."""
     names, found = settings_of(TrainConfig) | NAMES, set()
-    for path in sources():
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path, tree in sources().items():
+        for node in ast.walk(tree):
             match node:
                 case ast.Dict(keys=items) | ast.Tuple(elts=items) | ast.List(elts=items) | ast.Set(elts=items):
                     words = [item.value for item in items if isinstance(item, ast.Constant)]
