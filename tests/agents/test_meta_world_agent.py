@@ -41,6 +41,7 @@ def test_each_task_learned_from_its_own_transitions(agent):
     assert set(agent.metrics()) >= {f"train/critic_loss/{task}" for task in TASKS}
 
 
+@pytest.mark.filterwarnings("ignore:.*precision lowered by casting")  # of metaworld's bounds, by Gymnasium
 def test_metaworlds_own_evaluation_drives_the_agent(agent):
     def make(index, name):
         benchmark = metaworld.MT1(name, seed=0)

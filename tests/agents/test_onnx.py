@@ -13,6 +13,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec:FutureWarning")  # of torch's exporter about itself
 def test_a_policy_acts_the_same_in_onnxruntime(tmp_path):
     agent = toy_agent(policy_kwargs={"actor_width": 8, "critic_width": 8, "multi_head": True, "actor_layer_norm": True})
     agent.learn(2 * 30)

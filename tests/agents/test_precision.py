@@ -127,6 +127,7 @@ class Products(TorchDispatchMode):
         return answer
 
 
+@pytest.mark.filterwarnings("ignore:precision tf32 has no effect on cpu")
 @pytest.mark.parametrize("aggregator", ["pcgrad", "mocograd"])
 @pytest.mark.parametrize("users", ["highest", "high"])
 @pytest.mark.parametrize(("precision", "expected"), [("tf32", "tf32"), ("float32", "ieee")])

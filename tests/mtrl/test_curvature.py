@@ -10,6 +10,7 @@ from torch import Tensor
 from mtrl import diagnostics as measure
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own
 GENERATOR = torch.Generator().manual_seed(0)
 ROOT = torch.randn(4, 4, generator=GENERATOR, dtype=torch.float64)
 HESSIAN, START = ROOT @ ROOT.T, torch.randn(4, generator=GENERATOR, dtype=torch.float64)

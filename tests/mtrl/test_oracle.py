@@ -107,6 +107,7 @@ def test_mgda_is_never_above(family, num_tasks, num_params) -> None:
 
 
 @needs("cvxpy", "ecos")
+@pytest.mark.filterwarnings("ignore:You are solving a parameterized problem that is not DPP")
 @every_size
 def test_nash_mtl_by_direction(num_tasks, num_params) -> None:
     for family in ("random", "aligned"):

@@ -14,6 +14,7 @@ from mtrl.aggregators import aggregator_class, make_aggregator, name_of, outside
 from mtrl.testing import CHECKS, Promises, check_aggregator, matrix
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore:You are solving a parameterized problem that is not DPP")  # TorchJD's
 
 ROOT = Path(__file__).parents[2]
 
