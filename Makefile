@@ -27,10 +27,10 @@ train: $(VENV)/.installed  ## train an agent (default: PCGrad on MT10, sized for
 	$(BIN)/python -m scripts.train $(PRESET) --aggregator $(AGGREGATOR) --seed $(SEED) $(ARGS)
 
 test: $(VENV)/.installed  ## run the tests, as many at once as there are cores (JOBS=1: one after the other)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist worksteal $(ARGS)
 
 coverage: $(VENV)/.installed  ## run the tests and list the lines that they never reach (takes longer)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --cov --cov-report=term-missing:skip-covered $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 stress: $(VENV)/.installed  ## the long attacks on runs: kills, full disks, all tasks (about an hour)
 	$(BIN)/python -m pytest -v -m stress $(ARGS)

@@ -72,3 +72,8 @@ warnings.filterwarnings("ignore", message=".*beartype.*")
 # `pytest --hypothesis-profile default` looks for new ones
 hypothesis.settings.register_profile("same", derandomize=True, database=None)
 hypothesis.settings.load_profile("same")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest test begins first: at the end no worker of xdist waits a minute for another."""
+    items.sort(key=lambda item: item.name != "test_every_block_runs")

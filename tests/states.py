@@ -1,5 +1,7 @@
 """What a training goes on from, and whether two of them are the same, bit for bit."""
 
+import functools
+
 import envs.toy
 from agents.saving.agent_file import training_state
 from agents.saving.checkpoint import rng_state
@@ -35,7 +37,7 @@ def without_arrays(state):
     return None if hasattr(state, "shape") else repr(state)
 
 
-def undisturbed(kind, total, **settings):
+def learned(kind, total, **settings):
     """The state after `total` steps per task in one go."""
     env = make_env(kind)
     agent = toy_agent(env, **settings)
@@ -43,6 +45,12 @@ def undisturbed(kind, total, **settings):
     state = state_of(agent, env)
     env.close()
     return state
+
+
+@functools.lru_cache(8)
+def undisturbed(kind, total, **settings):
+    """The same, computed once for all who ask, and changed by none."""
+    return learned(kind, total, **settings)
 
 
 def surgery_options():

@@ -47,8 +47,8 @@ def commands(language, text):
 
 
 def as_trial(word):
-    """The folder of a training under STEPS; the number that extends one, within reason."""
-    return {"4000": "40"}.get(word, re.sub("^runs/(?=toy|mt)", "runs/trial-", word))
+    """The folder of a training under STEPS; numbers of steps and of seeds, within reason."""
+    return {"4000": "40", "0,1": "0"}.get(word, re.sub("^runs/(?=toy|mt)", "runs/trial-", word))
 
 
 def run(words, mirror, printed):

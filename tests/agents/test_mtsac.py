@@ -373,7 +373,7 @@ def test_damaged_parameters_are_not_saved(tmp_path):
 def test_an_update_never_waits_for_the_device(aggregator, form):
     settings = {"max_grad_norm": 1.0, "loss_weighting": "temperature", "log_conflicts": 1}
     agent = toy_agent(aggregator=aggregator, policy_kwargs={**SMALL, **form}, **settings)
-    agent.learn(80)
+    agent.learn(2 * 22)  # two updates: optimizers have their moments
     agent._n_updates = 1  # not one at which the guard looks
     with NoSynchronisation():
         agent.train(3, 8)

@@ -1,6 +1,7 @@
 """Environments go back to any step of an episode bit for bit, never slow down or swell, and follow their seed alone."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,14 @@ ALL = task_names("MT50")
 SAMPLE = ALL[::12]  # five of the fifty
 
 
+@cache
+def goals_of(name):
+    return goal_vectors([name], "custom", 0)[name]
+
+
 def check_restore(name, reward_version, horizon, step):
     """Save at `step` of the second episode, in another environment go on to beyond the end, and compare bit for bit."""
-    goals = goal_vectors([name], "custom", 0)[name][:3]
+    goals = goals_of(name)[:3]
     actions = np.random.default_rng(step).uniform(-1, 1, (horizon + 3, 4)).astype(np.float32)
 
     def play(task, chosen):

@@ -9,14 +9,13 @@ It visits several goals and one of them again, on all 50 tasks, with both reward
 scripted experts, 500 steps each.
 """
 
-import copy
 import gc
 import pickle
 import sys
 import warnings
 import weakref
 from collections import Counter
-from functools import cache, lru_cache
+from functools import cache
 
 import mujoco
 import numpy as np
@@ -69,9 +68,6 @@ def fields(env):
         if isinstance(value, np.ndarray) and np.shares_memory(value, getattr(env.data, name))
     }
     return plain | views
-
-
-compiled = lru_cache(1)(mujoco.MjModel.from_xml_path)  # takes most of the time; the twin comes next
 
 
 def draw_goal(env, seed):
@@ -162,8 +158,7 @@ class Pair:
 
 
 @pytest.fixture(autouse=True)
-def quiet_and_quick(monkeypatch):
-    monkeypatch.setattr(mujoco.MjModel, "from_xml_path", lambda path: copy.copy(compiled(path)))
+def quiet():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Constant", UserWarning)  # of the experts
         yield

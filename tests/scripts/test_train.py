@@ -5,9 +5,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,9 +19,8 @@ from scripts.runs import Run, session
 from scripts.runs.protocol import describe
 from scripts.setup.build import make_env, make_evaluation_env, update_rounds
 from scripts.setup.presets import PRESETS
-from tests.runs import PATIENCE, assert_same_training, end, rows, start, wait_until
+from tests.runs import assert_same_training, end, rows, start, wait_until
 
-ROOT = Path(__file__).parents[2]
 SHORT = "--steps-per-task 200 --warmup-steps 40 --eval-every 50 --checkpoint-every 50 --log-every 20".split()
 SHORT += "--final-goals 4 --eval-goals 2 --log-conflicts 7 --actor-width 16 --critic-width 16 --batch-size 8".split()
 
@@ -31,11 +28,8 @@ SHORT += "--final-goals 4 --eval-goals 2 --log-conflicts 7 --actor-width 16 --cr
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run that was never stopped, and what it printed."""
-    path = tmp_path_factory.mktemp("runs") / "whole"
-    words = [sys.executable, "-m", "scripts.train", "toy", *SHORT, "--run-dir", str(path)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return path, done.stdout + done.stderr
+    path, printed = tmp_path_factory.mktemp("runs") / "whole", tmp_path_factory.mktemp("printed") / "printed"
+    return path, end(start(["toy", *SHORT, "--run-dir", path], printed), printed)
 
 
 def test_a_finished_run_shows_and_keeps_everything(finished):
