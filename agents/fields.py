@@ -186,6 +186,8 @@ def check_fields(kind: type, values: Mapping[str, Any]) -> None:
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value may stand in a field of this type; a list is a tuple, and every number a float."""
     kind, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
     if kind is Literal:
         return any(type(value) is type(option) and value == option for option in arguments)
     if kind in (Union, UnionType):
@@ -198,7 +200,7 @@ def fits(value: Any, hint: Any) -> bool:
         return hint is bool
     if hint in (int, float):
         return isinstance(value, Integral if hint is int else Real)
-    return hint is Any or isinstance(value, kind or hint)
+    return isinstance(value, kind or hint)
 
 
 def _words(setting: Setting) -> str:
