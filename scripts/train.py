@@ -21,7 +21,7 @@ from scripts.setup.parse import parse_train
 
 
 def main(argv: Sequence[str]) -> int:
-    """Trains as `argv` says; returns the exit code."""
+    """Train as `argv` says; return the exit code."""
     follow_sweep()
     request = parse_train(argv)
     if request is None:

@@ -27,8 +27,10 @@ def in_csv(text: object) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError also for a key that stands twice in an object: Python would take the
-    last one, and not say so."""
+    """The value of a JSON text.
+
+    :raises ValueError: also for a key that stands twice in an object: Python would take the last one, and not say so.
+    """
     return json.loads(text, object_pairs_hook=_object)
 
 

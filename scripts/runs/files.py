@@ -51,7 +51,7 @@ def as_usage_error(path: Path) -> Iterator[None]:
 
 
 def check_not_of_a_run(flag: str, path: Path) -> None:
-    """Raises UsageError if what a command is to write to would take the place of a run's own file."""
+    """Raise UsageError if what a command is to write to would take the place of a run's own file."""
     if path.name in _FILES and (path.parent / "config.json").exists():
         raise UsageError(
             f"{flag}: expected a file besides those of the run in {path.parent}; found {path}, which is its own. "

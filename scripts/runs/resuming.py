@@ -13,10 +13,11 @@ from scripts.runs.tables import STEP
 
 
 def rewind(run: Run, env_steps_per_task: int) -> None:
-    """Forgets what was logged after a checkpoint, so that no step is logged twice.
+    """Forget what was logged after a checkpoint, so that no step is logged twice.
 
     An evaluation that lacks a task was cut short, and is forgotten too.
-    Raises UsageError if a file holds something else than its numbers.
+
+    :raises UsageError: if a file holds something else than its numbers.
     """
     for table, words in ((run.metrics, ()), (run.evaluations, ("task",)), (run.conflicts, ("network",))):
         with as_usage_error(table.path):
@@ -36,7 +37,7 @@ def rewind(run: Run, env_steps_per_task: int) -> None:
 def never_saved(run: Run) -> bool:
     """Whether the run ended before its first checkpoint, so that it can begin anew without a loss.
 
-    Raises UsageError if its checkpoints are gone.
+    :raises UsageError: if its checkpoints are gone.
     """
     # of single tasks, until version 0.2: `newest_checkpoint` says so
     single = (run.path / "tasks").is_dir()

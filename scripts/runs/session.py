@@ -46,8 +46,8 @@ class Session:
     def evaluate(self, episodes: int, switch: StopSwitch) -> None:
         """Evaluate the agent as it is, on the same episodes each time; keep the result and say so in one line.
 
-        Raises NonFiniteError if the agent has broken down: its success would look like a valid number. Raises
-        StopRequested if it is asked to stop before the result is there; what is written is written whole.
+        :raises NonFiniteError: if the agent has broken down: its success would look like a valid number.
+        :raises StopRequested: if it is asked to stop before the result is there; what is written is written whole.
         """
         self.agent.guard.check()
         self.run.require_there()
@@ -93,7 +93,7 @@ class Session:
 
 
 def train(session: Session, switch: StopSwitch) -> int:
-    """Trains to the end, or until a signal asks to stop; returns 0 or its number. Ends with a checkpoint.
+    """Train to the end, or until a signal asks to stop; return 0 or its number. Ends with a checkpoint.
 
     An evaluation that was given up before the run was resumed comes first. Whatever goes wrong is raised after
     postmortem.json was written; the last good checkpoint stays.

@@ -104,7 +104,7 @@ def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
 
 
 def introduce(session: Session) -> None:
-    """Says what is about to happen: protocol, settings that matter, memory."""
+    """Say what is about to happen: protocol, settings that matter, memory."""
     config, env, console = session.run.config, session.env, session.console
     console.print(session.run.protocol.table())
     captured = ", updates captured as graphs" if config.capture else ""

@@ -30,7 +30,7 @@ from scripts.setup.trust import suite_code
 def resolve(config: TrainConfig) -> TrainConfig:
     """Replace `auto` by what this machine has, so that the saved config says what was used; fit this process to it.
 
-    Raises UsageError if CUDA, or what only CUDA has, is asked for and not there.
+    :raises UsageError: if CUDA, or what only CUDA has, is asked for and not there.
     """
     require_device(config.device)
     device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
@@ -48,7 +48,10 @@ def require_device(device: str) -> None:
 
 
 def resolve_capture(capture: Literal["auto"] | bool, device: str) -> bool:
-    """Whether updates are captured: auto is yes on CUDA. Raises UsageError for a capture on a CPU."""
+    """Whether updates are captured: auto is yes on CUDA.
+
+    :raises UsageError: for a capture on a CPU.
+    """
     if capture == "auto":
         return device == "cuda"
     if capture and device != "cuda":
@@ -75,7 +78,7 @@ def require_precision(precision: str, device: str) -> None:
 def run_path(config: TrainConfig) -> Path:
     """Where the run goes: --run-dir, or a name in `runs` that says what it is.
 
-    Raises UsageError for a name that could not be shown or written as it is.
+    :raises UsageError: for a name that could not be shown or written as it is.
     """
     if config.run_dir:
         return check_folder("--run-dir", config.run_dir)
@@ -146,7 +149,10 @@ def update_rounds(config: TrainConfig) -> tuple[int, int]:
 
 
 def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
-    """Return a new agent for the tasks of `env`. Raises UsageError for settings that do not fit."""
+    """Return a new agent for the tasks of `env`.
+
+    :raises UsageError: for settings that do not fit.
+    """
     require_precision(config.precision, config.device)
     with usage_errors():
         capture, settings = resolve_capture(config.capture, config.device), agent_settings(config, env.num_tasks)
