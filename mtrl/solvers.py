@@ -1,4 +1,4 @@
-"""Small dense problems of T tasks: the min-norm point, conflict aversion, bargaining, eigenvalues.
+"""Small dense problems of T tasks: the min-norm point, conflict aversion, bargaining, dual cone, eigenvalues.
 
 Pure functions in float64 with a fixed number of steps and no branch on a value, so nothing waits for the device. A
 solver returns its answer with a measured residual: the caller decides what is accurate enough. Non-finite input gives
@@ -13,6 +13,7 @@ from mtrl.diagnostics import cosine_matrix, gradient_norms
 
 TINY = 1e-300  # keeps quotients of exact zeros finite; far below any square of a float32
 FLOAT32 = 1e-6  # squared lengths below this share of the longest can be rounding of a Gramian in float32
+RANK = 1e-10  # eigenvalues of the cosine matrix below this share of the largest are zero
 RIDGE = 1e-15  # on cosines, whose diagonal is 1: what rounding in float64 adds anyway
 
 
@@ -72,36 +73,89 @@ def conflict_averse_weights(
 
 
 def bargaining_weights(
-    gramian: Float64[Tensor, "tasks tasks"], steps: int = 40
+    gramian: Float64[Tensor, "tasks tasks"], alpha: float = 1.0, steps: int = 40
 ) -> tuple[Float64[Tensor, " tasks"], Float64[Tensor, ""]]:
-    """Positive weights a with G a = 1 / a: minimise a' G a / 2 - sum_i log a_i.
+    """Positive weights a with (G a)_i = a_i^(-1 / alpha): the smaller a task's gain, the larger its weight.
 
-    Newton's method on the unit gradients (x_i = a_i |g_i|, a ridge of 1e-15), which makes the tasks' scales irrelevant;
-    the length of each step is the best of a fixed grid. The residual is the largest |a_i (G a)_i - 1|, below 1e-8 up to
-    T = 50 unless the hull of the unit gradients comes within 3e-4 of 0, where rounding allows no more. Where it holds 0
-    there is no solution: then the residual is large, and the weights are those of the ridge. A zero gradient gets
-    weight 0 and does not count.
+    Minimises a' G a / 2 - sum_i f(a_i) with f' = a^(-1 / alpha), convex for every alpha > 0; log a for 1. Newton's
+    method on the unit gradients (x_i = a_i |g_i|, a ridge of 1e-15), to which the tasks' scales are irrelevant if alpha
+    = 1; the length of each step is the best of a fixed grid. The residual is the largest |a_i^(1 / alpha) (G a)_i - 1|,
+    below 1e-8 up to T = 50 unless the hull of the unit gradients comes within 3e-4 of 0, where rounding allows no more.
+    Where it holds 0 there is no solution: then the residual is large, and the weights are those of the ridge. A zero
+    gradient gets weight 0 and does not count.
     """
     norms = gradient_norms(gramian)
     cosines = cosine_matrix(gramian).fill_diagonal_(1.0)  # a zero gradient is left to itself
     eye = torch.eye(len(norms), dtype=norms.dtype, device=norms.device)
     ridged = cosines + RIDGE * eye
     grid = 2.0 ** torch.arange(-12, 13, dtype=norms.dtype, device=norms.device)[:, None]
-    x = cosines.abs().sum(1).rsqrt()
+    alive, power, longest = norms > 0, 1 - 1 / alpha, norms.amax().clamp(min=TINY)
+    pull = torch.where(alive, norms / longest, 1.0) ** -power  # C x = pull x^(-1 / alpha), on gradients of length 1
+    x = cosines.abs().sum(1).rsqrt() * pull ** (alpha / (1 + alpha))
     for _ in range(steps):
-        factor = torch.linalg.cholesky_ex(x[:, None] * ridged * x + eye)[0]
-        relative = torch.cholesky_solve((1 - x * (ridged @ x))[:, None], factor)[:, 0]
+        want = pull * x**power  # what x (C x) must become
+        factor = torch.linalg.cholesky_ex(x[:, None] * ridged * x + (want / alpha).diag())[0]
+        relative = torch.cholesky_solve((want - x * (ridged @ x))[:, None], factor)[:, 0]
         dx = x * relative
         # up to the largest step that keeps x positive; and Newton's own, 1, which doubles the digits in the end
         lengths = torch.cat([grid.new_ones(1, 1), grid * (0.95 / (-relative).amax().clamp(min=1e-6)).clamp(max=1)])
         rates = lengths * relative
-        change = lengths[:, 0] * (dx @ ridged @ x + lengths[:, 0] * (dx @ ridged @ dx) / 2) - rates.log1p().sum(1)
+        growth = rates.log1p() if power == 0 else (power * rates.log1p()).expm1() / power
+        change = lengths[:, 0] * (dx @ ridged @ x + lengths[:, 0] * (dx @ ridged @ dx) / 2) - (growth * want).sum(1)
         best = torch.where(rates.amin(1) > -0.99, change, torch.inf).argmin()
         x_new = x + lengths.take(best) * dx
         x = torch.where(x_new.isfinite().all(), x_new, x).clamp(max=1e8)
-    alive = norms > 0
-    residual = torch.where(alive, (x * (cosines @ x) - 1).abs(), 0.0).amax()
-    return _poisoned(torch.where(alive, x / norms.clamp(min=TINY), 0.0), gramian), residual
+    residual = torch.where(alive, (x ** (1 - power) * (cosines @ x) / pull - 1).abs(), 0.0).amax()
+    weights = x / norms.clamp(min=TINY) * longest ** (-power / (2 - power))
+    return _poisoned(torch.where(alive, weights, 0.0), gramian), residual
+
+
+def dual_cone_weights(
+    gramian: Float64[Tensor, "tasks tasks"], steps: int = 22
+) -> tuple[Float64[Tensor, "tasks tasks"], Float64[Tensor, ""]]:
+    """Row i: weights v of J^T v, the point nearest to g_i that conflicts with no task.
+
+    The nearest point of the cone {d: J d >= 0} is J^T v for the v >= e_i with the smallest v' G v. Solved for v = e_i +
+    u on the unit gradients, so that no task's length matters, by a primal-dual interior-point method in u and the gains
+    s of all T problems at once. The residual is the largest u . s or negative gain, on unit gradients: below 1e-8 on
+    all families of `mtrl.testing` up to T = 50. A zero gradient gets weight 0 and does not count.
+    """
+    norms = gradient_norms(gramian)
+    cosines = cosine_matrix(gramian).fill_diagonal_(1.0)  # a zero gradient is left to itself
+    eye = torch.eye(len(norms), dtype=norms.dtype, device=norms.device)
+    u, s = torch.ones_like(cosines), torch.ones_like(cosines)
+    for _ in range(steps):
+        mu = (u * s).mean(1, keepdim=True)
+        weight = (u / s).sqrt()
+        factor = torch.linalg.cholesky_ex(weight[:, :, None] * cosines * weight[:, None, :] + eye)[0]
+        sides = weight * (0.1 * mu / u - (eye + u) @ cosines)
+        du = weight * torch.cholesky_solve(sides[:, :, None], factor)[:, :, 0]
+        ds = (0.1 * mu - s * du) / u - s
+        share = (0.95 / torch.maximum(-du / u, -ds / s).amax(1, keepdim=True).clamp(min=0.95)).clamp(max=1)
+        u_new, s_new = u + share * du, s + share * ds
+        # once arrived, rounding would throw the point back
+        going = (mu > 1e-16) & (u_new + s_new).isfinite().all(1, keepdim=True)
+        u, s = torch.where(going, u_new, u), torch.where(going, s_new, s)
+    gains = (eye + u) @ cosines
+    residual = torch.maximum((u * gains).sum(1).abs().amax(), -gains.amin())
+    per_length = torch.where(norms > 0, 1 / norms.clamp(min=TINY), 0.0)
+    return _poisoned(norms[:, None] * (eye + u) * per_length, gramian), residual
+
+
+def impartial_weights(
+    gramian: Float64[Tensor, "tasks tasks"],
+) -> tuple[Float64[Tensor, " tasks"], Float64[Tensor, " tasks"]]:
+    """Weights y of the unit gradients u, with the same product with each of them: (u u') y = 1; and these products.
+
+    u u' is inverted on its range, so dependent gradients get the nearest thing to equal products. A zero gradient has
+    no direction: its weight and its product are 0.
+    """
+    alive = gradient_norms(gramian) > 0
+    cosines = cosine_matrix(gramian)
+    values, vectors = eigh(cosines)
+    inverse = torch.where(values > RANK * values.amax(), 1 / values, 0.0 * values)
+    y = vectors @ (inverse * (vectors.T @ alive.to(values.dtype)))
+    return y, cosines @ y
 
 
 def eigh(matrix: Float64[Tensor, "tasks tasks"]) -> tuple[Float64[Tensor, " tasks"], Float64[Tensor, "tasks tasks"]]:

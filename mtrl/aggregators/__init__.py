@@ -8,21 +8,25 @@ import inspect
 from typing import Any
 
 from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator
-from mtrl.aggregators.outside import class_in_file, class_of_torchjd, foreign_name
+from mtrl.aggregators.outside import class_in_file, class_of_torchjd, foreign_name, remember
 from mtrl.aggregators.registry import *  # noqa: F403  every method's class
-from mtrl.aggregators.registry import AGGREGATORS
+from mtrl.aggregators.registry import AGGREGATORS, WRAPPERS
+from mtrl.aggregators.wrapped import wrapped
 
 FORMER = {"mean-rescaled": "pcgrad-magnitude"}  # names that were given up -> the method's name
 
 
 def aggregator_class(name: str) -> type[Aggregator]:
-    """Return the class called `name` in `AGGREGATORS`, `torchjd:NAME`, or `path/file.py:NAME`.
+    """Return the class called `name` in `AGGREGATORS`, `torchjd:NAME`, `path/file.py:NAME`, or `WRAPPER:` and one of these.
 
     :raises ValueError: if there is no such class; the message says what was expected.
     :raises ImportError: if TorchJD is not installed; the message says how to install it.
     """
     if name in AGGREGATORS:
         return AGGREGATORS[name]
+    wrapper, _, method = name.partition(":")
+    if wrapper in WRAPPERS:
+        return remember(wrapped(WRAPPERS[wrapper], aggregator_class(method), name), name)
     if name.startswith("torchjd:"):
         return class_of_torchjd(name)
     if ".py:" in name:
@@ -33,7 +37,8 @@ def aggregator_class(name: str) -> type[Aggregator]:
             "of an old run."
         )
     raise ValueError(
-        f"unknown aggregator {name!r}; expected one of {', '.join(AGGREGATORS)}, torchjd:NAME or path/to/file.py:NAME"
+        f"unknown aggregator {name!r}; expected one of {', '.join(AGGREGATORS)}, torchjd:NAME or path/to/file.py:NAME, "
+        f"perhaps behind {' or '.join(f'{wrapper}:' for wrapper in WRAPPERS)}"
     )
 
 
@@ -79,6 +84,7 @@ def name_of(aggregator: Aggregator) -> str:
 
 __all__ = [
     "AGGREGATORS",
+    "WRAPPERS",
     "Aggregator",
     "GramianAggregator",
     "LossAggregator",

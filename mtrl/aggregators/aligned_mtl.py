@@ -24,6 +24,8 @@ class AlignedMTL(GramianAggregator):
     With "min" no task's gradient grows, and nearly dependent gradients make the update short: two
     tasks in exact conflict are held by what little they do not share.
 
+    Use it when a few directions dominate the gradients of all tasks and training is unstable.
+
     :param reduction: "sum" is T times as long.
     :param scale: which eigenvalue sigma^2 is: the smallest (the paper's), the median, or their mean ("rmse").
     """

@@ -19,6 +19,9 @@ class CAGrad(SolverAggregator):
 
     A task without gradient cannot be helped: unless the others conflict by more than the ball allows, the mean stands.
 
+    Use it when the worst-off task matters and the mean must still be reached: `c` is a dial from the mean to
+    caution.
+
     :param reduction: "sum" is T times the mean.
     :param c: radius of the ball, at least 0, where this is the mean; the paper's theorems want c < 1.
     :param rescale: False gives the paper's step, not divided by 1 + c.

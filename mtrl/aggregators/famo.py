@@ -26,6 +26,8 @@ class FAMO(LossAggregator):
     change is then relative to that level. Losses that were never negative are not shifted.
     A loss that is not finite leaves the state as it is.
 
+    Use it when losses are positive and per-task gradients cost too much: it needs none.
+
     :param reduction: "sum" is T times as long.
     :param rate: step of the logits, above 0; the paper's 0.025.
     :param decay: pull of the logits towards equal weights, at least 0; the paper's gamma, 0.001.

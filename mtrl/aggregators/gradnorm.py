@@ -24,6 +24,8 @@ class GradNorm(GramianAggregator):
     r_i = 1, that is, only its gradient's length is balanced; `fallbacks` counts those tasks, call by call.
     A loss or gradient that is not finite leaves the weights as they are.
 
+    Use it when losses are positive and fall at different speeds, and a slow rebalancing is enough.
+
     :param reduction: "sum" gives the paper's scale.
     :param alpha: how much a lagging task is favoured, at least 0, where all lengths become equal; the paper's 1.5.
     :param rate: step of the logarithms of the weights, above 0; the paper's 0.025.

@@ -22,6 +22,8 @@ class GradVac(Ordered, GramianAggregator):
 
     With `target=0, beta=0` this is PCGrad.
 
+    Use it when tasks are usually similar, and PCGrad, which waits for a conflict, comes too late.
+
     :param reduction: "sum" gives the paper's scale.
     :param beta: share of the newest cosine in the running average, in [0, 1]; the paper's 0.01.
     :param target: similarity to begin with, in (-1, 1).

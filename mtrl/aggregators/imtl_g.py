@@ -7,10 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.shared import SolverAggregator, on_scale
-from mtrl.diagnostics import cosine_matrix, gradient_norms
-from mtrl.solvers import eigh
-
-RANK = 1e-10  # eigenvalues of the cosine matrix below this share of the largest are zero
+from mtrl.diagnostics import gradient_norms
+from mtrl.solvers import impartial_weights
 
 
 class IMTLG(SolverAggregator):
@@ -24,6 +22,8 @@ class IMTLG(SolverAggregator):
     the paper's scale, kept as the mean's. Where the weights sum to less than 1e-12 of their size, the update is 0, and
     `fallbacks` counts it.
 
+    Use it when the gradients' lengths say nothing of the tasks' importance.
+
     :param reduction: "sum" is T times as long.
     """
 
@@ -35,11 +35,9 @@ class IMTLG(SolverAggregator):
         """With unit gradients u: find y such that (u u') y = 1, then take y_i / |g_i|, scaled to sum 1."""
         norms = gradient_norms(gramian)
         alive = norms > 0
-        values, vectors = eigh(cosine_matrix(gramian))
-        inverse = torch.where(values > RANK * values.amax(), 1 / values, 0.0 * values)
-        y = vectors @ (inverse * (vectors.T @ alive.to(values.dtype)))
-        weights = torch.where(alive, y * (norms.amax() / norms), 0.0 * values)
+        y, _ = impartial_weights(gramian)
+        weights = torch.where(alive, y * (norms.amax() / norms), 0.0 * y)
         total, size = weights.sum(), weights.abs().sum()
         failed = total.abs() <= 1e-12 * size
         self.count(failed & alive.any())
-        return on_scale(torch.where(failed, 0.0 * values, weights / total), self.reduction)
+        return on_scale(torch.where(failed, 0.0 * y, weights / total), self.reduction)

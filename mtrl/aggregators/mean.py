@@ -12,6 +12,9 @@ from mtrl.aggregators.base import LossAggregator
 class Mean(LossAggregator):
     """Follow the mean of the task gradients: one ordinary backward pass, bit for bit `losses.mean().backward()`.
 
+    Use it when you begin: where the tasks' losses have comparable sizes, the published gains of surgery over it are
+    small.
+
     :param reduction: "sum" follows the sum instead, T times as long.
     """
 

@@ -18,6 +18,8 @@ class MGDA(SolverAggregator):
     The update conflicts with no task, and is zero exactly where no direction helps them all. So a task whose gradient
     is zero or very small stops, or slows down, everyone: that is the method, not a fault.
 
+    Use it when no task may be harmed by a step, and a small update is better than one against a task.
+
     :param reduction: "sum" is T times as long.
     """
 

@@ -24,6 +24,8 @@ class MoCoGrad(Ordered):
 
     Costs one more row per task in memory, in float32 whatever the gradients are.
 
+    Use it when single batches are so noisy that a conflict in one of them says little.
+
     :param reduction: "sum" gives the paper's scale.
     :param strength: the paper's lambda, at least 0, where this is the mean. The authors' code gives no default; 0.1 is
         a compromise: after 200 steps of Adam on five quadratics in ten dimensions (20 seeds) it was 0.62 above the

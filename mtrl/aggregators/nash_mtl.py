@@ -20,6 +20,8 @@ class NashMTL(SolverAggregator):
     the weights are the limit that a ridge of 1e-15 allows, whose update is short before it is rescaled and 0 where
     it is only rounding. A task without gradient gets weight 0.
 
+    Use it when no task's length may dominate and none may be harmed, and the solver's time is no matter.
+
     :param reduction: "sum" is T times as long.
     :param every: solve at every so many calls and keep the weights in between, at least 1.
     :param rescale: False keeps the paper's length.

@@ -17,6 +17,12 @@ def foreign_name(kind: type[Aggregator]) -> str | None:
     return _NAMES.get(kind)
 
 
+def remember(kind: type[Aggregator], name: str) -> type[Aggregator]:
+    """The class, which `foreign_name` knows by this name from now on."""
+    _NAMES[kind] = name
+    return kind
+
+
 @cache
 def class_in_file(name: str) -> type[Aggregator]:
     """Return the class that `path/to/file.py:NAME` means. The file is run: only name files that you trust.
@@ -54,8 +60,7 @@ def class_in_file(name: str) -> type[Aggregator]:
     if inspect.isabstract(kind):
         missing = ", ".join(sorted(kind.__abstractmethods__))
         raise ValueError(f"aggregator {name!r}: expected a class with all its methods; {kind_name} lacks {missing}.")
-    _NAMES[kind] = name
-    return kind
+    return remember(kind, name)
 
 
 @cache
@@ -77,9 +82,7 @@ def class_of_torchjd(name: str) -> type[Aggregator]:
         close = difflib.get_close_matches(wanted, known, n=2)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ValueError(f"TorchJD has no aggregator {wanted!r}: {hint}expected one of {', '.join(known)}")
-    kind = torchjd_adapter.adapt(wanted)
-    _NAMES[kind] = name
-    return kind
+    return remember(torchjd_adapter.adapt(wanted), name)
 
 
 def _is_aggregator(value: object) -> bool:

@@ -16,6 +16,8 @@ class PCGrad(Ordered, GramianAggregator):
     Yu et al. 2020, "Gradient Surgery for Multi-Task Learning" (arXiv 2001.06782), Algorithm 1. The paper sums the
     projected gradients; here they are averaged, the scale that all aggregators share.
 
+    Use it when gradients conflict, differ in length and the losses curve (`python -m scripts.triad` measures that).
+
     :param reduction: "sum" gives the paper's scale.
     :param seed: seed of the visiting orders, one fresh order per task and call.
     """

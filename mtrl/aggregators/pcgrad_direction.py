@@ -16,6 +16,8 @@ class PCGradDirection(PCGrad):
     One of the two ablations of Yu et al. 2020 (arXiv 2001.06782). The paper does not say what happens where
     PCGrad's update vanishes; here the update is then zero.
 
+    Use it when PCGrad helped, to find out whether its direction did.
+
     :param reduction: "sum" gives the paper's scale.
     :param seed: seed of the visiting orders, one fresh order per task and call.
     """

@@ -16,6 +16,8 @@ class PCGradFixed(GramianAggregator):
     The ablation of Yu et al. 2020 (arXiv 2001.06782) that shows why PCGrad draws its orders: the last task visited has
     the last word, here always the same one. For two tasks it is PCGrad.
 
+    Use it when PCGrad helped, to find out what its random orders are worth; it favours tasks by their number.
+
     :param reduction: "sum" gives the paper's scale.
     """
 

@@ -15,6 +15,8 @@ class PCGradMagnitude(PCGrad):
 
     One of the two ablations of Yu et al. 2020 (arXiv 2001.06782). Where the mean vanishes, so does the update.
 
+    Use it when PCGrad helped, to find out whether the length of its steps did.
+
     :param reduction: "sum" gives the paper's scale.
     :param seed: seed of the visiting orders, one fresh order per task and call.
     """

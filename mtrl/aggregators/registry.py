@@ -1,9 +1,12 @@
-"""The methods by name. A new one is a file beside this one, an import, and a row."""
+"""The methods, and what goes around one, by name. A new one is a file beside this one, an import, and a row."""
 
 from mtrl.aggregators.aligned_mtl import AlignedMTL
-from mtrl.aggregators.base import Aggregator
+from mtrl.aggregators.base import Aggregator, GramianAggregator
 from mtrl.aggregators.cagrad import CAGrad
+from mtrl.aggregators.config import ConFIG
+from mtrl.aggregators.fairgrad import FairGrad
 from mtrl.aggregators.famo import FAMO
+from mtrl.aggregators.graddrop import GradDrop
 from mtrl.aggregators.gradnorm import GradNorm
 from mtrl.aggregators.gradvac import GradVac
 from mtrl.aggregators.imtl_g import IMTLG
@@ -15,6 +18,9 @@ from mtrl.aggregators.pcgrad import PCGrad
 from mtrl.aggregators.pcgrad_direction import PCGradDirection
 from mtrl.aggregators.pcgrad_fixed import PCGradFixed
 from mtrl.aggregators.pcgrad_magnitude import PCGradMagnitude
+from mtrl.aggregators.scheduled import Scheduled
+from mtrl.aggregators.smoothed import Smoothed
+from mtrl.aggregators.upgrad import UPGrad
 
 AGGREGATORS: dict[str, type[Aggregator]] = {
     "mean": Mean,
@@ -24,11 +30,17 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
     "pcgrad-fixed": PCGradFixed,
     "gradvac": GradVac,
     "mocograd": MoCoGrad,
+    "graddrop": GradDrop,
     "cagrad": CAGrad,
     "mgda": MGDA,
     "imtl_g": IMTLG,
+    "config": ConFIG,
     "nash_mtl": NashMTL,
+    "fairgrad": FairGrad,
+    "upgrad": UPGrad,
     "aligned_mtl": AlignedMTL,
     "gradnorm": GradNorm,
     "famo": FAMO,
 }
+
+WRAPPERS: dict[str, type[GramianAggregator]] = {"smoothed": Smoothed, "scheduled": Scheduled}  # WRAPPER:METHOD

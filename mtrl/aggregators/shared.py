@@ -13,12 +13,12 @@ from mtrl.aggregators.base import Aggregator, GramianAggregator, Reduction
 ROUNDING = 1e-13  # of a squared length, relative to that of its terms laid end to end: below it is rounding in float64
 
 
-class Ordered(Aggregator):
-    """A method in which each task visits the others one by one, in an order drawn afresh for that task and call.
+class Drawing(Aggregator):
+    """A method that draws random numbers.
 
     The generator is the method's own, begins again at `reset`, and is saved with the state. It moves with the
-    aggregator (`.to`) and draws where it is, so that a captured CUDA graph can draw. Generators of
-    different devices do not translate: after a move, or with a state of another kind of device, the orders start over.
+    aggregator (`.to`) and draws where it is, so that a captured CUDA graph can draw. Generators of different devices do
+    not translate: after a move, or with a state of another kind of device, the draws start over.
     """
 
     def __init__(self, reduction: Reduction = "mean", seed: int = 0) -> None:
@@ -27,21 +27,15 @@ class Ordered(Aggregator):
         self.generator = torch.Generator().manual_seed(seed)
 
     def reset(self, num_tasks: int, num_params: int) -> None:
-        """Begin the sequence of visiting orders again."""
+        """Begin the sequence of draws again."""
         self.generator.manual_seed(self.seed)
 
-    def draw_orders(self, num_tasks: int) -> Int[Tensor, "tasks visits"]:
-        """For each task an own random order of the T - 1 others, on the device of the generator."""
-        device = self.generator.device
-        keys = torch.rand(num_tasks, num_tasks, generator=self.generator, dtype=torch.float64, device=device)
-        return keys.fill_diagonal_(2.0).argsort(dim=1)[:, :-1]  # the task itself comes last and is left out
-
     def get_extra_state(self) -> Tensor:
-        """State of the generator, so that a resumed run draws the same orders."""
+        """State of the generator, so that a resumed run draws the same numbers."""
         return self.generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Continue the orders where the saved run stopped, if it drew on the same kind of device."""
+        """Continue to draw where the saved run stopped, if it drew on the same kind of device."""
         if state.shape == self.generator.get_state().shape:
             self.generator.set_state(state.cpu())
 
@@ -51,6 +45,16 @@ class Ordered(Aggregator):
         if device != self.generator.device:
             self.generator = torch.Generator(device).manual_seed(self.seed)
         return super()._apply(fn, recurse)
+
+
+class Ordered(Drawing):
+    """A method in which each task visits the others one by one, in an order drawn afresh for that task and call."""
+
+    def draw_orders(self, num_tasks: int) -> Int[Tensor, "tasks visits"]:
+        """For each task an own random order of the T - 1 others, on the device of the generator."""
+        device = self.generator.device
+        keys = torch.rand(num_tasks, num_tasks, generator=self.generator, dtype=torch.float64, device=device)
+        return keys.fill_diagonal_(2.0).argsort(dim=1)[:, :-1]  # the task itself comes last and is left out
 
 
 class SolverAggregator(GramianAggregator):

@@ -21,7 +21,8 @@ METHOD_COLORS = {
     **{"mean": "#0072B2", "pcgrad": "#D55E00", "pcgrad-direction": "#009E73", "pcgrad-magnitude": "#CC79A7"},
     **{"pcgrad-fixed": "#E69F00", "gradvac": "#56B4E9", "mocograd": "#000000", "cagrad": "#332288"},
     **{"mgda": "#882255", "imtl_g": "#117733", "nash_mtl": "#999933", "aligned_mtl": "#AA4499"},
-    **{"gradnorm": "#661100", "famo": "#888888", "independent": "#8C6D31"},
+    **{"gradnorm": "#661100", "famo": "#888888", "independent": "#8C6D31", "fairgrad": "#6699CC"},
+    **{"upgrad": "#DDCC77", "config": "#44AA99", "graddrop": "#CC6677"},
 }
 FOREIGN = "0.5"
 COLORS = tuple(METHOD_COLORS.values())

@@ -25,6 +25,7 @@ from tyro.constructors import StructConstructorSpec, StructFieldSpec, StructType
 from agents.fields import help_of, settings_of
 from envs import find_benchmark
 from mtrl import AGGREGATORS, make_aggregator
+from mtrl.aggregators import WRAPPERS
 from scripts.common.flags import auto_true_false, comma_separated
 from scripts.common.methods import aggregator_kind
 from scripts.common.screen import Screen, strong
@@ -212,6 +213,9 @@ def _parse_preset(preset: Preset, flags: Sequence[str]) -> TrainConfig:
 
 def _in_full(name: str) -> str:
     """Return an aggregator's name; a class in a file with the whole path, as a run may go on from another folder."""
+    wrapper, _, method = name.partition(":")
+    if wrapper in WRAPPERS:
+        return f"{wrapper}:{_in_full(method)}"
     path, _, kind = name.rpartition(":")
     return f"{Path(path).resolve()}:{kind}" if path.endswith(".py") else name
 

@@ -22,6 +22,7 @@ ARMS = {name: f"--aggregator {name}" for name in AGGREGATORS} | {
     "multi-head-pcgrad": "--aggregator pcgrad --multi-head",
     "pcgrad-critic-only": "--aggregator mean --critic-aggregator pcgrad",
     "pcgrad-actor-only": "--aggregator pcgrad --critic-aggregator mean",
+    "fairgrad-critic-pcgrad-actor": "--aggregator pcgrad --critic-aggregator fairgrad",  # as TOPPO, arXiv 2605.11473
     "independent": "--independent",
 }  # name -> flags of scripts.train
 GROUPS = {

@@ -13,6 +13,9 @@ from mtrl.aggregators import (
     MGDA,
     AlignedMTL,
     CAGrad,
+    ConFIG,
+    FairGrad,
+    GradDrop,
     GradNorm,
     GradVac,
     MoCoGrad,
@@ -21,7 +24,9 @@ from mtrl.aggregators import (
     PCGradDirection,
     PCGradFixed,
     PCGradMagnitude,
+    UPGrad,
 )
+from mtrl.solvers import dual_cone_weights
 from mtrl.testing import FAMILIES, SIZES, matrix
 
 torch.set_num_threads(1)
@@ -202,6 +207,86 @@ def test_nash_gains_are_the_inverse_weights() -> None:
                 assert nash.fallbacks == 0
 
 
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+def test_fairgrad_gains_are_the_alpha_fair_ones(alpha) -> None:
+    for family in ("random", "aligned", "conflicting", "uneven", "orthogonal", "one zero row"):
+        for jacobian in samples(family):
+            if len(jacobian) <= jacobian.shape[1]:
+                method = FairGrad(alpha=alpha, rescale=False)
+                weights = method.weights(jacobian @ jacobian.T, torch.ones(len(jacobian)))
+                alive = weights > 0
+                gains = (jacobian @ (weights @ jacobian))[alive]
+                close(gains * weights[alive] ** (1 / alpha), torch.ones_like(gains))
+                assert method.fallbacks == 0
+                close(answer(FairGrad(alpha=alpha), jacobian).norm(), jacobian.mean(0).norm())
+
+
+@every_family
+def test_fairgrad_with_alpha_1_is_nash(family) -> None:
+    for jacobian in samples(family):
+        assert torch.equal(answer(FairGrad(alpha=1.0), jacobian), answer(NashMTL(), jacobian))
+
+
+def test_fairgrad_on_orthogonal_gradients_by_hand() -> None:
+    """G w = w^(-1/alpha) there is w_i = |g_i|^(-2 alpha / (1 + alpha))."""
+    jacobian = rows([8, 0], [0, 1])
+    close(answer(FairGrad(alpha=2.0, rescale=False), jacobian), rows([8 * 8 ** (-4 / 3), 1])[0])
+
+
+@every_family
+def test_upgrad_is_pcgrad_for_two_tasks(family) -> None:
+    jacobian = matrix(family, 2, 6, seed=1)
+    close(answer(UPGrad(), jacobian), answer(PCGrad(), jacobian), 1e-6)
+
+
+@every_family
+def test_upgrad_projects_on_the_dual_cone(family) -> None:
+    """Moreau: p is the nearest point if J p >= 0, g - p is no positive combination of the rows, and p (g - p) = 0."""
+    for jacobian in samples(family):
+        projections, residual = dual_cone_weights(jacobian @ jacobian.T)
+        points, size = projections @ jacobian, jacobian.norm(dim=1)
+        assert residual <= 1e-8
+        assert (points @ jacobian.T >= -1e-7 * size[:, None] * size).all()
+        added = projections - torch.eye(len(jacobian))  # minus g - p is a combination of the gradients, none negative
+        assert (added * size >= -1e-12 * size[:, None]).all()
+        assert ((points * (jacobian - points)).sum(1).abs() <= 1e-7 * size.square()).all()
+
+
+def test_config_has_equal_cosines_and_the_mean_projection() -> None:
+    for family in ("random", "aligned", "conflicting", "uneven", "orthogonal"):
+        for jacobian in samples(family):
+            if len(jacobian) < jacobian.shape[1]:
+                update = answer(ConFIG(), jacobian)
+                cosines = jacobian @ update / jacobian.norm(dim=1) / update.norm()
+                close(cosines, cosines.mean().expand_as(cosines), 1e-6)
+                close(update.norm(), (jacobian @ update).mean() / update.norm(), 1e-6)
+
+
+def test_config_without_a_common_direction_stands_still_and_counts() -> None:
+    config = ConFIG()
+    assert answer(config, rows([1, 0], [-1, 0])).abs().max() == 0
+    assert config.fallbacks == 1
+    close(answer(config, rows([2, 0], [0, 0])), rows([1, 0])[0])  # a dead task has no direction, and lowers the mean
+    assert config.fallbacks == 1
+
+
+def test_graddrop_keeps_one_sign_and_is_the_mean_in_expectation() -> None:
+    jacobian = rows([3], [-1]).repeat(1, 20_000)
+    update = answer(GradDrop("sum", seed=1), jacobian)
+    assert update.unique().tolist() == [-1, 3]
+    assert (update.mean() - 2).abs() < 0.05  # four standard deviations: 4 * 1.73 / 141
+    close(answer(GradDrop(leak=1.0), jacobian), jacobian.mean(0))
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e19])
+@pytest.mark.parametrize("name", ["fairgrad", "upgrad", "config", "graddrop"])
+def test_gradients_at_the_ends_of_float32(name, scale) -> None:
+    """At the ends of float32, and with 50 tasks."""
+    jacobian = matrix("random", 50, 200, seed=1).float()
+    expected = answer(make_aggregator(name), jacobian)
+    close(answer(make_aggregator(name), scale * jacobian) / scale, expected, 1e-4)
+
+
 def test_nash_solves_every_so_many_calls() -> None:
     first, second = matrix("random", 3, 9, seed=1), matrix("random", 3, 9, seed=2)
     nash, ones = NashMTL(every=2, rescale=False), torch.ones(3)
@@ -356,6 +441,10 @@ def test_theorem_1_holds_for_the_fixed_order() -> None:
         ("gradvac", {"target": 1.0}, "target must lie in (-1, 1); found 1.0"),
         ("mocograd", {"momentum": 1.0}, "momentum must lie in [0, 1); found 1.0"),
         ("mocograd", {"strength": -1.0}, "strength must lie in [0, inf); found -1.0"),
+        ("fairgrad", {"alpha": 0.0}, "alpha must lie in (0, inf); found 0.0"),
+        ("graddrop", {"leak": 1.5}, "leak must lie in [0, 1]; found 1.5"),
+        ("smoothed:pcgrad", {"smoothing": 1.0}, "smoothing must lie in [0, 1); found 1.0"),
+        ("scheduled:pcgrad", {"period": 0}, "period must lie in [1, inf); found 0"),
         ("nash_mtl", {"every": 0}, "every must lie in [1, inf); found 0"),
         ("gradnorm", {"rate": 0.0}, "rate must lie in (0, inf); found 0.0"),
         ("gradnorm", {"alpha": -1.0}, "alpha must lie in [0, inf); found -1.0"),

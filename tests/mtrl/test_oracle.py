@@ -12,9 +12,14 @@ from mtrl.aggregators import (
     Aggregator,
     AlignedMTL,
     CAGrad,
+    ConFIG,
+    FairGrad,
+    GradDrop,
     GradVac,
     NashMTL,
     PCGrad,
+    UPGrad,
+    make_aggregator,
 )
 from mtrl.testing import matrix
 
@@ -124,3 +129,49 @@ def test_aligned_mtl(scale, num_tasks, num_params) -> None:
     for family in (*TALL, "duplicates"):  # eigenvalues of "uneven" lie below the rounding of float32
         jacobian = matrix(family, num_tasks, num_params, seed=6)
         close(answer(AlignedMTL(scale=scale), jacobian), jd.AlignedMTL(scale_mode=scale)(jacobian), 1e-5)
+
+
+@every_size
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_fairgrad(alpha, num_tasks, num_params) -> None:
+    """Scipy's least squares stops at 1e-8 of the residuals, which leaves some of the solution."""
+    pytest.importorskip("scipy")
+    for family in TALL:
+        jacobian = matrix(family, num_tasks, num_params, seed=7)
+        found = answer(FairGrad("sum", alpha=alpha, rescale=False), jacobian)
+        close(found / num_tasks, jd.FairGrad(alpha=alpha)(jacobian), 1e-3)
+
+
+@needs("quadprog")
+@every_size
+@pytest.mark.parametrize("family", [*TALL, "one zero row"])  # on uneven lengths its ridge shows
+def test_upgrad(family, num_tasks, num_params) -> None:
+    from torchjd.linalg import QuadprogProjector
+
+    jacobian = matrix(family, num_tasks, num_params, seed=8)
+    theirs = jd.UPGrad(projector=QuadprogProjector(norm_eps=0.0, reg_eps=1e-13))(jacobian)
+    close(answer(UPGrad(), jacobian), theirs, 1e-6)
+
+
+@every_size
+@pytest.mark.parametrize("family", [*TALL, "uneven", "one zero row", "opposite"])
+def test_config(family, num_tasks, num_params) -> None:
+    jacobian = matrix(family, num_tasks, num_params, seed=9)
+    close(answer(ConFIG("sum"), jacobian), jd.ConFIG()(jacobian), 1e-8)
+
+
+@every_size
+def test_graddrop_with_the_same_draws(num_tasks, num_params) -> None:
+    jacobian = matrix("conflicting", num_tasks, num_params, seed=10)
+    found = answer(GradDrop("sum", leak=0.25, seed=7), jacobian)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        close(found, jd.GradDrop(leak=torch.full((num_tasks,), 0.25, dtype=torch.float64))(jacobian), 1e-12)
+
+
+def test_smoothed_weights_over_some_steps() -> None:
+    ours = make_aggregator("smoothed:aligned_mtl", smoothing=0.7)
+    theirs = jd.GramianWeightedAggregator(jd.CRMOGMWeighting(jd.AlignedMTLWeighting(), alpha=0.7))
+    for step in range(4):
+        jacobian = matrix("conflicting", 5, 20, seed=step)
+        close(answer(ours, jacobian), theirs(jacobian), 1e-8)

@@ -1,31 +1,14 @@
 """The table of promises: what each method claims, checked on every family of matrices."""
 
-import importlib
-
 import pytest
 import torch
 
 from mtrl import AGGREGATORS, GramianAggregator, make_aggregator, solvers
+from mtrl.aggregators import WRAPPERS, aligned_mtl
 from mtrl.testing import CHECKS, Promises, _NoWaiting, check_aggregator, matrix
+from tests.mtrl.promises import PROMISES
 
 torch.set_num_threads(1)
-
-PROMISES = {
-    "mean": Promises(),
-    "pcgrad": Promises(non_conflicting="two tasks", permutation=False),
-    "pcgrad-direction": Promises(non_conflicting="two tasks", permutation=False),
-    "pcgrad-magnitude": Promises(permutation=False),
-    "pcgrad-fixed": Promises(non_conflicting="two tasks", permutation=False),
-    "gradvac": Promises(permutation=False),
-    "mocograd": Promises(permutation=False),
-    "cagrad": Promises(),
-    "mgda": Promises(non_conflicting="always"),
-    "imtl_g": Promises(),
-    "nash_mtl": Promises(non_conflicting="always"),
-    "aligned_mtl": Promises(),
-    "gradnorm": Promises(),
-    "famo": Promises(),
-}
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -35,7 +18,8 @@ def test_promise(name, check) -> None:
 
 
 def test_no_method_is_left_out() -> None:
-    assert PROMISES.keys() == AGGREGATORS.keys()
+    assert {name for name in PROMISES if ":" not in name} == AGGREGATORS.keys()
+    assert all(any(f"{wrapper}:" in name for name in PROMISES) for wrapper in WRAPPERS)
 
 
 def test_who_may_be_captured_and_who_looks_back() -> None:
@@ -50,16 +34,16 @@ def test_who_may_be_captured_and_who_looks_back() -> None:
     assert not OfMyOwn.capturable
 
 
-@pytest.mark.parametrize("name", ["imtl_g", "aligned_mtl"])
+@pytest.mark.parametrize("name", ["imtl_g", "config", "aligned_mtl"])
 def test_the_path_of_devices_waits_for_nothing(name, monkeypatch) -> None:
-    """On the CPU these two call LAPACK; elsewhere Jacobi's method, with the same answers."""
-    module = importlib.import_module(f"mtrl.aggregators.{name}")
+    """On the CPU these call LAPACK; elsewhere Jacobi's method, with the same answers."""
     monkeypatch.setattr(_NoWaiting, "WAITING", _NoWaiting.WAITING | {"linalg_eigh", "_linalg_eigh"})
     jacobian = matrix("conflicting", 5, 12)
     expected = make_aggregator(name)(jacobian, torch.ones(5))
     with pytest.raises(AssertionError, match="found _linalg_eigh"):
         CHECKS["no waiting"](lambda: make_aggregator(name), Promises())
-    monkeypatch.setattr(module, "eigh", solvers.jacobi_eigh)
+    for module in (solvers, aligned_mtl):
+        monkeypatch.setattr(module, "eigh", solvers.jacobi_eigh)
     CHECKS["no waiting"](lambda: make_aggregator(name), Promises())
     torch.testing.assert_close(make_aggregator(name)(jacobian, torch.ones(5)), expected)
 

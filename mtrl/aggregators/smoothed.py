@@ -1,0 +1,53 @@
+"""Smoothed weights: do not let one batch decide how much a task counts."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtrl.aggregators.base import GramianAggregator
+from mtrl.aggregators.shared import check_tasks, in_range
+
+
+class Smoothed(GramianAggregator):
+    """Average the weights of another method over the updates.
+
+    Zhou et al. 2022, "On the Convergence of Stochastic Multi-Objective Gradient Manipulation and Beyond" (NeurIPS), the
+    correction that makes CR-MOGM: weights = smoothing * weights before + (1 - smoothing) * the method's own. Weights
+    that a method computes from a batch depend on its noise, so their product with the gradients of the same batch is
+    biased; averaged weights hardly do. The first call takes the method's own. The paper lets `smoothing` grow as the
+    learning rate falls; here it stays.
+
+    What a method promises of one update (to conflict with no task, or its length) holds for the average no longer.
+    Weights that are not finite are not remembered.
+
+    Use it when batches are small and the method's weights jump from update to update, as those of solvers do.
+
+    :param smoothing: how much of the weights before stays, in [0, 1).
+    """
+
+    average: Tensor  # (T,), float64, NaN until the first call
+
+    def __init__(self, smoothing: float = 0.9, **options: Any) -> None:
+        super().__init__(**options)
+        self.smoothing = in_range("smoothing", smoothing, 0, 1, below=True)
+        self.register_buffer("average", torch.empty(0, dtype=torch.float64))
+
+    def reset(self, num_tasks: int, num_params: int) -> None:
+        """Start over with the method, and forget its weights."""
+        super().reset(num_tasks, num_params)
+        self.average = self.average.new_full((num_tasks,), torch.nan)
+
+    def weights(
+        self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, " tasks"]:
+        """The method's weights, averaged with those before."""
+        if not len(self.average):
+            self.reset(len(gramian), 0)
+        check_tasks(len(self.average), len(gramian), self)
+        own = super().weights(gramian, losses)  # type: ignore[safe-super]  # the method's: see `wrapped`
+        averaged = torch.lerp(own, torch.where(self.average.isnan(), own, self.average), self.smoothing)
+        sound = averaged.isfinite().all() & gramian.isfinite().all()
+        self.average.copy_(torch.where(sound, averaged, self.average))
+        return averaged
