@@ -40,8 +40,8 @@ class GradDrop(Drawing):
         self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " params"]:
         """Mask, then reduce; where all gradients are zero, the purity is NaN and nothing passes."""
-        device = self.generator.device
-        levels = torch.rand(jacobian.shape[1], generator=self.generator, dtype=jacobian.dtype, device=device)
+        device = self.generator.device  # in float32 whatever the gradients are: other types draw other numbers
+        levels = torch.rand(jacobian.shape[1], generator=self.generator, dtype=torch.float32, device=device)
         positive = (1 + jacobian.sum(0) / jacobian.abs().sum(0)) / 2 > levels.to(jacobian.device, non_blocking=True)
         passes = (jacobian > 0) == positive
         return self.reduce((self.leak + (1 - self.leak) * passes) * jacobian)

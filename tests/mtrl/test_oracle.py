@@ -162,11 +162,11 @@ def test_config(family, num_tasks, num_params) -> None:
 
 @every_size
 def test_graddrop_with_the_same_draws(num_tasks, num_params) -> None:
-    jacobian = matrix("conflicting", num_tasks, num_params, seed=10)
+    jacobian = matrix("conflicting", num_tasks, num_params, seed=10).float()
     found = answer(GradDrop("sum", leak=0.25, seed=7), jacobian)
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        close(found, jd.GradDrop(leak=torch.full((num_tasks,), 0.25, dtype=torch.float64))(jacobian), 1e-12)
+        close(found, jd.GradDrop(leak=torch.full((num_tasks,), 0.25))(jacobian), 1e-6)
 
 
 def test_smoothed_weights_over_some_steps() -> None:
