@@ -275,7 +275,8 @@ def print_overview() -> None:
         for name, summary in rows.items():
             table.add_row(f"  {name}", summary)
         console.print(strong(title), table, "", sep="\n")
-    console.print("Also torchjd:NAME for TorchJD's aggregators, and path/to/file.py:NAME for one of your own.\n")
+    console.print("Also torchjd:NAME for TorchJD's aggregators, and path/to/file.py:NAME for one of your own.")
+    console.print(f"Around one that sees inner products: {', '.join(f'{wrapper}:NAME' for wrapper in WRAPPERS)}.\n")
 
 
 def first_line(kind: type) -> str:
