@@ -17,7 +17,7 @@ FORMER = {"mean-rescaled": "pcgrad-magnitude"}  # names that were given up -> th
 
 
 def aggregator_class(name: str) -> type[Aggregator]:
-    """Return the class called `name` in `AGGREGATORS`, `torchjd:NAME`, `path/file.py:NAME`, or `WRAPPER:` and one of these.
+    """Return the class called `name` in `AGGREGATORS`, `torchjd:NAME`, `path/file.py:NAME`, or `WRAPPER:` and such.
 
     :raises ValueError: if there is no such class; the message says what was expected.
     :raises ImportError: if TorchJD is not installed; the message says how to install it.

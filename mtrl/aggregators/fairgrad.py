@@ -43,7 +43,7 @@ class FairGrad(SolverAggregator):
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
-        """The alpha-fair weights at the mean's length; one more in `fallbacks` should the residual exceed 1e-6."""
+        """Return the weights at the length of the mean; one more in `fallbacks` should the residual exceed 1e-6."""
         weights, residual = bargaining_weights(gramian, self.alpha)
         self.count(~(residual <= 1e-6))
         if self.rescale:

@@ -18,7 +18,7 @@ def foreign_name(kind: type[Aggregator]) -> str | None:
 
 
 def remember(kind: type[Aggregator], name: str) -> type[Aggregator]:
-    """The class, which `foreign_name` knows by this name from now on."""
+    """Let `foreign_name` know the class by this name, and return it."""
     _NAMES[kind] = name
     return kind
 

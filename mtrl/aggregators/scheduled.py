@@ -39,7 +39,7 @@ class Scheduled(GramianAggregator):
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
-        """The method's weights if it is its turn, else those of the mean, or sum."""
+        """Return the method's weights if it is its turn, else those of the mean, or sum."""
         own = super().weights(gramian, losses)  # type: ignore[safe-super]  # the method's: see `wrapped`
         number = self.updates - self.start
         self.updates += 1

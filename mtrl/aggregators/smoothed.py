@@ -42,7 +42,7 @@ class Smoothed(GramianAggregator):
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
-        """The method's weights, averaged with those before."""
+        """Return the method's weights, averaged with those before."""
         if not len(self.average):
             self.reset(len(gramian), 0)
         check_tasks(len(self.average), len(gramian), self)

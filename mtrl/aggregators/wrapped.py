@@ -13,7 +13,7 @@ from mtrl.aggregators.base import Aggregator, GramianAggregator
 
 @cache
 def wrapped(wrapper: type[GramianAggregator], kind: type[Aggregator], name: str) -> type[Aggregator]:
-    """A class whose objects are `kind`'s with `wrapper` around them, with the options of both.
+    """Make the class whose objects are `kind`'s with `wrapper` around them, with the options of both.
 
     :param name: what it is called, for errors.
     :raises ValueError: if `kind` is none that weighs gradients by their products, or has this wrapper already.
@@ -56,6 +56,6 @@ def wrapped(wrapper: type[GramianAggregator], kind: type[Aggregator], name: str)
 
 
 def _text(kind: type) -> tuple[str, str]:
-    """What a docstring says, and its parameters."""
+    """Split a docstring into what it says and its parameters."""
     text, mark, parameters = (inspect.getdoc(kind) or kind.__name__).partition(":param")
     return text.strip(), mark + parameters
