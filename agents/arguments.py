@@ -35,6 +35,7 @@ class Arguments(AgentSettings):
     critic_aggregator_kwargs: dict[str, Any] | None = None
     _: KW_ONLY
     capture: bool = False
+    compile: bool = False
     tensorboard_log: str | None = None
     policy_kwargs: dict[str, Any] | None = None
     replay_buffer_kwargs: dict[str, Any] | None = None
@@ -95,8 +96,11 @@ class Arguments(AgentSettings):
                 f"critic_aggregator_kwargs={self.critic_aggregator_kwargs} are options of a critic_aggregator, and "
                 "none is named: name it, or give aggregator_kwargs, for both networks."
             )
-        if not isinstance(self.capture, bool):
-            raise ValueError(f"capture is True or False, found {self.capture!r}.")
+        for name in ("capture", "compile"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name} is True or False, found {value!r}.")
+        if self.capture and self.compile:
+            raise ValueError("capture is for CUDA, compile for a CPU: expected at most one of them, found both.")
         networks = network_settings(policy_kwargs)
         check_together(settings, networks)
         warn_of_range(settings, networks, stacklevel=5)

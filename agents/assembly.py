@@ -17,6 +17,7 @@ from agents.collecting.replay import TaskReplayBuffer
 from agents.collecting.rollout import Collection
 from agents.collecting.stopwatch import Stopwatch
 from agents.device.captured import CapturedUpdates
+from agents.device.compiled import CompiledUpdates
 from agents.fields import taken_by
 from agents.learning.aggregation import build_aggregator
 from agents.learning.guard import FiniteGuard
@@ -92,6 +93,7 @@ class Assembly:
         target_entropy: float,
         timed: Stopwatch,
         capture: bool,
+        compile: bool,
     ) -> Parts:
         """Return the parts, for aggregators of actor and critic."""
         options, tasks, device = asdict(self.settings), len(self.task_names), self.buffer.rows.device
@@ -111,7 +113,7 @@ class Assembly:
         noted = NotedUpdate(
             update, self.buffer, metrics, FiniteGuard(self.task_names, device, self.buffer.first_not_finite)
         )
-        captured = CapturedUpdates(noted) if capture else None
+        captured = CompiledUpdates(noted) if compile else CapturedUpdates(noted) if capture else None
         rounds = UpdateRounds(noted, captured, **taken_by(UpdateRounds, options))
         return Parts(scale, update, metrics, noted.guard, captured, rounds, self._collection(timed, captured))
 

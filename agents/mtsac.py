@@ -48,6 +48,8 @@ class MTSAC(SAC):
     :param aggregator: a name that `mtrl.make_aggregator` knows (options in `aggregator_kwargs`), or an instance.
     :param critic_aggregator: the critics', likewise; None: a second instance of the actor's.
     :param capture: replay updates as captured CUDA graphs (`agents.device.captured`). Not saved: give it at `load`.
+    :param compile: on a CPU, compile updates, which takes a minute and a C++ compiler (`agents.device.compiled`). Not
+        saved, either.
     :param replay_buffer_kwargs: `seed` and `dtype` of `agents.TaskReplayBuffer`; the rest follows from the settings.
     :param settings: and each of its fields is a keyword, too, such as `learning_rate=1e-3`, which comes first.
     :raises TypeError: for a keyword that is no setting.
@@ -69,7 +71,7 @@ class MTSAC(SAC):
     def __init__(self, *args: Any, **keywords: Any):
         given = Arguments.of_call(type(self).__name__, args, keywords)
         self.settings = given.checked(keywords)
-        self.capture = given.capture
+        self.capture, self.compile = given.capture, given.compile
         self.timed = Stopwatch("env", "act", "learn", "evaluate")
         self.seconds = self.timed.seconds
         self._exported: dict[str, Any] | None = None  # state of the parts, in Stable-Baselines3's format
@@ -116,7 +118,7 @@ class MTSAC(SAC):
         else:
             self.ent_coef_tensor = temperatures.values()
         self.aggregator, self.critic_aggregator = both = assembly.aggregators(*self._given)
-        parts = assembly.parts(both, temperatures, self.target_entropy, self.timed, self.capture)
+        parts = assembly.parts(both, temperatures, self.target_entropy, self.timed, self.capture, self.compile)
         self.return_scale, self.update, self.task_metrics, self.guard = parts[:4]
         self.captured, self.rounds, self.collection = parts[4:]
         if self._exported is not None:
@@ -293,7 +295,7 @@ class MTSAC(SAC):
         self.collection.load_state_dict(collected, observations)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "capture", *PARTS]
+        return [*super()._excluded_save_params(), "capture", "compile", *PARTS]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

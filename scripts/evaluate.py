@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     if request.json:
         check_output("--json", request.json)
         check_not_of_a_run("--json", request.json)
-    config = resolve(replace(run.config, device=request.device, capture=False, workers=request.workers))
+    config = resolve(replace(run.config, device=request.device, capture=False, compile=False, workers=request.workers))
     source, agent = run.load_agent(request.best, config.device)
     with contextlib.closing(make_evaluation_env(config, run.goals)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")

@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 
-from agents.device.graphs import CudaGraphs, Graphs, Replays
+import mtrl
+from agents.device.graphs import WARM_UP, CudaGraphs, Graphs, Replays
 from agents.learning.rounds import NotedUpdate
 from agents.learning.update import Turn
 
@@ -32,10 +33,11 @@ class CapturedUpdates:
     """Makes updates by replaying graphs, after a few eager ones; eagerly for good if that cannot be.
 
     :param graphs: what captures; CUDA unless given.
+    :param warm_up: eager updates before a capture.
     :raises ValueError: if the update is not made on a CUDA device.
     """
 
-    def __init__(self, update: NotedUpdate, graphs: Graphs | None = None):
+    def __init__(self, update: NotedUpdate, graphs: Graphs | None = None, warm_up: int = WARM_UP):
         device = update.number.device
         if graphs is None and device.type != "cuda":
             raise ValueError(
@@ -44,8 +46,8 @@ class CapturedUpdates:
         self.update = update
         aggregators = update.update.aggregators
         methods = ", ".join(f"{name}: {type(method).__name__}" for name, method in aggregators.items())
-        self.replays = Replays(graphs or CudaGraphs(device), f"The update ({methods})")
-        if eager := [type(method).__name__ for method in aggregators.values() if not method.capturable]:
+        self.replays = Replays(graphs or CudaGraphs(device), f"The update ({methods})", warm_up)
+        if eager := [type(method).__name__ for method in aggregators.values() if not self.holds(method)]:
             self.replays.refused = True
             warnings.warn(
                 f"Updates run eagerly, slower and otherwise the same: {' and '.join(dict.fromkeys(eager))} may ask the "
@@ -66,6 +68,10 @@ class CapturedUpdates:
         self.replays.run((batch_size, turn), partial(self.update, batch_size, turn), self._generators())
         if exchanged:
             self._held = self._state()
+
+    def holds(self, method: mtrl.Aggregator) -> bool:
+        """Whether a graph can hold the method."""
+        return method.capturable
 
     def hold_learning_rate(self) -> None:
         """Put the number that Stable-Baselines3 gave to the optimizers into the tensor that the graphs read."""

@@ -101,10 +101,11 @@ class Replays:
     """Functions that are run eagerly a few times and replayed as graphs from then on; all eagerly if one cannot be.
 
     :param what: is captured, for the warning if it cannot be: "Acting".
+    :param warm_up: so many eager runs come first.
     """
 
-    def __init__(self, graphs: Graphs, what: str):
-        self.graphs, self.what = graphs, what
+    def __init__(self, graphs: Graphs, what: str, warm_up: int = WARM_UP):
+        self.graphs, self.what, self.warm_up = graphs, what, warm_up
         self.refused = False  # a capture broke off: everything runs eagerly
         self._warm = 0
         self._captured: dict[Hashable, Graph] = {}
@@ -116,7 +117,7 @@ class Replays:
         """
         if self.refused:
             update()
-        elif self._warm < WARM_UP:
+        elif self._warm < self.warm_up:
             self._warm += 1
             self.graphs.warm_up(update)
         elif key in self._captured and not self._captured[key].stale:

@@ -107,7 +107,7 @@ def check_load(
     own = inspect.signature(kind).parameters.keys() - {"env", "device", "settings", "_init_setup_model"}
     refuse_unknown(f"{kind.__name__}.load", changes, own)
     if trust:
-        if others := changes.keys() - {"tensorboard_log", "verbose", "capture"}:
+        if others := changes.keys() - {"tensorboard_log", "verbose", "capture", "compile"}:
             raise ValueError(
                 f"{', '.join(others)} cannot change with trust=True: load the file as it is, save it, load that."
             )

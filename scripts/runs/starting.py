@@ -76,7 +76,7 @@ def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
     else:
         with usage_errors():
             kind = ALGORITHMS[config.algorithm].kind
-            changes |= taken_by(kind, {"capture": config.capture})
+            changes |= taken_by(kind, {"capture": config.capture, "compile": config.compile})
             agent = load_checkpoint(checkpoint, env, config.device, kind, run_code=request.run_code, **changes)
             require_settings(run.config, settings_state(agent), checkpoint)
     room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
@@ -107,7 +107,7 @@ def introduce(session: Session) -> None:
     """Say what is about to happen: protocol, settings that matter, memory."""
     config, env, console = session.run.config, session.env, session.console
     console.print(session.run.protocol.table())
-    captured = ", updates captured as graphs" if config.capture else ""
+    captured = ", updates captured as graphs" if config.capture else ", updates compiled" if config.compile else ""
     console.print(
         f"{plain(config.method)} on {config.device}{captured}; "
         f"torch threads: {config.threads}, workers: {env.num_workers}"

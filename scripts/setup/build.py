@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +29,9 @@ from scripts.common.usage import UsageError, check_folder, usage_errors
 from scripts.setup.config import TrainConfig
 from scripts.setup.trust import suite_code
 
+LONG = 10_000  # updates: compiling takes the time that so many gain
+NO_COMPILER = "expected a C++ compiler, $CXX or g++; found none. Install g++."
+
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """Replace `auto` by what this machine has, so that the saved config says what was used; fit this process to it.
@@ -38,7 +44,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     threads = min(torch.get_num_threads(), machine.cores()) if config.threads == "auto" else config.threads
     torch.set_num_threads(threads)
     keep_freed_memory()
-    return replace(config, device=device, capture=capture, threads=threads, precision=resolve_precision(config, device))
+    compile, precision = resolve_compile(config, device), resolve_precision(config, device)
+    return replace(config, device=device, capture=capture, compile=compile, threads=threads, precision=precision)
 
 
 def require_device(device: str) -> None:
@@ -58,6 +65,29 @@ def resolve_capture(capture: Literal["auto"] | bool, device: str) -> bool:
         asked = str(capture).lower()
         raise UsageError(f"--capture {asked}: expected a CUDA device, as graphs are CUDA's; found {device}. Use auto.")
     return capture
+
+
+def resolve_compile(config: TrainConfig, device: str) -> bool:
+    """Whether updates are compiled: auto is yes for `LONG` runs on a CPU with a C++ compiler, and warns if that is all
+    that is missing. Raises UsageError if they are to be and cannot."""
+    if config.compile == "auto":
+        updates = config.steps_per_task // config.train_freq * config.gradient_steps
+        if device != "cpu" or updates < LONG:
+            return False
+        if not find_compiler():
+            warnings.warn(f"Updates are not compiled, so slower: {NO_COMPILER}", RuntimeWarning, stacklevel=2)
+            return False
+        return True
+    if config.compile and device != "cpu":
+        raise UsageError(f"--compile true: expected the CPU, as Inductor's C++ is for it; found {device}. Use auto.")
+    if config.compile and not find_compiler():
+        raise UsageError(f"--compile true: {NO_COMPILER}")
+    return config.compile
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler that compiled updates need."""
+    return shutil.which(os.environ.get("CXX") or "g++")
 
 
 def resolve_precision(config: TrainConfig, device: str) -> Precision:
@@ -157,7 +187,7 @@ def make_agent(config: TrainConfig, env: TaskVecEnv) -> MTSAC:
     with usage_errors():
         capture, settings = resolve_capture(config.capture, config.device), agent_settings(config, env.num_tasks)
         kind = ALGORITHMS[config.algorithm].kind
-        own = taken_by(kind, {"capture": capture, **settings})
+        own = taken_by(kind, {"capture": capture, "compile": config.compile is True, **settings})
         shared = {name: settings[name] for name in settings_of(AgentSettings)}
         return kind("MlpPolicy", env, device=config.device, **{**shared, **own})
 

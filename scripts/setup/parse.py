@@ -57,8 +57,9 @@ class Resume:
                 "result. Train anew without STEPS, or set it to go on with the trial."
             )
         changed = replace(config, progress=self.progress, **self.changes)
-        if changed.device != config.device and "capture" not in self.changes:
-            changed = replace(changed, capture="auto")
+        if changed.device != config.device:
+            capture = self.changes.get("capture", "auto")
+            changed = replace(changed, capture=capture, compile="auto")
         with usage_errors():
             check(changed)
         return changed

@@ -149,6 +149,7 @@ MORE = {  # settings whose names stand in more files than their field and their 
     "n_steps": "Stable-Baselines3's SAC has one of its own, which stays 1",
     "ent_coef": "Stable-Baselines3's, whose text of a flag, value of a file and column of a table have its name",
     "seed": "whatever draws has one",
+    "weight_decay": "torch's kernel of Adam, which is compiled as operations, has an argument of this name",
 }
 
 

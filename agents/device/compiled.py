@@ -1,0 +1,260 @@
+"""Updates compiled for the CPU: one graph of the update's operations, which torch's Inductor fuses into C++ kernels.
+
+An update is recorded as a CUDA graph would be (`agents.device.captured`), as operations on tensors that stay where they
+are; so whatever makes it up (modules, tapes, hooks, autograd) may be as it is. Three things stay outside of the graph:
+
+- random numbers are drawn before it runs, from the same generators and in the same order;
+- what a method makes of the Gramian stays eager, as one call: it is small, and may ask the host;
+- the first update, in which the optimizers make their moments, and updates that measure conflict.
+
+Matrix products are those of the eager update, what lies between them is rounded elsewhere: 1e-6, not bit for bit. Runs
+with compiled updates equal each other bit for bit, resumed ones included. Gradients must be longer than 1e-13 and
+shorter than 1e18, as on a device.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import mtrl
+from agents.device.captured import CapturedUpdates
+from agents.device.graphs import Update
+from agents.learning.rounds import NotedUpdate
+from agents.learning.update import Turn
+
+_methods: list[mtrl.Aggregator] = []  # whose weights the running graph asks for, by their number; none while recording
+
+
+@torch.library.custom_op("mtrl_surgery::weights", mutates_args=())
+def _weights(gramian: Tensor, losses: Tensor, method: int) -> Tensor:
+    """Answer for `GramianAggregator.weights` in a graph."""
+    if not _methods:  # any answer will do, and the method's state stays as it is
+        return gramian.new_full((len(gramian),), 1 / len(gramian))
+    aggregator = _methods[method]
+    assert isinstance(aggregator, mtrl.GramianAggregator)
+    return type(aggregator).weights(aggregator, gramian, losses).detach().to(gramian.dtype).clone()
+
+
+@_weights.register_fake
+def _(gramian: Tensor, losses: Tensor, method: int) -> Tensor:
+    return gramian.new_empty(len(gramian))
+
+
+class CompiledUpdates(CapturedUpdates):
+    """Makes updates by calling compiled graphs, from the second on; eagerly for good if that cannot be."""
+
+    def __init__(self, update: NotedUpdate):
+        super().__init__(update, CompiledGraphs(tuple(update.update.aggregators.values())), warm_up=0)
+
+    def __call__(self, batch_size: int, turn: Turn) -> None:
+        """One update with `batch_size` rows per task."""
+        if any(each is None for each in self._state()):  # not by the count of calls: a resumed run has its moments
+            self.update(batch_size, turn)
+        else:
+            super().__call__(batch_size, turn)
+
+    def holds(self, method: mtrl.Aggregator) -> bool:
+        """Any method that needs the Gramian alone, as its weights are computed outside."""
+        return method.capturable or (isinstance(method, mtrl.GramianAggregator) and not method.looks_back)
+
+
+class CompiledGraphs:
+    """Traces updates and compiles them.
+
+    :param aggregators: whose weights are not part of a graph, if they are made of the Gramian.
+    """
+
+    def __init__(self, aggregators: Sequence[mtrl.Aggregator]):
+        self.aggregators = aggregators
+
+    def warm_up(self, update: Update) -> None:
+        """Run an update."""
+        update()
+
+    def capture(self, update: Update, generators: Sequence[torch.Generator]) -> CompiledGraph:
+        """Trace an update, leave no trace of it, and compile it.
+
+        :raises RuntimeError: if that cannot be, whatever the reason.
+        """
+        recorder = _Recorder([torch.default_generator, *generators])
+        try:
+            with self._weights_outside(), recorder:
+                update()
+        except Exception as error:  # an operation that a graph cannot hold, whichever it is
+            raise RuntimeError(_in_one_line(error)) from error
+        finally:
+            recorder.undo()
+        return CompiledGraph(recorder, self.aggregators)
+
+    @contextmanager
+    def _weights_outside(self) -> Iterator[None]:
+        """Inside, Gramian methods answer through the operation that a graph can hold."""
+        outside = [(i, each) for i, each in enumerate(self.aggregators) if isinstance(each, mtrl.GramianAggregator)]
+        for number, method in outside:
+            method.weights = partial(_weights, method=number)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for _, method in outside:
+                del method.weights
+
+
+class CompiledGraph:
+    """A traced update, compiled: a call runs it.
+
+    :raises RuntimeError: if Inductor or the C++ compiler fail.
+    """
+
+    stale = False
+
+    def __init__(self, recorded: _Recorder, aggregators: Sequence[mtrl.Aggregator]):
+        self._draws, self._tensors, self._aggregators = recorded.draws, recorded.inputs, aggregators
+        try:
+            self._run = compiled(recorded.module(), self._tensors)
+        except Exception as error:  # no compiler, an operation that Inductor does not know ...: whatever it is
+            raise RuntimeError(_in_one_line(error)) from error
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Draw the random numbers, then run the graph on the tensors that it was traced on."""
+        for drawn, draw in self._draws:
+            drawn.copy_(draw())
+        _methods[:] = self._aggregators
+        try:
+            self._run(*self._tensors)
+        finally:
+            _methods.clear()
+
+
+@torch.no_grad()
+def compiled(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+    """Make machine code of the graph, or take it from torch's cache if the same was compiled before."""
+    from torch._inductor import config  # here, as it takes a second
+    from torch._inductor.compile_fx import compile_fx
+
+    with config.patch(compile_threads=1):  # no processes that would outlive a signal
+        run: Any = compile_fx(graph, inputs)
+    return run
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+DRAWING = ("rand", "randn", "rand_like", "randn_like", "randint", "randperm")
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes the operations that run inside it down as a graph, whose inputs are the tensors from outside.
+
+    Random numbers come from outside, too, and what is overwritten is remembered.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator]):
+        super().__init__()
+        self.inputs: list[Tensor] = []
+        self.draws: list[tuple[Tensor, Callable[[], Tensor]]] = []  # inputs, and what draws them anew
+        self._graph = fx.Graph()
+        self._nodes: dict[int, fx.Node] = {}
+        self._alive: list[Tensor] = []  # so that no id comes twice
+        self._last_input: fx.Node | None = None
+        self._generators = [(generator, generator.get_state()) for generator in generators]
+        self._overwritten: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs, name = kwargs or {}, func.__name__.partition(".")[0]
+        if torch.Tag.data_dependent_output in func.tags:
+            raise RuntimeError(f"operation not permitted in a graph: {func} asks for a number")
+        if name.startswith("_record_function"):  # the optimizers' marks for torch.profiler
+            return func(*args, **kwargs)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            if name not in DRAWING:
+                raise RuntimeError(f"operation not permitted in a graph: the random numbers of {func}")
+            drawn = func(*args, **kwargs)
+            self.draws.append((drawn, lambda: func(*args, **kwargs)))
+            return drawn
+        written = [value for each, value in zip(func._schema.arguments, args, strict=False) if each.is_write]
+        self._overwritten += [(each.detach(), each.detach().clone()) for each in tree_leaves(written)]
+        if name in ("_fused_adam_", "_fused_adamw_"):
+            with self:
+                return fused_adam(*args, **kwargs, decoupled=name == "_fused_adamw_")
+        node = self._graph.call_function(func, *tree_map_only(Tensor, self._node_of, (args, kwargs)))
+        answer = func(*args, **kwargs)
+        if isinstance(answer, Tensor):
+            self._remember(answer, node)
+        elif isinstance(answer, tuple | list):
+            for i, each in enumerate(answer):
+                if isinstance(each, Tensor):
+                    self._remember(each, self._graph.call_function(operator.getitem, (node, i)))
+        return answer
+
+    def _node_of(self, tensor: Tensor) -> fx.Node:
+        if id(tensor) not in self._nodes:
+            with self._graph.inserting_after(self._last_input):
+                self._last_input = self._graph.placeholder(f"tensor_{len(self.inputs)}")
+            self.inputs.append(tensor.detach())
+            self._remember(tensor, self._last_input)
+        return self._nodes[id(tensor)]
+
+    def _remember(self, tensor: Tensor, node: fx.Node) -> None:
+        self._nodes[id(tensor)] = node
+        self._alive.append(tensor)
+
+    def module(self) -> fx.GraphModule:
+        """Return the graph as a function of `inputs` that answers nothing, and let go of all other tensors."""
+        self._graph.output([])
+        self._graph.lint()
+        self._alive, self._nodes = [], {}
+        return fx.GraphModule(torch.nn.Module(), self._graph)
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put everything back as it was before."""
+        for tensor, before in reversed(self._overwritten):
+            tensor.copy_(before)
+        for generator, state in self._generators:
+            generator.set_state(state)
+        self._overwritten = []
+
+
+def fused_adam(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    means: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    largest: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    *,
+    lr: float | Tensor,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+    eps: float,
+    amsgrad: bool,
+    maximize: bool,
+    decoupled: bool,
+    **scaling: Tensor | None,
+) -> None:
+    """torch's fused Adam, or AdamW (`decoupled`), in operations that Inductor can fuse with others.
+
+    :raises NotImplementedError: for the options that no setting of ours has.
+    """
+    if amsgrad or maximize or (weight_decay and not decoupled) or any(each is not None for each in scaling.values()):
+        raise NotImplementedError("Adam with amsgrad, maximize, scaled gradients or weights that decay in them")
+    count = steps[0].double()  # as in torch's kernel: 1 - beta2^n has few digits left in float32
+    rate, root = lr / (1 - beta1**count), (1 - beta2**count).sqrt()
+    for parameter, gradient, mean, square in zip(parameters, gradients, means, squares, strict=True):
+        if weight_decay:
+            parameter.mul_(1 - lr * weight_decay)
+        mean.lerp_(gradient, 1 - beta1)
+        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        parameter.sub_(rate * mean / (square.sqrt() / root + eps))

@@ -1,0 +1,151 @@
+"""A compiled update is the eager one to rounding; a run with compiled updates is one run, however often it resumes.
+
+Most tests run the traced graphs as they are, which takes no compiler; one compiles.
+"""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import envs.toy
+import mtrl
+from agents import load_checkpoint, save_checkpoint
+from agents.device import compiled
+from tests.agents import test_capture
+from tests.agents.test_capture import assert_bit_equal, eagerly, state_of
+from tests.agents.test_value_learning import EVERYTHING
+from tests.helpers import SMALL, tensors, toy_agent
+
+SETTINGS = {**test_capture.SETTINGS, "log_conflicts": 0}  # the curvature is noise in float32
+STEPS = 30
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Graphs are traced and run by torch's interpreter of them; the list of them."""
+    graphs = []
+    monkeypatch.setattr(compiled, "compiled", lambda graph, inputs: graphs.append(graph) or graph)
+    return graphs
+
+
+def assert_close(first, second):
+    pairs = list(zip(tensors(first), tensors(second), strict=True))
+    assert len(pairs) > 50
+    for ours, theirs in pairs:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "form"),
+    [
+        *((name, {}) for name in ("mean", "famo", "pcgrad", "nash_mtl", "mocograd")),
+        ("pcgrad", {"multi_head": True, "critic_layer_norm": True, "weight_decay": 0.1}),
+        ("pcgrad", {"actor_torso": "soft-modularization", "critic_torso": "soft-modularization", "n_critics": 1}),
+    ],
+    ids=str,
+)
+def test_compiled_updates_equal_eager_ones(traced, aggregator, form):
+    """Through a falling learning rate and two target patterns, random numbers included."""
+    settings = {"aggregator": aggregator, "policy_kwargs": {**SMALL, **form}}
+    eager = eagerly(STEPS, log_conflicts=0, **settings)
+    agent = toy_agent(compile=True, **SETTINGS, **settings)
+    agent.learn(2 * STEPS)
+    assert len(traced) == 2
+    assert not agent.captured.replays.refused
+    assert_close(eager, state_of(agent))
+
+
+def test_the_options_of_value_learning_are_compiled_too(traced):
+    settings = {**EVERYTHING, "reset_at": (28,), "return_scale": "brc", "aggregator": "pcgrad"}
+    eager = eagerly(STEPS, log_conflicts=0, **settings)
+    agent = toy_agent(compile=True, **SETTINGS, **settings)
+    agent.learn(2 * STEPS)
+    assert len(traced) >= 2
+    assert_close(eager, state_of(agent))
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "gradnorm"])
+def test_resuming_is_exact(traced, tmp_path, aggregator):
+    """The first update after a resume is compiled, as it was in the run that never stopped."""
+    settings = {**SETTINGS, "aggregator": aggregator, "learning_rate": 1e-3}
+    agent = toy_agent(compile=True, **settings)
+    agent.learn(2 * STEPS)
+    env = envs.toy.make(num_tasks=2, seed=0)
+    stopped = toy_agent(env, compile=True, **settings)
+    stopped.learn(2 * 25)
+    path = save_checkpoint(tmp_path, stopped, env)
+    env = envs.toy.make(num_tasks=2, seed=0)
+    resumed = load_checkpoint(path, env, device="cpu", compile=True)
+    before = len(traced)
+    resumed.learn(2 * (STEPS - 25), reset_num_timesteps=False)
+    assert len(traced) == before + 2
+    assert_bit_equal(state_of(agent), state_of(resumed))
+
+
+class WaitsWithTheJacobian(mtrl.MoCoGrad):
+    capturable = True
+
+    def forward(self, jacobian, losses):
+        return super().forward(jacobian, losses) * float(jacobian.isfinite().all().item())
+
+
+class LooksBack(mtrl.PCGrad):
+    def after_step(self, losses):
+        self.seen = losses
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (WaitsWithTheJacobian, "not permitted in a graph: .*asks for a number"),
+        (LooksBack, "LooksBack may ask the host"),
+    ],
+)
+def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(traced, kind, told):
+    eager = eagerly(STEPS, log_conflicts=0, aggregator=kind())
+    with pytest.warns(RuntimeWarning, match=told) as caught:
+        agent = toy_agent(aggregator=kind(), compile=True, **SETTINGS).learn(2 * STEPS)
+    assert len([w for w in caught if w.category is RuntimeWarning]) == 1
+    assert not traced
+    assert_bit_equal(eager, state_of(agent))
+
+
+def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
+    def fails(graph, inputs):
+        raise OSError("no g++\nand many lines more")
+
+    monkeypatch.setattr(compiled, "compiled", fails)
+    eager = eagerly(STEPS, log_conflicts=0, aggregator="mean")
+    agent = toy_agent(aggregator="mean", compile=True, **SETTINGS)
+    with pytest.warns(RuntimeWarning, match="OSError: no g\\+\\+$"):
+        agent.learn(2 * STEPS)
+    assert_bit_equal(eager, state_of(agent))
+
+
+def test_capture_and_compile_exclude_each_other():
+    with pytest.raises(ValueError, match="expected at most one of them"):
+        toy_agent(capture=True, compile=True)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_graph_compiles():
+    """A step of Adam with noise from a generator of its own: twice eagerly, twice compiled."""
+    torch.manual_seed(0)
+    start, ends = torch.randn(40), []
+    for compile in (False, True):
+        weight, generator = start.clone().requires_grad_(), torch.Generator().manual_seed(0)
+        optimizer = torch.optim.Adam([weight], lr=torch.tensor(0.1), fused=True)
+
+        def update(weight=weight, generator=generator, optimizer=optimizer):
+            loss = (weight - torch.randn(40, generator=generator)).square().sum()
+            (weight.grad,) = torch.autograd.grad(loss, weight)
+            optimizer.step()
+
+        update()
+        run = compiled.CompiledGraphs([]).capture(update, [generator]) if compile else update
+        run(), run()
+        ends.append(weight.detach())
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-6, atol=1e-6)
+    assert not torch.equal(ends[0], start)
