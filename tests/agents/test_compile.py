@@ -14,12 +14,11 @@ import envs.toy
 import mtrl
 from agents import load_checkpoint, save_checkpoint
 from agents.device import compiled
-from tests.agents import test_capture
-from tests.agents.test_capture import assert_bit_equal, eagerly, state_of
-from tests.agents.test_value_learning import EVERYTHING
-from tests.helpers import SMALL, tensors, toy_agent
+from tests import traced_graphs
+from tests.helpers import EVERYTHING, SMALL, assert_same_tensors, tensors, toy_agent
+from tests.traced_graphs import eagerly, state_of
 
-SETTINGS = {**test_capture.SETTINGS, "log_conflicts": 0}  # the curvature is noise in float32
+SETTINGS = {**traced_graphs.SETTINGS, "log_conflicts": 0}  # the curvature is noise in float32
 STEPS = 30
 
 
@@ -82,7 +81,7 @@ def test_resuming_is_exact(traced, tmp_path, aggregator):
     before = len(traced)
     resumed.learn(2 * (STEPS - 25), reset_num_timesteps=False)
     assert len(traced) == before + 2
-    assert_bit_equal(state_of(agent), state_of(resumed))
+    assert_same_tensors(state_of(agent), state_of(resumed))
 
 
 class WaitsWithTheJacobian(mtrl.MoCoGrad):
@@ -110,7 +109,7 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(traced, kind, tol
         agent = toy_agent(aggregator=kind(), compile=True, **SETTINGS).learn(2 * STEPS)
     assert len([w for w in caught if w.category is RuntimeWarning]) == 1
     assert not traced
-    assert_bit_equal(eager, state_of(agent))
+    assert_same_tensors(eager, state_of(agent))
 
 
 def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
@@ -122,7 +121,7 @@ def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
     agent = toy_agent(aggregator="mean", compile=True, **SETTINGS)
     with pytest.warns(RuntimeWarning, match="OSError: no g\\+\\+$"):
         agent.learn(2 * STEPS)
-    assert_bit_equal(eager, state_of(agent))
+    assert_same_tensors(eager, state_of(agent))
 
 
 def test_capture_and_compile_exclude_each_other():
