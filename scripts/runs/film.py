@@ -66,6 +66,7 @@ class Scene:
         draw.text((BORDER + 2, 3), self.name, fill=(255, 255, 255))
         if solved:
             draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=SUCCESS, width=BORDER)
+            draw.rectangle((0, image.height - 17, image.width, image.height), fill=SUCCESS)
             draw.text((BORDER + 2, image.height - 17), f"solved at step {self.solved_at}", fill=(255, 255, 255))
         return np.asarray(image)
 
