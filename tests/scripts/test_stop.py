@@ -147,7 +147,7 @@ def test_a_run_that_never_came_to_a_checkpoint_begins_anew(finished, tmp_path, m
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(copy):
     shutil.rmtree(copy / "checkpoints")
     before = (copy / "metrics.csv").read_bytes()
-    with pytest.raises(UsageError, match="Restore them from a copy"):
+    with pytest.raises(UsageError, match="restore it from a copy"):
         resume(copy, "--steps-per-task", "70")
     assert (copy / "metrics.csv").read_bytes() == before
 
