@@ -106,7 +106,6 @@ def check_sums(path: Path, pattern: str = "*.zip") -> None:
     """Compare the files of a checkpoint with its SHA256SUMS; one from before there were any passes.
 
     :param pattern: of the names of the files that it lists.
-
     :raises StateFileError: if a file is missing or was changed since it was written.
     """
     if not (path / SUMS).is_file():

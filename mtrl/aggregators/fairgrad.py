@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import SolverAggregator, in_range, length, on_scale, with_length
+from mtrl.aggregators.shared import SolverAggregator, in_range, on_scale, with_length_of_mean
 from mtrl.solvers import bargaining_weights
 
 
@@ -47,5 +46,5 @@ class FairGrad(SolverAggregator):
         weights, residual = bargaining_weights(gramian, self.alpha)
         self.count(~(residual <= 1e-6))
         if self.rescale:
-            weights = with_length(gramian, weights, length(gramian, torch.full_like(weights, 1 / len(weights))))
+            weights = with_length_of_mean(gramian, weights)
         return on_scale(weights, self.reduction)

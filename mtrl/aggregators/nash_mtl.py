@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import SolverAggregator, check_tasks, in_range, length, on_scale, with_length
+from mtrl.aggregators.shared import SolverAggregator, check_tasks, in_range, on_scale, with_length_of_mean
 from mtrl.solvers import bargaining_weights
 
 
@@ -58,7 +58,7 @@ class NashMTL(SolverAggregator):
         self.calls += 1
         weights = self.solution.clone() + 0 * gramian.diagonal().sum()  # not finite where a gradient is not
         if self.rescale:
-            weights = with_length(gramian, weights, length(gramian, torch.full_like(weights, 1 / len(weights))))
+            weights = with_length_of_mean(gramian, weights)
         return on_scale(weights, self.reduction)
 
     def get_extra_state(self) -> Tensor:

@@ -95,6 +95,13 @@ def with_length(
     return weights * torch.where(present == 0, 0.0, target / present)
 
 
+def with_length_of_mean(
+    gramian: Float[Tensor, "tasks tasks"], weights: Float[Tensor, " tasks"]
+) -> Float[Tensor, " tasks"]:
+    """Return the weights, scaled so that the update is as long as the mean of the gradients."""
+    return with_length(gramian, weights, length(gramian, torch.full_like(weights, 1 / len(weights))))
+
+
 def in_range(
     name: str,
     value: float | int,
