@@ -19,6 +19,8 @@ class Evaluation(NamedTuple):
     """Success at the last step."""
     returns: Float[np.ndarray, "tasks episodes"]
     lengths: Float[np.ndarray, "tasks episodes"]
+    steps_to_success: Float[np.ndarray, "tasks episodes"]
+    """Steps until the first success; NaN where there was none."""
 
     @property
     def task_success(self) -> Float[np.ndarray, " tasks"]:
@@ -59,6 +61,7 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
     names = tuple(getattr(env, "task_names", (f"task-{i}" for i in range(num_tasks))))
     outcomes: list[list[tuple[float, ...]]] = [[] for _ in range(num_tasks)]
     returns, lengths, ever = np.zeros(num_tasks), np.zeros(num_tasks, dtype=int), np.full(num_tasks, np.nan)
+    first = np.full(num_tasks, np.nan)
     observations = env.reset()
     while min(map(len, outcomes)) < episodes:
         if isinstance(observations, np.ndarray) and not (finite := np.isfinite(observations)).all():
@@ -70,11 +73,13 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
         lengths += 1
         now = np.array([info.get("success", info.get("is_success")) for info in infos], dtype=float)  # None: NaN
         ever = np.fmax(ever, now)
+        first = np.where(np.isnan(first) & (now > 0), lengths, first)
         for task in np.flatnonzero(dones):
             success = np.fmax(ever[task], float(infos[task].get("is_success", np.nan)))
             counted = {"r": returns[task], "l": lengths[task]}  # for environments without a Monitor
             episode = infos[task].get("episode", counted)
-            outcomes[task].append((success, now[task], episode["r"], episode["l"]))
-            returns[task], lengths[task], ever[task] = 0, 0, np.nan
+            steps = np.fmin(first[task], lengths[task]) if success > 0 else np.nan
+            outcomes[task].append((success, now[task], episode["r"], episode["l"], steps))
+            returns[task], lengths[task], ever[task], first[task] = 0, 0, np.nan, np.nan
     columns = np.array([rows[:episodes] for rows in outcomes]).transpose(2, 0, 1)
     return Evaluation(names, *columns)

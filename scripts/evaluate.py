@@ -20,7 +20,7 @@ from scripts.common.usage import UsageError, check_output
 from scripts.runs import Run
 from scripts.runs.files import check_not_of_a_run, write_json
 from scripts.runs.messages import success_table
-from scripts.runs.results import summarize
+from scripts.runs.results import group_means, summarize
 from scripts.setup.build import make_evaluation_env, resolve
 from scripts.setup.trust import require_trust, suite_code
 
@@ -64,7 +64,8 @@ def main(argv: Sequence[str]) -> int:
         summary = summarize(evaluate(agent, env, request.episodes))
     console = Screen()
     protocol = replace(run.protocol, episodes_final=request.episodes)
-    console.print(success_table(summary, f"{run.path.name} after {agent.steps_per_task:,} steps per task"))
+    groups = group_means(summary, protocol.benchmark)
+    console.print(success_table(summary, f"{run.path.name} after {agent.steps_per_task:,} steps per task", groups))
     console.print(f"Protocol {protocol.id}: deterministic, each goal once, success at any of {config.horizon} steps.")
     if request.json:
         write_json(
@@ -75,6 +76,7 @@ def main(argv: Sequence[str]) -> int:
                 "env_steps_per_task": agent.steps_per_task,
                 "protocol": {"id": protocol.id, **protocol.to_json()},
                 **summary,
+                "groups": groups,
             },
         )
     return 0

@@ -24,7 +24,8 @@ def make_run(path, success=None, status="finished", logs=False, **settings):
     run = Run.new(path, config, describe(config, TASKS, GOALS), GOALS).save()
     for step, rates in (HALF if success is None else success).items():
         outcomes = (np.arange(10) < np.round(np.array(rates)[:, None] * 10)).astype(float)
-        run.add_evaluation(step, Evaluation(TASKS, outcomes, outcomes * 0, outcomes * 100, outcomes * 0 + 500))
+        none = outcomes * 0
+        run.add_evaluation(step, Evaluation(TASKS, outcomes, none, outcomes * 100, none + 500, none + 60))
     if status == "failed":
         write_json(path / "postmortem.json", {"task": "push-v3"})
     else:

@@ -57,11 +57,15 @@ def way_back(run: Run, lower_rate: bool) -> str:
     return f"The last good checkpoint is {saved[-1]}. Go on from it{how}:\n  {resume_command(run)}{rate}"
 
 
-def success_table(summary: dict[str, Any], title: str) -> FittedTable:
-    """One line per task by name, the mean last."""
+def success_table(summary: dict[str, Any], title: str, groups: Mapping[str, Any] | None = None) -> FittedTable:
+    """One line per task by name, the mean last.
+
+    :param groups: what `results.group_means` gave: a line each, before the mean.
+    """
     episodes = next(iter(summary["tasks"].values()))["episodes"]
     rows = {name: _cells(row) for name, row in summary["tasks"].items()}
-    return _table(f"{title}, {episodes} episodes per task", rows, _cells(summary["mean"]))
+    means = {**(groups or {}), "mean": summary["mean"]}
+    return _table(f"{title}, {episodes} episodes per task", rows, {name: _cells(row) for name, row in means.items()})
 
 
 def training_table(metrics: Mapping[str, float], task_names: tuple[str, ...], title: str) -> FittedTable | None:
@@ -71,22 +75,33 @@ def training_table(metrics: Mapping[str, float], task_names: tuple[str, ...], ti
 
     def cells(suffix: str) -> list[str]:
         success, returns = (metrics.get(f"rollout/{name}{suffix}") for name in ("success", "return"))
-        return ["-" if success is None else f"{success:.2f}", "-", "-", "-" if returns is None else f"{returns:,.1f}"]
+        return [_number(success, ".2f"), "-", "-", _number(returns, ",.1f"), "-"]
 
     rows = {name: cells(f"/{name}") for name in task_names}
-    return _table(f"{title}\ntraining episodes, not an evaluation", rows, cells(""))
+    return _table(f"{title}\ntraining episodes, not an evaluation", rows, {"mean": cells("")})
 
 
-def _table(title: str, rows: Mapping[str, list[str]], mean: list[str]) -> FittedTable:
-    table = FittedTable("task", "success", "95 %", "at last step", "return", title=title)
+def _table(title: str, rows: Mapping[str, list[str]], means: Mapping[str, list[str]]) -> FittedTable:
+    table = FittedTable("task", "success", "95 %", "at last step", "return", "steps to success", title=title)
     for name, row in rows.items():
         table.add_row(name, *row)
     table.add_section()
-    table.add_row("mean", *mean, style="bold")
+    for name, row in means.items():
+        table.add_row(name, *row, style="bold")
     return table
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     interval = "-" if row["success_interval"] is None else "{:.2f}-{:.2f}".format(*row["success_interval"])
-    success, last = ("-" if row[name] is None else f"{row[name]:.2f}" for name in ("success", "success_last"))
-    return [success, interval, last, "-" if row["return"] is None else f"{row['return']:,.1f}"]
+    return [
+        _number(row["success"], ".2f"),
+        interval,
+        _number(row["success_last"], ".2f"),
+        _number(row["return"], ",.1f"),
+        _number(row["steps_to_success"], ".0f"),
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    """Return the number as text, "-" where it is unknown."""
+    return "-" if value is None else format(value, form)

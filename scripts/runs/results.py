@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from agents.evaluation import Evaluation
+from envs import find_benchmark
 from envs.vec_env import TaskVecEnv
 from scripts.runs.files import as_usage_error, write_json
 from scripts.runs.folder import Run
+from scripts.runs.tables import evaluation_rows
+
+_MEANS = ("success", "success_last", "return", "steps_to_success")
 
 
 def wilson(successes: float, episodes: int) -> tuple[float, float]:
@@ -25,13 +29,21 @@ def wilson(successes: float, episodes: int) -> tuple[float, float]:
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
-    """Success (any step, last step), Wilson 95 % interval, return and episodes per task by name, and their mean.
+    """Success (any step, last step), Wilson 95 % interval, return, steps to success, by task and their mean.
 
     The interval of the mean pools all episodes as if they were of one task; it is a little too wide when tasks differ.
     """
-    rates = zip(*(x.mean(1) for x in (evaluation.success, evaluation.success_last, evaluation.returns)), strict=True)
-    episodes = evaluation.success.shape[1]
-    return _with_mean({n: _summary(r, episodes) for n, r in zip(evaluation.task_names, rates, strict=True)})
+    return _with_mean({row["task"]: _summary(row) for row in evaluation_rows(0, evaluation)})
+
+
+def group_means(summary: Mapping[str, Any], benchmark: str) -> dict[str, dict[str, Any]]:
+    """Return the mean of each of the benchmark's groups of tasks, "easy (7 tasks)" say; empty where it has none."""
+    tasks = list(summary["tasks"])
+    groups = find_benchmark(benchmark).grouped(tasks)
+    return {
+        f"{name} ({len(own)} tasks)": _with_mean({tasks[i]: summary["tasks"][tasks[i]] for i in own})["mean"]
+        for name, own in groups.items()
+    }
 
 
 def _with_mean(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -40,20 +52,21 @@ def _with_mean(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     Tasks that report no success are left out of its mean.
     """
     rows = list(tasks.values())
-    known = {n: [row[n] for row in rows if row[n] is not None] for n in ("success", "success_last", "return")}
-    means = (np.mean(values) if values else np.nan for values in known.values())
-    return {"tasks": tasks, "mean": _summary(means, (len(known["success"]) or len(rows)) * rows[0]["episodes"])}
+    known = {name: [row[name] for row in rows if row[name] is not None] for name in _MEANS}
+    means = {name: np.mean(values) if values else np.nan for name, values in known.items()}
+    episodes = (len(known["success"]) or len(rows)) * rows[0]["episodes"]
+    return {"tasks": tasks, "mean": _summary({**means, "episodes": episodes})}
 
 
-def _summary(rates: Iterable[float], episodes: int) -> dict[str, Any]:
-    success, success_last, returns = (None if np.isnan(rate) else float(rate) for rate in rates)  # JSON has no NaN
-    return {
-        "success": success,
-        "success_interval": None if success is None else list(wilson(success * episodes, episodes)),
-        "success_last": success_last,
-        "return": returns,
-        "episodes": episodes,
-    }
+def _summary(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of evaluations.csv as numbers; what is unknown is None, as JSON has no NaN."""
+    steps = row.get("steps_to_success") or np.nan  # tables of 0.1 do not have it
+    row = {**row, "steps_to_success": steps}
+    means = {name: float(row[name]) for name in _MEANS}
+    success, episodes = means["success"], int(row["episodes"])
+    interval = None if np.isnan(success) else list(wilson(success * episodes, episodes))
+    known = {name: None if np.isnan(mean) else mean for name, mean in means.items()}
+    return {**known, "success_interval": interval, "episodes": episodes}
 
 
 def latest_evaluation(run: Run) -> dict[str, Any] | None:
@@ -61,13 +74,7 @@ def latest_evaluation(run: Run) -> dict[str, Any] | None:
     with as_usage_error(run.evaluations.path):
         rows = run.evaluations.read()
         step = max((int(row["env_steps_per_task"]) for row in rows), default=0)
-        tasks = {
-            row["task"]: _summary(
-                (float(row[name]) for name in ("success", "success_last", "return")), int(row["episodes"])
-            )
-            for row in rows
-            if int(row["env_steps_per_task"]) == step
-        }
+        tasks = {row["task"]: _summary(row) for row in rows if int(row["env_steps_per_task"]) == step}
     return {"env_steps_per_task": step, **_with_mean(tasks)} if tasks else None
 
 

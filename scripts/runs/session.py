@@ -22,7 +22,7 @@ from scripts.runs.loggers import Loggers, PerTask
 from scripts.runs.messages import next_steps, resume_command, success_table, training_table, way_back
 from scripts.runs.postmortem import cause, write_postmortem
 from scripts.runs.progress import ProgressBar, StopRequested, StopSwitch
-from scripts.runs.results import best_evaluation, summarize, unstable_episodes, write_result
+from scripts.runs.results import best_evaluation, group_means, summarize, unstable_episodes, write_result
 from scripts.setup.resources import Room
 
 
@@ -175,7 +175,8 @@ def conclude(session: Session, status: str, argv: Sequence[str]) -> None:
     write_result(run, status, argv, agent.steps_per_task, session.latest, agent.seconds, unstable)
     title = f"{status} at {agent.steps_per_task:,} steps per task"
     if session.latest:
-        console.print(success_table(session.latest, f"{title}; success after {session.latest['env_steps_per_task']:,}"))
+        title = f"{title}; success after {session.latest['env_steps_per_task']:,}"
+        console.print(success_table(session.latest, title, group_means(session.latest, run.protocol.benchmark)))
     elif table := training_table(agent.metrics(), agent.task_names, title):
         console.print(table)
     else:

@@ -126,6 +126,12 @@ class CsvTable:
             yield line
 
 
+def mean_known(values: np.ndarray) -> float:
+    """Return the mean of those that are not NaN; NaN where none is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
 def evaluation_rows(env_steps_per_task: int, evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return the rows of evaluations.csv: one per task."""
     return [
@@ -136,6 +142,7 @@ def evaluation_rows(env_steps_per_task: int, evaluation: Evaluation) -> list[dic
             "success_last": evaluation.success_last[i].mean(),
             "return": evaluation.returns[i].mean(),
             "episodes": evaluation.success.shape[1],
+            "steps_to_success": mean_known(evaluation.steps_to_success[i]),
         }
         for i, task in enumerate(evaluation.task_names)
     ]

@@ -50,7 +50,8 @@ def test_success_that_nobody_reports_is_unknown_everywhere(recwarn):
     assert any("rollout/return/task1" in row for row in rows)
     text = json.dumps(summarize(result), allow_nan=False)
     assert json.loads(text)["mean"] == {
-        "success": None, "success_interval": None, "success_last": None, "return": 3.0, "episodes": 4
+        "success": None, "success_last": None, "return": 3.0, "steps_to_success": None,
+        "success_interval": None, "episodes": 4,
     }  # fmt: skip
     assert [list(column.cells) for column in success_table(summarize(result), "x").columns[1:4]] == [["-"] * 3] * 3
     assert not [w for w in recwarn if "mean of empty" in str(w.message).lower()]
@@ -108,6 +109,29 @@ def test_success_at_any_step_counts_where_infos_tell_only_of_one():
     env = DummyVecEnv([lambda i=i: Counts(i) for i in range(2)])
     result = evaluate(toy_agent(env), env, 2)
     assert (result.success.mean(), result.success_last.mean()) == (1.0, 0.0)
+    assert (result.steps_to_success == 2).all()
+
+
+def test_steps_to_success_are_those_of_the_episodes_that_succeed():
+    """The first two of four episodes succeed at step 1 and, where only the end says so, at step 3."""
+
+    class Sometimes(OneHot):
+        episode = 0
+
+        def reset(self, **options):
+            self.episode += 1
+            return super().reset(**options)
+
+        def step(self, action):
+            *rest, _ = super().step(action)
+            at_once, at_end = self.episode % 4 == 1, self.episode % 4 == 2 and self._left == 0
+            return *rest, {"success": at_once} if at_once or not at_end else {"is_success": True}
+
+    env = DummyVecEnv([lambda i=i: Sometimes(i) for i in range(2)])
+    result = evaluate(toy_agent(env), env, 4)
+    assert np.array_equal(result.steps_to_success, [[1, 3, math.nan, math.nan]] * 2, equal_nan=True)
+    assert np.array_equal(result.success, [[1, 1, 0, 0]] * 2)
+    assert summarize(result)["mean"]["steps_to_success"] == 2.0
 
 
 @pytest.mark.parametrize(

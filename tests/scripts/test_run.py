@@ -85,7 +85,7 @@ class Failing(RunLogger):
 
 def evaluation(success):
     success = np.array(success)[:, None]
-    return Evaluation(TASKS, success, success, success, success)
+    return Evaluation(TASKS, success, success, success, success, success)
 
 
 @pytest.fixture

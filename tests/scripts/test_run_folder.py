@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from agents import Evaluation
+from envs import find_benchmark
 from scripts.analysis.comparison import summarise
 from scripts.analysis.methods import Method
 from scripts.analysis.success import over_environment_steps
@@ -19,7 +20,7 @@ from scripts.runs.files import read_protocol, require_new, write_json
 from scripts.runs.loggers import Loggers
 from scripts.runs.messages import success_table, training_table
 from scripts.runs.protocol import describe, hash_goals
-from scripts.runs.results import best_evaluation, latest_evaluation, summarize, wilson
+from scripts.runs.results import best_evaluation, group_means, latest_evaluation, summarize, wilson
 from scripts.runs.resuming import rewind
 from scripts.runs.tables import CsvTable
 from scripts.setup.config import TrainConfig
@@ -31,7 +32,7 @@ CONFIG = TrainConfig(preset="mt10", tasks=TASKS)
 
 def evaluation(rate, episodes=10):
     success = np.tile(np.arange(episodes) < round(rate * episodes), (2, 1)).astype(float)
-    return Evaluation(TASKS, success, success * 0, success * 100, success * 0 + 500)
+    return Evaluation(TASKS, success, success * 0, success * 100, success * 0 + 500, success * 0 + 60)
 
 
 @pytest.fixture
@@ -399,7 +400,8 @@ def test_summary_by_name_and_best(run):
         run.add_evaluation(step, evaluation(rate))
     summary = summarize(evaluation(0.4))
     assert summary["tasks"]["push-v3"] | {"success_interval": None} == {
-        "success": 0.4, "success_interval": None, "success_last": 0.0, "return": 40.0, "episodes": 10
+        "success": 0.4, "success_interval": None, "success_last": 0.0, "return": 40.0, "episodes": 10,
+        "steps_to_success": 60.0,
     }  # fmt: skip
     assert summary["mean"]["episodes"] == 20
     assert best_evaluation(run) == {"env_steps_per_task": 20, "success": 0.9}
@@ -409,7 +411,7 @@ def test_summary_by_name_and_best(run):
 def test_a_success_that_was_not_reported_is_unknown_and_no_damage(run):
     for step, rates in ((10, (0.2, 0.4)), (20, (0.7, np.nan)), (30, (np.nan, np.nan))):
         success = np.array(rates)[:, None].repeat(10, 1)
-        run.add_evaluation(step, Evaluation(TASKS, success, success, success * 0, success * 0 + 500))
+        run.add_evaluation(step, Evaluation(TASKS, success, success, success * 0, success * 0 + 500, success * 0 + 60))
     steps, curves = Run(run.path).success_curves()
     assert steps.tolist() == [10, 20, 30]
     assert np.array_equal(list(curves.values()), [[0.2, 0.7, np.nan], [0.4, np.nan, np.nan]], equal_nan=True)
@@ -425,7 +427,7 @@ def test_a_success_that_was_not_reported_is_unknown_and_no_damage(run):
 
 def test_without_a_success_there_is_no_best_one(run):
     unknown = np.full((2, 10), np.nan)
-    run.add_evaluation(10, Evaluation(TASKS, unknown, unknown, unknown * 0, unknown))
+    run.add_evaluation(10, Evaluation(TASKS, unknown, unknown, unknown * 0, unknown, unknown))
     assert best_evaluation(run) is None
 
 
@@ -436,6 +438,31 @@ def test_the_latest_evaluation_is_read_back_as_it_was(run):
     assert latest_evaluation(Run(run.path).verified()) == {"env_steps_per_task": 20, **summarize(evaluation(0.9))}
 
 
+def test_tables_of_before_have_no_steps_to_success(run):
+    """As version 0.1 wrote them, and as they are after a resumed run added the column."""
+    run.add_evaluation(10, evaluation(0.5))
+    rows = run.evaluations.read()
+    old = [{name: cell for name, cell in row.items() if name != "steps_to_success"} for row in rows]
+    for columns in (list(old[0]), list(rows[0])):
+        run.evaluations.replace(old, columns)
+        means = latest_evaluation(Run(run.path).verified())["mean"]
+        assert (means["success"], means["steps_to_success"]) == (0.5, None)
+
+
+def test_groups_of_difficulty_have_their_means():
+    names = ("reach-v3", "push-v3", "pick-place-v3")
+    success = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    summary = summarize(Evaluation(names, success, success, success, success, np.where(success > 0, 7.0, np.nan)))
+    groups = group_means(summary, "MT10")
+    found = find_benchmark("MT10").grouped(names)
+    assert {group: means["success"] for group, means in groups.items()} == {
+        f"{group} ({len(own)} tasks)": pytest.approx(success[own].mean()) for group, own in found.items()
+    }
+    assert len(groups) > 1
+    assert not group_means(summary, "TOY")
+    assert success_table(summary, "title", groups).row_count == 3 + len(groups) + 1
+
+
 def test_before_the_first_evaluation_the_table_is_of_training_episodes():
     assert training_table({"train/critic_loss": 1.0}, TASKS, "stopped") is None
     metrics = {"rollout/success": 0.5, "rollout/return": 10.0}
@@ -443,7 +470,7 @@ def test_before_the_first_evaluation_the_table_is_of_training_episodes():
     table = training_table(metrics, TASKS, "stopped")
     assert "training episodes, not an evaluation" in table.title
     assert [list(column.cells) for column in table.columns] == [
-        ["reach-v3", "push-v3", "mean"], ["0.50", "-", "0.50"], ["-"] * 3, ["-"] * 3, ["10.0", "-", "10.0"]
+        ["reach-v3", "push-v3", "mean"], ["0.50", "-", "0.50"], ["-"] * 3, ["-"] * 3, ["10.0", "-", "10.0"], ["-"] * 3
     ]  # fmt: skip
 
 

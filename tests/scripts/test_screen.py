@@ -119,6 +119,7 @@ def test_a_run_on_a_narrow_screen_without_utf_8(encoding, monkeypatch, tmp_path)
 
 def summary(names):
     row = {"success_interval": [0.0, 1.0], "success_last": 0.5, "return": -12345.6, "episodes": 50}
+    row |= {"steps_to_success": 60.0}
     return {"tasks": {n: row | {"success": i / 100} for i, n in enumerate(names)}, "mean": row | {"success": 0.25}}
 
 
