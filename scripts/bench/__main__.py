@@ -3,6 +3,8 @@
     python -m scripts.bench                                  all of it, for MT10; a few minutes
     python -m scripts.bench --parts env --suite MT50         the environments alone
     python -m scripts.bench --parts update --aggregators mean,pcgrad --width 1024
+    python -m scripts.bench --parts preset --precisions float32 --compile
+    python -m scripts.bench --parts update --against HEAD~9   another revision, in turns with this tree
     python -m scripts.bench --device cuda --json cuda.json   updates as graphs, timed by CUDA events
     python -m scripts.bench --trace trace.json               a few updates, for chrome://tracing or ui.perfetto.dev
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,18 +29,18 @@ from rich.table import Table
 from agents import keep_freed_memory
 from agents.settings import Precision
 from envs.meta_world.suites import task_names
-from scripts.bench import environments, trace, training, updates
-from scripts.bench.figures import Figure
+from scripts.bench import against, environments, trace, training, updates
+from scripts.bench.figures import Figure, use_cpu_time
 from scripts.common import command, methods
 from scripts.common.flags import Capture, Counts, Names
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError, check_output, choose
 from scripts.runs.files import write_json
-from scripts.setup.build import require_device, require_precision, resolve_capture
+from scripts.setup.build import require_device, require_precision, resolve_capture, resolve_compile
 from scripts.setup.presets import PRESETS
 
-PARTS = ("env", "update", "aggregate", "train", "memory")
-NUMBERS = ("batch_size", "width", "depth", "threads", "rounds")
+PARTS = ("env", "update", "preset", "aggregate", "train", "memory")
+NUMBERS = ("batch_size", "width", "depth", "threads", "rounds", "envs_per_task")
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,11 @@ class BenchConfig:
     suite: Literal["MT10", "MT25", "MT50"] = "MT10"
     """Tasks of the environments and of training; the update is measured for it and for MT50."""
     parts: Names = PARTS
-    """What to measure: env, update, aggregate, train, memory."""
+    """What to measure: env, update, preset (an update with the settings of --preset), aggregate, train, memory."""
     aggregators: Names = ("mean", "pcgrad")
-    """For update, aggregate and memory; the others are compared with the first."""
+    """For update, preset, aggregate and memory; the others are compared with the first."""
     precisions: Names = ("float32", "bfloat16")
-    """For update and train."""
+    """For update, preset and train."""
     batch_size: int = 128
     """Batch size per task."""
     width: int = 400
@@ -68,14 +70,22 @@ class BenchConfig:
     workers: Counts = ()
     """Worker processes that step the environments; empty: 0, 1, 2, 4, ... up to the number of cores. train uses the
     largest."""
-    preset: Literal["mt10-quick", "mt10"] = "mt10-quick"
-    """Settings of train."""
+    envs_per_task: int = 1
+    """For env: environments of ours per task (train: the preset's)."""
+    preset: Literal["mt10-quick", "mt50-quick", "mt10"] = "mt10-quick"
+    """Settings of preset and train."""
     collect_ahead: Counts = ()
     """For train: also measure collecting this many vector steps ahead, in turns with 0."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Device of the networks."""
     capture: Capture = "auto"
     """Replay updates as CUDA graphs; auto: on CUDA."""
+    compile: bool = False
+    """For update and preset: also measure compiled updates, in turns with the eager ones."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """cpu: CPU time of this process, for a machine that other work keeps busy (not for workers, threads, train)."""
+    against: str | None = None
+    """Also run the benchmark of this revision of the repository, in turns, and print the ratios."""
     json: Path | None = None
     """Also write the numbers to this file."""
     trace: Path | None = None
@@ -85,20 +95,22 @@ class BenchConfig:
 def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]:
     """Return what is measured for each part."""
     sizes = [size_of(config, number) for number in sorted({len(task_names(config.suite)), 50})]
+    quick = updates.PresetSize(config.preset, config.device, sizes[0].capture)
     names, precisions, suite = config.aggregators, config.precisions, config.suite
     few = 15 if config.rounds == "auto" else config.rounds
     rounds = 200 if config.rounds == "auto" and config.device == "cuda" else few
-    workers = tuple(k for k in config.workers if k <= len(task_names(suite))) or environments.worker_counts(suite)
+    most = len(task_names(suite)) * config.envs_per_task
+    workers = tuple(k for k in config.workers if k <= most) or environments.worker_counts(suite)
     same: dict[str, Any] = {name: getattr(config, name) for name in ("suite", "threads", "device")}
     same |= {f"{network}_layer_norm": config.layer_norm for network in ("actor", "critic")}
     same |= {"capture": sizes[0].capture, "workers": max(config.workers, default="auto")}
     return {
         "env": [
-            partial(environments.steps, suite, few),
-            partial(environments.resets, suite),
-            partial(environments.vector_steps, suite, few, workers),
+            partial(environments.single_tasks, suite, few),
+            partial(environments.vector_steps, suite, few, workers, config.envs_per_task),
         ],
-        "update": [partial(updates.updates, size, names, precisions, rounds) for size in sizes],
+        "update": [partial(updates.updates, size, names, precisions, config.compile, rounds) for size in sizes],
+        "preset": [partial(updates.updates, quick, names, precisions, config.compile, rounds)],
         "aggregate": [partial(updates.aggregations, size, names, rounds) for size in sizes],
         "train": [
             partial(training.training, config.preset, precisions, 10 * rounds, **same),
@@ -118,6 +130,10 @@ def main(argv: Sequence[str]) -> int:
     """Measures, prints a table for each part, and writes the numbers if asked to."""
     config = tyro.cli(BenchConfig, prog="python -m scripts.bench", args=argv, description=__doc__)
     check(config)
+    if config.against:
+        return compare(config, config.against, argv)
+    if config.clock == "cpu":
+        use_cpu_time()
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     console, found = Screen(), dict[str, list[Figure]]()
@@ -134,10 +150,27 @@ def main(argv: Sequence[str]) -> int:
     machine = describe_machine(config)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
     if config.json:
-        settings = {name: value for name, value in asdict(config).items() if name not in ("json", "trace")}
         rows = {part: [asdict(figure) for figure in figures] for part, figures in found.items()}
-        write_json(config.json, {"settings": settings, "machine": machine, "figures": rows})
+        write_json(config.json, {"settings": settings_of(config), "machine": machine, "figures": rows})
     return 0
+
+
+def compare(config: BenchConfig, revision: str, argv: Sequence[str]) -> int:
+    """Measure here and in another revision, print both, and write them if asked to."""
+    console, machine = Screen(), describe_machine(config)
+    with console.status(f"measuring, in turns with {revision}"):
+        pairs = against.compare_with(revision, argv, config.clock)
+    console.print(against.table(revision, pairs))
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    if config.json:
+        rows = [asdict(pair) for pair in pairs]
+        write_json(config.json, {"settings": settings_of(config), "machine": machine, "pairs": rows})
+    return 0
+
+
+def settings_of(config: BenchConfig) -> dict[str, Any]:
+    """Return what was asked for, as JSON values."""
+    return {name: value for name, value in asdict(config).items() if name not in ("json", "trace")}
 
 
 def check(config: BenchConfig) -> None:
@@ -145,9 +178,8 @@ def check(config: BenchConfig) -> None:
     for name in NUMBERS:
         if getattr(config, name) != "auto" and getattr(config, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(config, name)}.")
-    most = len(task_names(config.suite))
-    if "train" in config.parts:
-        most *= PRESETS[config.preset].config.envs_per_task
+    copies = {"train": PRESETS[config.preset].config.envs_per_task, "env": config.envs_per_task}
+    most = len(task_names(config.suite)) * max(copies.get(part, 1) for part in ("", *config.parts))
     if bad := [str(k) for k in config.workers if not 0 <= k <= most]:
         raise UsageError(f"--workers: expected 0 to {most}, one per environment; found {', '.join(bad)}.")
     if bad := [str(lag) for lag in config.collect_ahead if lag < 1]:
@@ -163,6 +195,7 @@ def check(config: BenchConfig) -> None:
     methods.check_aggregators(config.aggregators)
     require_device(config.device)
     resolve_capture(config.capture, config.device)
+    resolve_compile(replace(PRESETS[config.preset].config, compile=config.compile), config.device)
     for name in config.precisions:
         require_precision(name, config.device)
     for flag, path in (("--json", config.json), ("--trace", config.trace)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 
 import envs
-from envs.meta_world.suites import Goals, goal_vectors, task_names
+from envs.meta_world.suites import goal_vectors, task_names
 from envs.meta_world.task import MetaWorldTask
 from scripts.bench.figures import Figure, Ways, compare, take_turns
 
@@ -32,18 +33,24 @@ def plain_task(name: str, goal: np.ndarray) -> Any:
     return env
 
 
-def steps(suite: str, rounds: int) -> list[Figure]:
-    """One step on one core, on average over the suite's tasks: plain metaworld, ours, and MuJoCo alone."""
+def single_tasks(suite: str, rounds: int) -> list[Figure]:
+    """One step and one reset on one core, on average over the suite's tasks: plain metaworld, ours, MuJoCo alone."""
     names = task_names(suite)
     goals = goal_vectors(names, suite, 0)
-    per_task = [_step_seconds(name, goals[name], rounds) for name in names]
-    mean = {way: np.mean([np.median(seconds[way]) for seconds in per_task]) / STEPS for way in per_task[0]}
-    plain = float(mean["plain metaworld"])
-    return [Figure(f"step, {way}", 1e3 * value, "ms", plain / value, "plain's speed") for way, value in mean.items()]
+    per_task = [_seconds_of(name, goals[name], rounds) for name in names]
+    mean = {way: float(np.mean([seconds[way] for seconds in per_task])) for way in per_task[0]}
+    figures = []
+    for way, seconds in mean.items():
+        plain = mean[f"{way.partition(',')[0]}, plain metaworld"]
+        figures.append(Figure(way, 1e3 * seconds, "ms", plain / seconds, "plain's speed"))
+    return figures
 
 
-def _step_seconds(name: str, goals: np.ndarray, rounds: int) -> dict[str, np.ndarray]:
-    plain, ours = plain_task(name, goals[0]), MetaWorldTask(name, goals[:1])
+def _seconds_of(name: str, goals: np.ndarray, rounds: int) -> dict[str, float]:
+    """Seconds of each way for one task; building the two environments takes most of the time."""
+    plain, ours = plain_task(name, goals[0]), MetaWorldTask(name, goals[:4], goal_order="sequential")
+    theirs = take_turns({"reset": plain.reset}, 3)["reset"]
+    visits = take_turns({"reset": ours.reset}, 11)["reset"]  # the warm-up sees goal 0; then goals 1, 2, 3, 0, 1, ...
     ours.reset(seed=0)
     actions = _actions(1)
 
@@ -53,20 +60,24 @@ def _step_seconds(name: str, goals: np.ndarray, rounds: int) -> dict[str, np.nda
             env.step(next(actions)[0])
 
     ways: Ways = {
-        "plain metaworld": partial(step, plain),
-        "ours": partial(step, ours),
-        "MuJoCo alone": _physics(name, goals),
+        "step, plain metaworld": partial(step, plain),
+        "step, ours": partial(step, ours),
+        "step, MuJoCo alone": _physics(plain),
     }
-    seconds = take_turns(ways, rounds)
+    steps = {way: float(np.median(seconds)) / STEPS for way, seconds in take_turns(ways, rounds).items()}
     plain.close()
     ours.close()
-    return seconds
+    return {
+        **steps,
+        "reset, plain metaworld": float(np.median(theirs)),
+        "reset, ours, first visit of a goal": float(np.median(visits[:3])),
+        "reset, ours, later visits": float(np.median(visits[3:])),
+    }
 
 
-def _physics(name: str, goals: np.ndarray) -> Callable[[], None]:
+def _physics(env: Any) -> Callable[[], None]:
     """Return the simulator's part of STEPS steps: five substeps and an `mj_forward` each, the hand moving at random."""
-    env = plain_task(name, goals[0])
-    model, data, actions = env.model, env.data, _actions(1)
+    model, data, actions = env.model, copy.copy(env.data), _actions(1)
 
     def simulate() -> None:
         for _ in range(STEPS):
@@ -79,40 +90,23 @@ def _physics(name: str, goals: np.ndarray) -> Callable[[], None]:
     return simulate
 
 
-def resets(suite: str) -> list[Figure]:
-    """One reset, on average over tasks: plain, ours at a goal's first visit, and at a later one."""
+def vector_steps(suite: str, rounds: int, workers: Sequence[int], envs_per_task: int = 1) -> list[Figure]:
+    """All tasks together: plain in a row, gymnasium's process per task, ours in-process (0) and in workers.
+
+    :param envs_per_task: of ours; the others have one.
+    """
     names = task_names(suite)
     goals = goal_vectors(names, suite, 0)
-    seconds = np.array([_reset_seconds(name, goals) for name in names]).mean(0)
-    kinds = ("plain metaworld", "ours, first visit of a goal", "ours, later visits")
-    return [
-        Figure(f"reset, {kind}", 1e3 * value, "ms", seconds[0] / value, "plain's speed")
-        for kind, value in zip(kinds, seconds, strict=True)
-    ]
-
-
-def _reset_seconds(name: str, goals: Goals) -> tuple[float, float, float]:
-    plain, ours = plain_task(name, goals[name][0]), MetaWorldTask(name, goals[name][:4], goal_order="sequential")
-    theirs = take_turns({"reset": plain.reset}, 3)["reset"]
-    visits = take_turns({"reset": ours.reset}, 11)["reset"]  # the warm-up sees goal 0; then goals 1, 2, 3, 0, 1, ...
-    plain.close()
-    ours.close()
-    return float(np.median(theirs)), float(np.median(visits[:3])), float(np.median(visits[3:]))
-
-
-def vector_steps(suite: str, rounds: int, workers: Sequence[int]) -> list[Figure]:
-    """All tasks together: plain in a row, gymnasium's process per task, ours in-process (0) and in workers."""
-    names = task_names(suite)
-    goals = goal_vectors(names, suite, 0)
-    num_tasks, actions = len(names), _actions(len(names))
     with ExitStack() as stack:
         plain = [stack.enter_context(closing(plain_task(name, goals[name][0]))) for name in names]
         theirs = gymnasium.vector.AsyncVectorEnv([partial(plain_task, name, goals[name][0]) for name in names])
         stack.enter_context(closing(theirs))
         theirs.reset()
-        ours = {k: stack.enter_context(closing(envs.make(suite, 0, workers=k, goals=1))) for k in workers}
+        same: dict[str, Any] = {"goals": 1, "envs_per_task": envs_per_task}
+        ours = {k: stack.enter_context(closing(envs.make(suite, 0, workers=k, **same))) for k in workers}
         for env in ours.values():
             env.reset()
+        columns, actions = len(names) * envs_per_task, _actions(len(names))
 
         def in_a_row() -> None:
             for env in plain:
@@ -121,21 +115,22 @@ def vector_steps(suite: str, rounds: int, workers: Sequence[int]) -> list[Figure
                 for env, action in zip(plain, next(actions), strict=True):
                     env.step(action)
 
-        def together(env: Any) -> None:
+        def together(env: Any, copies: int = 1) -> None:
             for _ in range(STEPS):
-                env.step(next(actions))
+                env.step(np.tile(next(actions), (copies, 1)))
 
         ways: dict[str, Callable[[], object]] = {
             "plain metaworld, one after the other": in_a_row,
             "gymnasium, a process per task": partial(together, theirs),
         }
-        ways.update({_crew(k): partial(together, env) for k, env in ours.items()})
+        ways.update({_crew(k): partial(together, env, envs_per_task) for k, env in ours.items()})
         seconds = take_turns(ways, rounds)
     first = next(iter(ways))
     figures = []
     for name, values in seconds.items():
-        rate = num_tasks * STEPS / float(np.median(values))
-        figures.append(Figure(name, rate, "env steps/s", 1 / compare(seconds, name, first), "plain's speed"))
+        stepped = columns if name.startswith("ours") else len(names)
+        rate, speed = stepped * STEPS / float(np.median(values)), stepped / len(names) / compare(seconds, name, first)
+        figures.append(Figure(name, rate, "env steps/s", speed, "plain's speed"))
     if 1 in ours and 2 in ours:
         speedup = compare(seconds, _crew(1), _crew(2))
         figures.append(Figure("two workers against one", speedup, "times"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from scripts.bench.updates import Size, make_agent
+from scripts.bench.updates import Size
 
 UPDATES = 5
 ROWS = 12  # of the summary
@@ -15,7 +15,7 @@ ROWS = 12  # of the summary
 
 def trace(size: Size, aggregator: str, precision: str, path: Path) -> str:
     """Write a trace of a few updates to `path`; return which operations took longest, all updates together."""
-    agent = make_agent(size, aggregator, precision)
+    agent = size.make_agent(aggregator, precision)
     agent.train(2, agent.batch_size)  # the first replay comes with the capture
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if size.device == "cuda" else [])]
     with profile(activities=activities) as profiler:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.vec_env import TaskVecEnv
 from scripts.bench.figures import Figure, compare, take_turns
 from scripts.setup.build import make_agent, make_env
 from scripts.setup.config import TrainConfig
@@ -23,12 +24,13 @@ TURN = 100  # vector steps; the first of a turn have nothing collected ahead of 
 def training(preset: str, precisions: tuple[Any, ...], steps: int, **settings: Any) -> list[Figure]:
     """PCGrad with the settings of a preset but for those given: by precision, then without overlap."""
     figures, base = [], _base(preset, log_every=steps, **settings)
-    for precision in precisions:
-        rate, columns, split = _run(replace(base, precision=precision), steps)
-        figures.append(Figure(f"training, {preset}, PCGrad, {precision}", rate, "vector steps/s"))
-        figures.append(Figure("   all tasks together", rate * columns, "env steps/s"))
-        figures += [Figure(f"   of a step: {part}", 1e3 * seconds, "ms") for part, seconds in split.items()]
-    alone, *_ = _run(replace(base, precision=precisions[-1], overlap=False), steps)
+    with closing(make_env(base, base.goals)) as env:  # which takes longer to build than a run does
+        for precision in precisions:
+            rate, split = _run(replace(base, precision=precision), env, steps)
+            figures.append(Figure(f"training, {preset}, PCGrad, {precision}", rate, "vector steps/s"))
+            figures.append(Figure("   all tasks together", rate * env.num_envs, "env steps/s"))
+            figures += [Figure(f"   of a step: {part}", 1e3 * seconds, "ms") for part, seconds in split.items()]
+        alone, _ = _run(replace(base, precision=precisions[-1], overlap=False), env, steps)
     what = f"training, {preset}, PCGrad, {precisions[-1]}, without overlap"
     return [*figures, Figure(what, alone, "vector steps/s", alone / rate, "the rate with it")]
 
@@ -60,14 +62,13 @@ def _base(preset: str, **settings: Any) -> TrainConfig:
     return replace(PRESETS[preset].config, goals=2, aggregator="pcgrad", warmup_steps=WARMUP, **settings)
 
 
-def _run(config: TrainConfig, steps: int) -> tuple[float, int, dict[str, float]]:
-    """Vector steps/s, columns, and seconds per step waiting for environments, acting, learning, and on all else."""
-    with closing(make_env(config, config.goals)) as env:
-        agent = make_agent(config, env)
-        agent.learn(2 * WARMUP * env.num_envs)
-        before, start = dict(agent.seconds), time.perf_counter()
-        agent.learn(steps * env.num_envs, reset_num_timesteps=False)
-        seconds = time.perf_counter() - start
+def _run(config: TrainConfig, env: TaskVecEnv, steps: int) -> tuple[float, dict[str, float]]:
+    """Vector steps/s, and seconds per step waiting for environments, acting, learning, and on all else."""
+    agent = make_agent(config, env)
+    agent.learn(2 * WARMUP * env.num_envs)
+    before, start = dict(agent.seconds), time.perf_counter()
+    agent.learn(steps * env.num_envs, reset_num_timesteps=False)
+    seconds = time.perf_counter() - start
     names = {"env": "waiting for the environments", "act": "acting", "learn": "updating"}
     split = {name: (agent.seconds[part] - before[part]) / steps for part, name in names.items()}
-    return steps / seconds, env.num_envs, {**split, "storing, logging": seconds / steps - sum(split.values())}
+    return steps / seconds, {**split, "storing, logging": seconds / steps - sum(split.values())}

@@ -6,9 +6,11 @@ import multiprocessing
 import re
 import resource
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,16 +18,31 @@ from gymnasium.spaces import Box
 
 from agents import MTSAC, keep_freed_memory
 from envs import from_gymnasium
+from envs.meta_world.suites import task_names
 from mtrl import make_aggregator
 from scripts.bench.figures import Figure, compare, take_turns
-from scripts.runs.forecast import Noise
+from scripts.runs.forecast import Noise, trained_on_noise
+from scripts.setup.presets import PRESETS
 
+OBSERVATION, ACTION = 39, 4  # Meta-World's numbers
 NUM_PARAMS = 1_070_000  # shared parameters of actor and critics of 3 x 400 on MT10, one row of a Jacobian
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """What an update computes; its text names it."""
+
+    @property
+    def device(self) -> str:
+        """Of the networks."""
+
+    def make_agent(self, aggregator: str, precision: str, compile: bool = False) -> MTSAC:
+        """Return an agent whose updates are warmed up."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What an update computes."""
+    """An update of plain networks."""
 
     num_tasks: int = 10
     batch_size: int = 128
@@ -39,43 +56,80 @@ class Size:
     def __str__(self) -> str:
         return f"{self.num_tasks} tasks"
 
+    def make_agent(self, aggregator: str, precision: str, compile: bool = False) -> MTSAC:
+        """Return an agent with 200 transitions per task in its buffer, warmed up."""
+        noise = partial(Noise, OBSERVATION, Box(-1.0, 1.0, (ACTION,), np.float32))
+        env = from_gymnasium([noise] * self.num_tasks, [f"task-{i}" for i in range(self.num_tasks)])
+        networks = {f"{net}_{side}": getattr(self, side) for net in ("actor", "critic") for side in ("width", "depth")}
+        norms = {f"{net}_layer_norm": self.layer_norm for net in ("actor", "critic")}
+        agent = MTSAC(
+            "MultiTaskMlpPolicy",
+            env,
+            aggregator,
+            batch_size=self.batch_size,
+            buffer_size=200,
+            learning_starts=10**9,
+            max_grad_norm=1.0,
+            log_every=10**9,
+            log_conflicts=0,
+            policy_kwargs={**networks, **norms, "precision": precision},
+            seed=0,
+            device=self.device,
+            capture=self.capture,
+            compile=compile,
+        )
+        agent.learn(200 * self.num_tasks)
+        agent.train(3, self.batch_size)
+        return agent
 
-def make_agent(size: Size, aggregator: str, precision: str) -> MTSAC:
-    """Return an agent with 200 transitions per task in its buffer, warmed up."""
-    noise = partial(Noise, 39, Box(-1.0, 1.0, (4,), np.float32))  # Meta-World's sizes
-    env = from_gymnasium([noise] * size.num_tasks, [f"task-{i}" for i in range(size.num_tasks)])
-    networks = {f"{net}_{side}": getattr(size, side) for net in ("actor", "critic") for side in ("width", "depth")}
-    norms = {f"{net}_layer_norm": size.layer_norm for net in ("actor", "critic")}
-    agent = MTSAC(
-        "MultiTaskMlpPolicy",
-        env,
-        aggregator,
-        batch_size=size.batch_size,
-        buffer_size=200,
-        learning_starts=10**9,
-        max_grad_norm=1.0,
-        log_every=10**9,
-        log_conflicts=0,
-        policy_kwargs={**networks, **norms, "precision": precision},
-        seed=0,
-        device=size.device,
-        capture=size.capture,
-    )
-    agent.learn(200 * size.num_tasks)
-    agent.train(3, size.batch_size)
-    return agent
+
+@dataclass(frozen=True)
+class PresetSize:
+    """An update with the settings of a preset, its own suite and batch size among them."""
+
+    preset: str
+    device: Literal["cpu", "cuda"] = "cpu"
+    capture: bool = False
+
+    def __str__(self) -> str:
+        return self.preset
+
+    def make_agent(self, aggregator: str, precision: str, compile: bool = False) -> MTSAC:
+        """Return an agent that has made a few updates."""
+        config = replace(
+            PRESETS[self.preset].config,
+            aggregator=aggregator,
+            precision=precision,  # type: ignore[arg-type]  # checked by the command
+            compile=compile,
+            device=self.device,
+            capture=self.capture,
+        )
+        return trained_on_noise(config, task_names(config.suite), OBSERVATION, Box(-1.0, 1.0, (ACTION,), np.float32))
 
 
-def updates(size: Size, aggregators: tuple[str, ...], precisions: tuple[str, ...], rounds: int) -> list[Figure]:
-    """One update for each aggregator and precision; the first of each is what the others are compared with."""
-    agents = {(precision, name): make_agent(size, name, precision) for precision in precisions for name in aggregators}
-    ways = {" ".join(key): partial(_update, agent) for key, agent in agents.items()}
-    seconds = take_turns(ways, rounds, size.device)
+def updates(
+    size: Sized, aggregators: Sequence[str], precisions: Sequence[str], compile: bool, rounds: int
+) -> list[Figure]:
+    """One update for each aggregator and precision; the first of each is what the others are compared with.
+
+    :param compile: also compiled ones, in turns with the eager ones.
+    """
+    hows = ("", ", compiled") if compile else ("",)
+    agents = {
+        f"{name}, {precision}{how}": size.make_agent(name, precision, bool(how))
+        for precision in precisions
+        for how in hows
+        for name in aggregators
+    }
+    seconds = take_turns({what: partial(_update, agent) for what, agent in agents.items()}, rounds, size.device)
     figures = []
-    for precision, name in agents:
-        key, first = f"{precision} {name}", f"{precision} {aggregators[0]}"
-        what, milliseconds = f"update, {size}, {name}, {precision}", 1e3 * float(np.median(seconds[key]))
-        figures.append(Figure(what, milliseconds, "ms", compare(seconds, key, first), f"{aggregators[0]}'s time"))
+    for what, values in seconds.items():
+        rest = what.partition(", ")[2]
+        ratio, first = compare(seconds, what, f"{aggregators[0]}, {rest}"), f"{aggregators[0]}'s time"
+        figures.append(Figure(f"update, {size}, {what}", 1e3 * float(np.median(values)), "ms", ratio, first))
+        if rest.endswith(hows[-1]) and compile:
+            eager = what.removesuffix(hows[-1])
+            figures.append(Figure(f"   {what}, against eager", compare(seconds, what, eager), "times"))
     return figures
 
 
@@ -116,7 +170,7 @@ def memory(size: Size, aggregators: tuple[str, ...], precision: str) -> list[Fig
 def _peak_megabytes(size: Size, aggregator: str, precision: str) -> float:
     torch.set_num_threads(size.threads)
     keep_freed_memory()
-    agent = make_agent(size, aggregator, precision)
+    agent = size.make_agent(aggregator, precision)
     for _ in range(3):
         _update(agent)
     if size.device == "cuda":  # what torch has taken from the device: a graph keeps what it used

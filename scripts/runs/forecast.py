@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from agents import MTSAC
 from envs import from_gymnasium
 from envs.vec_env import TaskVecEnv
 from scripts.setup.build import make_agent
@@ -85,16 +86,25 @@ def forecast(config: TrainConfig, evaluation_env: TaskVecEnv, steps_done: int = 
     )
 
 
+def trained_on_noise(config: TrainConfig, names: Sequence[str], size: int, actions: spaces.Space) -> MTSAC:
+    """Return an agent of the config that has made `TIMES` updates.
+
+    :param size: numbers of an observation, without the one-hot.
+    """
+    noise = from_gymnasium([partial(Noise, size, actions)] * len(names), list(names))
+    one_by_one = replace(
+        config, buffer_size=2 + TIMES, warmup_steps=2, envs_per_task=1, train_freq=1, gradient_steps=1,
+        reset_at=(), log_conflicts=0, log_every=10**6, overlap=False, collect_ahead=0,
+    )  # fmt: skip
+    agent = make_agent(one_by_one, noise)
+    agent.learn((2 + TIMES) * len(names))
+    return agent
+
+
 def _learning(config: TrainConfig, env: TaskVecEnv) -> tuple[float, float]:
     """Seconds of an update, and of choosing actions for all tasks."""
     size = env.observation_space.shape[0] - env.num_tasks  # type: ignore[index]
-    noise = from_gymnasium([partial(Noise, size, env.action_space)] * env.num_tasks, list(env.task_names))
-    one_by_one = replace(
-        config, buffer_size=2 + TIMES, warmup_steps=2, envs_per_task=1, train_freq=1, gradient_steps=1,
-        reset_at=(), log_conflicts=0, log_every=10**6, overlap=False, collect_ahead=0, compile=False,
-    )  # fmt: skip
-    agent = make_agent(one_by_one, noise)
-    agent.learn((2 + TIMES) * env.num_tasks)
+    agent = trained_on_noise(replace(config, compile=False), env.task_names, size, env.action_space)
     observations = np.asarray(agent._last_obs)
 
     def update() -> None:

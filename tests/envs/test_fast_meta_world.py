@@ -10,7 +10,6 @@ scripted experts, 500 steps each.
 """
 
 import gc
-import pickle
 import sys
 import warnings
 import weakref
@@ -21,35 +20,23 @@ import mujoco
 import numpy as np
 import pytest
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-from metaworld.policies import ENV_POLICY_MAP
-from metaworld.types import Task
 from metaworld.utils import reward_utils
 from scipy.spatial.transform import Rotation
 
 from envs.meta_world import suites
 from envs.meta_world.fast import math as fast_math
 from envs.meta_world.fast import path as fast_path
+from envs.meta_world.fast import proof
 from envs.meta_world.fast.math import FAST_NUMPY, FastRotation
-from envs.meta_world.fast.step import fast_class
+from envs.meta_world.fast.proof import draw_goal, expert, same, set_goal, state
+from envs.meta_world.fast.step import FastSawyer, fast_class
 from envs.meta_world.task import MetaWorldTask
 
 NAMES = suites.task_names("MT50")
-STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 DERIVED = "xpos xquat xmat geom_xpos geom_xmat site_xpos site_xmat".split()
 # A marker that nobody reads before the next step moves it. The first pass of a reset leaves it at the height to which
 # the object of the last episode has fallen, and the fast path does not let it fall.
 UNREAD = {"push-v3": "goal", "push-back-v3": "goal"}
-
-
-def same(a, b):
-    """Say whether two values have the same type, shape and bits."""
-    return type(a) is type(b) and np.shape(a) == np.shape(b) and np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
-def state(env):
-    values = np.empty(mujoco.mj_stateSize(env.model, STATE))
-    mujoco.mj_getState(env.model, env.data, values, STATE)
-    return values
 
 
 def model_arrays(model):
@@ -68,16 +55,6 @@ def fields(env):
         if isinstance(value, np.ndarray) and np.shares_memory(value, getattr(env.data, name))
     }
     return plain | views
-
-
-def draw_goal(env, seed):
-    """Let metaworld draw what places goal and object."""
-    env._set_task_called = env.seeded_rand_vec = True
-    env._freeze_rand_vec = False
-    env.seed(seed)
-    env.reset()
-    env.seeded_rand_vec = False
-    return env._last_rand_vec.copy()
 
 
 class Pair:
@@ -104,10 +81,7 @@ class Pair:
             self.compare(f"{what} {key}", value, b.get(key))
 
     def reset(self, goal):
-        vector = self.goals[goal]
-        data = {"env_cls": ALL_V3_ENVIRONMENTS[self.name], "rand_vec": vector, "partially_observable": False}
-        for env in self.envs:
-            env.set_task(Task(self.name, pickle.dumps(data)))
+        set_goal(self.envs, self.name, self.goals[goal])
         (plain, _), (fast, _) = (env.reset() for env in self.envs)
         self.compared["resets"] += 1
         self.compare("observation after a reset", plain, fast)
@@ -126,12 +100,12 @@ class Pair:
 
     def play(self, steps, actor, seed=0):
         """Reset to the goals and step with an actor, "random" or "expert"."""
-        observation, rng, policy = self.envs[0]._last_stable_obs, np.random.default_rng(seed), ENV_POLICY_MAP[self.name]
+        observation, rng = self.envs[0]._last_stable_obs, np.random.default_rng(seed)
         for step in range(steps):
             if actor == "random" or observation is None:
                 action = rng.uniform(-1.2, 1.2, 4).astype(np.float32)
             else:
-                action = np.clip(policy().get_action(observation), -1, 1).astype(np.float32)
+                action = expert(self.name, observation)
             (observation, reward, *ends, info), (other, paid, *stops, found) = (env.step(action) for env in self.envs)
             self.compared["steps"] += 1
             self.gap = max(self.gap, np.abs(observation - other).max(), abs(reward - paid))
@@ -155,13 +129,6 @@ class Pair:
             for actor in ("random", "expert"):
                 self.reset(goal)
                 self.play(steps, actor, seed=goal)
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Constant", UserWarning)  # of the experts
-        yield
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -196,14 +163,63 @@ def test_metaworld_itself_is_left_alone():
     assert module.Rotation is Rotation
 
 
-@pytest.mark.parametrize("package", ["metaworld", "mujoco", "numpy"])
-def test_another_version_takes_the_plain_path_with_one_warning(monkeypatch, package):
-    monkeypatch.setattr(fast_path, "version", lambda name: "99.0" if name == package else fast_path.PROVEN[name])
-    monkeypatch.setattr(fast_path, "_proven", cache(fast_path._proven.__wrapped__))
-    with pytest.warns(UserWarning, match=f"found .*{package} 99.0.*metaworld's own code") as caught:
-        tasks = [MetaWorldTask("reach-v3", np.zeros((1, 6))) for _ in range(2)]
+@pytest.fixture
+def unproven(request, monkeypatch, tmp_path):
+    """The fast path was never proven on one of the versions, and nothing is remembered: the folder to remember in."""
+    versions = {**fast_path.PROVEN, request.param: "99.0"}
+    monkeypatch.setattr(fast_path, "version", versions.get)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    anew(monkeypatch)
+    return tmp_path
+
+
+def anew(monkeypatch):
+    """As in a new process."""
+    monkeypatch.setattr(fast_path, "_is_exact", cache(fast_path._is_exact.__wrapped__))
+    monkeypatch.setattr(fast_path, "_warned", set())
+
+
+def reach():
+    return type(MetaWorldTask("reach-v3", np.zeros((1, 6)))._env)
+
+
+PLAIN = ALL_V3_ENVIRONMENTS["reach-v3"]
+
+
+@pytest.mark.parametrize("unproven", ["metaworld"], indirect=True)
+def test_an_unproven_version_is_looked_at_once(unproven, monkeypatch):
+    assert reach() is fast_class(PLAIN)
+    monkeypatch.setattr(proof, "differences", lambda name: pytest.fail("looked at again"))
+    anew(monkeypatch)
+    assert reach() is fast_class(PLAIN)
+    assert [file.name.partition("-")[2] for file in unproven.rglob("*-v3")] == ["reach-v3"]
+
+
+@pytest.mark.parametrize("unproven", ["numpy"], indirect=True)
+def test_where_nothing_can_be_remembered_every_process_looks(unproven, monkeypatch):
+    looked = []
+    monkeypatch.setattr(proof, "differences", lambda name: iter(looked.append(name) or ()))
+    (unproven / "mtrl-surgery").write_text("in the way of the folder")
+    for _ in range(2):
+        anew(monkeypatch)
+        assert reach() is fast_class(PLAIN)
+    assert looked == ["reach-v3"] * 2
+
+
+@pytest.mark.parametrize(
+    ("unproven", "broken", "told"),
+    [
+        ("mujoco", lambda step: lambda *args: (lambda o, r, *rest: (o, r + 1e-12, *rest))(*step(*args)), "reward"),
+        ("numpy", lambda step: lambda *args: np.gone, "AttributeError: .*gone"),
+    ],
+    indirect=["unproven"],
+)
+def test_what_is_not_equal_takes_the_plain_path_with_one_warning(unproven, monkeypatch, broken, told):
+    monkeypatch.setattr(FastSawyer, "step", broken(FastSawyer.step))
+    with pytest.warns(UserWarning, match=f"99.0.*not exact .reach-v3: {told}.*metaworld's own code") as caught:
+        assert [reach(), reach()] == [PLAIN] * 2
     assert len(caught) == 1
-    assert [type(task._env) for task in tasks] == [ALL_V3_ENVIRONMENTS["reach-v3"]] * 2
+    assert not list(unproven.rglob("*-v3"))
 
 
 def test_nothing_outlives_an_environment():

@@ -1,15 +1,16 @@
 """The benchmark measures what it says, tells bad input, and writes JSON beside its table."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from scripts.bench import __main__ as bench
-from scripts.bench import training
+from scripts.bench import training, updates
 from scripts.bench.__main__ import BenchConfig, main, sections, size_of
-from scripts.bench.environments import steps, worker_counts
+from scripts.bench.environments import single_tasks, worker_counts
 from scripts.bench.figures import Figure, compare, take_turns
 from scripts.common.usage import UsageError
 from tests.helpers import cuda
@@ -61,6 +62,29 @@ def test_updates_as_table_and_json(tmp_path, capsys):
     assert "mean's time" in shown
 
 
+def test_compiled_updates_take_turns_with_eager_ones(monkeypatch):
+    calls = []
+
+    class Agents:
+        device = "cpu"
+
+        def make_agent(self, aggregator, precision, compile=False):
+            how = f"{aggregator} {precision} {compile}"
+            return SimpleNamespace(batch_size=1, train=lambda *_: calls.append(how))
+
+    found = updates.updates(Agents(), ("mean", "pcgrad"), ("float32",), compile=True, rounds=1)
+    assert calls[4:] == calls[:4] == [f"{name} float32 {how}" for how in (False, True) for name in ("mean", "pcgrad")]
+    assert [figure.unit for figure in found] == ["ms", "ms", "ms", "times", "ms", "times"]
+    assert found[4].what.endswith("pcgrad, float32, compiled")
+
+
+def test_an_update_of_a_preset(monkeypatch):
+    monkeypatch.setattr("scripts.runs.forecast.TIMES", 1)
+    agent = updates.PresetSize("mt10-quick").make_agent("pcgrad", "float32")
+    assert (agent.num_tasks, agent.batch_size, agent._n_updates) == (10, 32, 1)
+    assert agent.captured is None
+
+
 def test_a_trace_of_updates(tmp_path, capsys):
     path = tmp_path / "trace.json"
     flags = "--width 8 --depth 1 --batch-size 2 --threads 1 --precisions float32 --aggregators mean,pcgrad"
@@ -84,10 +108,14 @@ def test_what_is_measured_on_cuda():
     work = sections(config)
     assert [call.args[-1] for call in work["update"]] == [200, 200]
     assert [call.args[-1] for call in sections(BenchConfig(rounds=7))["update"]] == [7, 7]
+    assert [(str(call.args[0]), *call.args[1:]) for call in work["preset"]] == [
+        ("mt10", ("mean", "pcgrad"), ("float32", "bfloat16"), False, 200)
+    ]
     assert work["train"][0].keywords["workers"] == 8
     assert work["train"][0].args == ("mt10", ("float32", "bfloat16"), 2000)
     assert work["train"][1].args == ("mt10", "bfloat16", (), 15)
-    assert [call.args[1:] for call in work["env"][::2]] == [(15,), (15, (0, 4, 8))]
+    assert [call.args[1:] for call in work["env"]] == [(15,), (15, (0, 4, 8), 1)]
+    assert sections(BenchConfig(workers=(40,), envs_per_task=4))["env"][1].args[2:] == ((40,), 4)
 
 
 def test_collecting_ahead_is_compared_with_none_in_turns(monkeypatch):
@@ -108,9 +136,11 @@ def test_seconds_on_cuda_are_the_devices():
 
 def test_steps_of_a_suite(monkeypatch):
     monkeypatch.setattr("scripts.bench.environments.task_names", lambda suite: ("reach-v3",))
-    figures = steps("custom", rounds=27)  # more steps than an episode has
-    assert [figure.what for figure in figures] == ["step, plain metaworld", "step, ours", "step, MuJoCo alone"]
-    assert figures[0].ratio == 1.0
+    figures = single_tasks("custom", rounds=27)  # more steps than an episode has
+    assert [figure.what for figure in figures[:3]] == ["step, plain metaworld", "step, ours", "step, MuJoCo alone"]
+    assert [figure.what for figure in figures if figure.ratio == 1.0] == [
+        f"{w}, plain metaworld" for w in ("step", "reset")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +152,8 @@ def test_steps_of_a_suite(monkeypatch):
         ("--rounds 0", "--rounds: expected at least 1, found 0"),
         ("--collect-ahead 4,0", "--collect-ahead: expected vector steps, each at least 1; found 0"),
         ("--workers 0,41", "--workers: expected 0 to 40, one per environment; found 41"),
+        ("--parts env --workers 21 --envs-per-task 2", "--workers: expected 0 to 20, one per environment; found 21"),
+        ("--compile --device cuda", "expected (the CPU|a CUDA device)"),
         ("--capture true", "--capture true: expected a CUDA device"),
         ("--precisions float32,tf32", "expected a CUDA device for precision tf32; found cpu"),
         ("--trace /no/such/folder/x.json", "there is no folder /no/such/folder"),
