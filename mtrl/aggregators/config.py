@@ -2,11 +2,10 @@
 
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mtrl.aggregators.shared import SolverAggregator, on_scale
+from mtrl.aggregators.shared import SolverAggregator, of_directions
 from mtrl.diagnostics import gradient_norms
 from mtrl.solvers import impartial_weights
 
@@ -35,12 +34,8 @@ class ConFIG(SolverAggregator):
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
         """w_i = y_i / |g_i| times the mean projection, with y the weights of the unit gradients."""
-        norms = gradient_norms(gramian)
-        alive = norms > 0
         y, gains = impartial_weights(gramian)
-        failed = gains.sum() <= 1e-12 * alive.sum()
-        self.count(failed & alive.any())
-        longest = torch.where(alive.any(), norms.amax(), 1.0)
-        projection = (norms / longest * gains).mean() / (y @ gains)
-        weights = torch.where(alive, y * (longest / norms) * projection, 0.0 * y)
-        return on_scale(torch.where(failed, 0.0 * y, weights), self.reduction)
+        norms = gradient_norms(gramian)
+        failed = gains.sum() <= 1e-12 * (norms > 0).sum()
+        projection = (norms / norms.amax() * gains).mean() / (y @ gains)
+        return self.unless(failed, gramian, of_directions(gramian, y) * projection)

@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mtrl.aggregators.shared import SolverAggregator, on_scale
-from mtrl.diagnostics import gradient_norms
+from mtrl.aggregators.shared import SolverAggregator, of_directions
 from mtrl.solvers import impartial_weights
 
 
@@ -33,11 +31,7 @@ class IMTLG(SolverAggregator):
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
         """With unit gradients u: find y such that (u u') y = 1, then take y_i / |g_i|, scaled to sum 1."""
-        norms = gradient_norms(gramian)
-        alive = norms > 0
         y, _ = impartial_weights(gramian)
-        weights = torch.where(alive, y * (norms.amax() / norms), 0.0 * y)
-        total, size = weights.sum(), weights.abs().sum()
-        failed = total.abs() <= 1e-12 * size
-        self.count(failed & alive.any())
-        return on_scale(torch.where(failed, 0.0 * y, weights / total), self.reduction)
+        weights = of_directions(gramian, y)
+        total = weights.sum()
+        return self.unless(total.abs() <= 1e-12 * weights.abs().sum(), gramian, weights / total)

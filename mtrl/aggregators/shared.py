@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mtrl.aggregators.base import Aggregator, GramianAggregator, Reduction
+from mtrl.diagnostics import gradient_norms
 
 ROUNDING = 1e-13  # of a squared length, relative to that of its terms laid end to end: below it is rounding in float64
 
@@ -74,10 +75,23 @@ class SolverAggregator(GramianAggregator):
         """One more fallback if `failed`; nobody waits for the answer."""
         self.fallbacks += failed
 
+    def unless(
+        self, failed: Bool[Tensor, ""], gramian: Float[Tensor, "tasks tasks"], weights: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, " tasks"]:
+        """Return the weights on the scale asked for, or 0 if `failed`: a fallback, unless all gradients are zero."""
+        self.count(failed & (gramian.diagonal() > 0).any())
+        return on_scale(torch.where(failed, 0.0, weights), self.reduction)
+
 
 def on_scale(weights: Float[Tensor, " tasks"], reduction: Reduction) -> Float[Tensor, " tasks"]:
     """Weights on the scale of the mean, or T times that."""
     return weights if reduction == "mean" else len(weights) * weights
+
+
+def of_directions(gramian: Float[Tensor, "tasks tasks"], units: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
+    """Weights of the gradients from those of their directions, times the longest length; 0 for a zero gradient."""
+    norms = gradient_norms(gramian)
+    return torch.where(norms > 0, units * (norms.amax() / norms), 0.0 * units)
 
 
 def length(gramian: Float[Tensor, "tasks tasks"], weights: Float[Tensor, " tasks"]) -> Float[Tensor, ""]:
