@@ -84,7 +84,10 @@ class Assembly:
         log_alpha = log_alpha.detach().repeat(num_tasks).requires_grad_()
         options = {"lr": rate, "fused": True, **self.policy.optimizer_kwargs}
         optimizer = torch.optim.Adam([log_alpha], **options)
-        return LearnedTemperatures(log_alpha, optimizer, target_entropy, self.settings.ent_coef_min)
+        limits = self.settings.ent_coef_min, self.settings.ent_coef_max
+        return LearnedTemperatures(
+            log_alpha, optimizer, target_entropy, *limits, shared=self.settings.shared_temperature
+        )
 
     def parts(
         self,

@@ -8,7 +8,6 @@ one method and what plain SAC cannot follow are all read from the fields (`agent
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +16,24 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from agents.bounds import (
+    AUTO_OR_FINITE,
+    CANDIDATES,
+    CONDITIONING,
+    FACTORS,
+    FINITE,
+    GROWING,
+    RATE,
+    SEED,
+    TEMPERATURE,
+    TORSO,
+    is_positive,
+)
 from agents.fields import (
     Bound,
     Count,
     NotNegative,
     Positive,
-    Registered,
     Role,
     SettingError,
     Share,
@@ -40,42 +51,6 @@ ARS_REMOVED = (
     "return_scale='ars' is gone since version 0.2, as no publication describes it. Train again with 'reward-std' or "
     "'brc'; what was trained with it opens with version 0.1."
 )
-MAX_CANDIDATES = 1024  # beyond it the best row of all comes again and again, and the draws cost more than the update
-
-
-def _is_positive(value: Any) -> bool:
-    """Whether it is, or spells, a finite number above 0."""
-    try:
-        return 0 < float(value) < math.inf
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_rate(value: float | str) -> bool:
-    return _is_positive(value.removeprefix("linear:") if isinstance(value, str) else value)
-
-
-def _is_temperature(value: float | str) -> bool:
-    if isinstance(value, str) and value.startswith("auto"):
-        return value == "auto" or _is_positive(value.removeprefix("auto_"))
-    return _is_positive(value) or str(value) in ("0", "0.0")
-
-
-def _is_growing(steps: tuple[int, ...]) -> bool:
-    return list(steps) == sorted({step for step in steps if step > 0})
-
-
-RATE = Bound("more than 0, or linear:3e-4, a schedule that falls from there to 0", _is_rate)
-TEMPERATURE = Bound("auto, auto_X with a finite X above 0, or a finite number of at least 0", _is_temperature)
-AUTO_OR_FINITE = Bound("auto or a finite number", lambda value: value == "auto" or math.isfinite(value))
-FACTORS = Bound(
-    "finite factors above 0: one, or one per task", lambda value: len(value) > 0 and all(map(_is_positive, value))
-)
-GROWING = Bound("growing whole numbers of steps above 0", _is_growing)
-CANDIDATES = Bound(f"1 to {MAX_CANDIDATES}", lambda value: 1 <= value <= MAX_CANDIDATES)
-SEED = Bound("a seed of 0 to 2**32 - 1", lambda value: value is None or value < 2**32)
-TORSO = Registered("agents.networks.torsos:TORSOS")
-CONDITIONING = Registered("agents.networks.conditioning:CONDITIONINGS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +91,10 @@ class SACSettings:
     """Temperature: auto learns one per task; auto_0.1 starts it there; a number fixes it, 0: no entropy bonus."""
     ent_coef_min: Annotated[NotNegative, Role(plain_sac=0.0)] = 0.0
     """Lower limit of learned temperatures."""
+    ent_coef_max: Annotated[NotNegative, Role(plain_sac=0.0, added=True)] = 0.0
+    """Upper limit of learned temperatures; 0: none."""
+    shared_temperature: Annotated[bool, Role(plain_sac=False, added=True)] = False
+    """Learn one temperature for all tasks, which keeps their mean entropy at the target."""
     target_entropy: Annotated[Literal["auto"] | float, AUTO_OR_FINITE] = "auto"
     """Target entropy of the learned temperatures; auto: minus the number of action dimensions."""
     noise_hold: Annotated[Count, Role(plain_sac=1)] = 1
@@ -180,7 +159,7 @@ class AgentSettings(SACSettings):
         if values.get("max_grad_norm", 0.0) is None:
             values["max_grad_norm"] = 0.0
         coefficient = values.get("ent_coef")
-        if isinstance(coefficient, str) and (_is_positive(coefficient) or coefficient in ("0", "0.0")):
+        if isinstance(coefficient, str) and (is_positive(coefficient) or coefficient in ("0", "0.0")):
             values["ent_coef"] = float(coefficient)
         for name in ("reward_scale", "reset_at"):
             if name in values:
@@ -239,6 +218,12 @@ class NetworkSettings:
     tf32: CUDA only, heads included. Weights, optimizers and acting stay in float32."""
     weight_decay: Annotated[NotNegative, Role(plain_sac=0.0)] = 0.0
     """Weight decay of AdamW; 0: Adam."""
+    actor_l2: Annotated[NotNegative, Role(plain_sac=0.0, added=True)] = 0.0
+    """L2 penalty on the actor: this times its weights is added to the gradient, after surgery and clipping."""
+    log_std_min: Annotated[float, FINITE, Role(plain_sac=-20.0, added=True)] = -20.0
+    """Lower limit of the logarithm of the policy's standard deviation, before the tanh."""
+    log_std_max: Annotated[float, FINITE, Role(plain_sac=2.0, added=True)] = 2.0
+    """Upper limit of it."""
 
 
 def check_together(settings: SACSettings, networks: NetworkSettings) -> None:
@@ -268,8 +253,20 @@ def check_together(settings: SACSettings, networks: NetworkSettings) -> None:
     learned = isinstance(coefficient, str) and coefficient.startswith("auto")
     if settings.loss_weighting == "temperature" and not learned and float(coefficient) == 0:
         raise ValueError("loss_weighting='temperature' weights by the temperatures: it needs an ent_coef above 0.")
-    if settings.ent_coef_min and not learned:
-        raise ValueError(f"ent_coef_min bounds learned temperatures; ent_coef={coefficient!r} is a fixed one.")
+    for name in ("ent_coef_min", "ent_coef_max", "shared_temperature"):
+        if getattr(settings, name) and not learned:
+            raise ValueError(f"{name} is for learned temperatures; ent_coef={coefficient!r} is a fixed one.")
+    if 0 < settings.ent_coef_max <= settings.ent_coef_min:
+        raise SettingError("ent_coef_max", f"more than ent_coef_min={settings.ent_coef_min}", settings.ent_coef_max)
+    if settings.loss_weighting == "temperature" and settings.shared_temperature:
+        raise ValueError(
+            "loss_weighting='temperature' weights by how the temperatures differ, and under shared_temperature they "
+            "do not: take one of them."
+        )
+    if networks.actor_l2 and networks.weight_decay:
+        raise ValueError("actor_l2 and weight_decay both shrink the actor's weights: take one of them.")
+    if networks.log_std_min >= networks.log_std_max:
+        raise SettingError("log_std_max", f"more than log_std_min={networks.log_std_min}", networks.log_std_max)
 
 
 def warn_of_range(settings: SACSettings, networks: NetworkSettings, stacklevel: int = 4) -> None:

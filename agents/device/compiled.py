@@ -38,7 +38,7 @@ _methods: list[mtrl.Aggregator] = []  # whose weights the running graph asks for
 def _weights(gramian: Tensor, losses: Tensor, method: int) -> Tensor:
     """Answer for `GramianAggregator.weights` in a graph."""
     if not _methods:  # any answer will do, and the method's state stays as it is
-        return gramian.new_full((len(gramian),), 1 / len(gramian))
+        return gramian.new_full(gramian.shape[:-1], 1 / gramian.shape[-1])
     aggregator = _methods[method]
     assert isinstance(aggregator, mtrl.GramianAggregator)
     return type(aggregator).weights(aggregator, gramian, losses).detach().to(gramian.dtype).clone()
@@ -46,7 +46,7 @@ def _weights(gramian: Tensor, losses: Tensor, method: int) -> Tensor:
 
 @_weights.register_fake
 def _(gramian: Tensor, losses: Tensor, method: int) -> Tensor:
-    return gramian.new_empty(len(gramian))
+    return gramian.new_empty(gramian.shape[:-1])
 
 
 class CompiledUpdates(CapturedUpdates):
@@ -248,13 +248,15 @@ def fused_adam(
 
     :raises NotImplementedError: for the options that no setting of ours has.
     """
-    if amsgrad or maximize or (weight_decay and not decoupled) or any(each is not None for each in scaling.values()):
-        raise NotImplementedError("Adam with amsgrad, maximize, scaled gradients or weights that decay in them")
+    if amsgrad or maximize or any(each is not None for each in scaling.values()):
+        raise NotImplementedError("Adam with amsgrad, maximize or scaled gradients")
     count = steps[0].double()  # as in torch's kernel: 1 - beta2^n has few digits left in float32
     rate, root = lr / (1 - beta1**count), (1 - beta2**count).sqrt()
     for parameter, gradient, mean, square in zip(parameters, gradients, means, squares, strict=True):
-        if weight_decay:
+        if weight_decay and decoupled:
             parameter.mul_(1 - lr * weight_decay)
+        elif weight_decay:  # the gradient of an L2 penalty
+            gradient = gradient + weight_decay * parameter
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         parameter.sub_(rate * mean / (square.sqrt() / root + eps))

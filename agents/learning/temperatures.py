@@ -33,6 +33,8 @@ class LearnedTemperatures(FixedTemperatures):
     :param log_alpha: their logarithms (T,), which the optimizer moves.
     :param target_entropy: of the policy, for every task.
     :param minimum: the temperatures do not fall below it.
+    :param maximum: nor rise above it; 0: they may.
+    :param shared: all follow the mean of the tasks' losses, and so stay one (Kurin et al. 2022, arXiv 2201.04122).
     """
 
     def __init__(
@@ -41,9 +43,12 @@ class LearnedTemperatures(FixedTemperatures):
         optimizer: torch.optim.Adam,
         target_entropy: float,
         minimum: float = 0.0,
+        maximum: float = 0.0,
+        shared: bool = False,
     ):
         self.log_alpha, self.optimizer = log_alpha, optimizer
-        self._target_entropy, self._minimum = target_entropy, minimum
+        self._target_entropy, self._shared = target_entropy, shared
+        self._limits = [math.log(limit) if limit else None for limit in (minimum, maximum)]
         self._start = float(log_alpha[0].detach())
         self.optimizers = [optimizer]
 
@@ -54,10 +59,11 @@ class LearnedTemperatures(FixedTemperatures):
     def step(self, log_prob: Float[Tensor, "tasks rows"]) -> None:
         """Descend the loss -log alpha_i (mean_B log pi + target entropy) of each task i."""
         # it is linear in log alpha: its gradient needs no autograd
-        self.log_alpha.grad = -(log_prob.detach() + self._target_entropy).mean(-1)
+        gradient = -(log_prob.detach() + self._target_entropy).mean(-1)
+        self.log_alpha.grad = gradient.mean().expand_as(gradient).clone() if self._shared else gradient
         self.optimizer.step()
-        if self._minimum:
-            self.log_alpha.data.clamp_(min=math.log(self._minimum))
+        if any(limit is not None for limit in self._limits):
+            self.log_alpha.data.clamp_(*self._limits)
 
     @torch.no_grad()
     def restart(self) -> None:

@@ -14,7 +14,6 @@ from agents.networks.form import Form
 from agents.networks.layers import TaskHeads, make_linear
 from agents.networks.values import ScalarValue
 
-LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -99,15 +98,20 @@ class MultiTaskNetwork(nn.Module):
 
 
 class MultiTaskActor(MultiTaskNetwork):
-    """A tanh-squashed diagonal Gaussian policy; the last T of the D observation columns are a one-hot of the task."""
+    """A tanh-squashed diagonal Gaussian policy; the last T of the D observation columns are a one-hot of the task.
 
-    def __init__(self, form: Form, obs_dim: int, action_dim: int):
+    :param log_std_min: lower limit of the logarithm of the standard deviation, before the tanh.
+    :param log_std_max: its upper limit.
+    """
+
+    def __init__(self, form: Form, obs_dim: int, action_dim: int, log_std_min: float = -20.0, log_std_max: float = 2.0):
         super().__init__(form, obs_dim, 0, 2 * action_dim)
+        self._log_std_limits = log_std_min, log_std_max
 
     def _distribution(self, observations: Tensor, blocks: bool) -> tuple[Tensor, Tensor]:
         outputs = self._outputs(observations, blocks=blocks)
         mean, log_std = outputs.chunk(2, dim=-1)
-        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        return mean, log_std.clamp(*self._log_std_limits)
 
     def forward(
         self, observations: Float[Tensor, "rows obs"], deterministic: bool = False, noise: Tensor | None = None

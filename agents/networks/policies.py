@@ -54,8 +54,8 @@ class MultiTaskPolicy(BasePolicy):
             )
         self.v_max = self.settings.v_max
         obs_dim, action_dim = observation_space.shape[0], action_space.shape[0]
-        self.actor = MultiTaskActor(actor, obs_dim, action_dim)
         named = vars(self.settings)
+        self.actor = MultiTaskActor(actor, obs_dim, action_dim, **taken_by(MultiTaskActor, named))
         self.critic, self.critic_target = (
             MultiTaskCritic(
                 critic, obs_dim, action_dim, values=make_value(**taken_by(make_value, named)),
@@ -75,10 +75,11 @@ class MultiTaskPolicy(BasePolicy):
         A subclass that replaces a part (`self.actor.torso = ...`, or of `critic` and `critic_target` alike) calls this
         after it: the optimizers of before do not know the new parameters.
         """
-        kind = torch.optim.AdamW if self.settings.weight_decay else torch.optim.Adam
-        for trained in (self.actor, self.critic):
+        decay = self.settings.weight_decay
+        kind = torch.optim.AdamW if decay else torch.optim.Adam
+        for trained, penalty in ((self.actor, self.settings.actor_l2), (self.critic, 0.0)):
             # fused: one pass over parameters and moments instead of one per operation
-            options = {"fused": True, "weight_decay": self.settings.weight_decay, **self.optimizer_kwargs}
+            options = {"fused": True, "weight_decay": decay or penalty, **self.optimizer_kwargs}
             trained.optimizer = kind(trained.parameters(), lr=lr_schedule(1), **options)
 
     def check_trained(self) -> None:

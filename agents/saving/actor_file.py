@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
-from agents.fields import build, check_fields
+from agents.fields import build, check_fields, taken_by
 from agents.networks.actor_critic import MultiTaskActor
 from agents.networks.form import Form, by_name
 from agents.saving.atomic import whole_file
@@ -45,8 +45,10 @@ class TrainedActor(BasePolicy):
         super().__init__(observation_space, action_space, squash_output=True)
         check_fields(NetworkSettings, settings)
         self.task_names, self.steps_per_task = task_names, steps_per_task
-        form = Form.of("actor", len(task_names), vars(build(NetworkSettings, settings)))
-        self.actor = MultiTaskActor(form, observation_space.shape[0], action_space.shape[0])
+        named = vars(build(NetworkSettings, settings))
+        form = Form.of("actor", len(task_names), named)
+        sizes = observation_space.shape[0], action_space.shape[0]
+        self.actor = MultiTaskActor(form, *sizes, **taken_by(MultiTaskActor, named))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         assert isinstance(observation, Tensor)

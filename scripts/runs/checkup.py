@@ -145,7 +145,7 @@ def columns(agent: MTSAC, env: TaskVecEnv) -> Finding:
     heads = len(agent.actor.task_parameters()[0]) if agent.actor.multi_head else env.num_tasks
     alike = agent.task_names == env.task_names and len(temperatures) == heads == env.num_tasks
     if alike and np.array_equal(observed, np.eye(env.num_tasks)):
-        return Finding("ok", "map", f"{heads} tasks, each with a column, a one-hot and a temperature of its own")
+        return Finding("ok", "map", f"{heads} tasks, each with a column, a one-hot and a temperature")
     return Finding("wrong", "map", f"agent {agent.task_names}, {len(temperatures)} temperatures; report this as a bug")
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from agents.algorithms import ALGORITHMS
+from agents.bounds import SEED
 from agents.fields import (
     Bound,
     Count,
@@ -31,7 +32,7 @@ from agents.fields import (
     check_fields,
     settings_of,
 )
-from agents.settings import ARS_REMOVED, SEED, NetworkSettings, Precision, SACSettings, check_together
+from agents.settings import ARS_REMOVED, NetworkSettings, Precision, SACSettings, check_together
 from envs import find_benchmark
 
 

@@ -42,6 +42,7 @@ def assert_close(first, second):
     [
         *((name, {}) for name in ("mean", "famo", "pcgrad", "nash_mtl", "mocograd")),
         ("pcgrad", {"multi_head": True, "critic_layer_norm": True, "weight_decay": 0.1}),
+        ("mean", {"actor_l2": 0.1}),
         ("pcgrad", {"actor_torso": "soft-modularization", "critic_torso": "soft-modularization", "n_critics": 1}),
     ],
     ids=str,

@@ -9,6 +9,7 @@ import torch
 import envs.toy
 from agents import MTSAC
 from agents.learning.update import Batch, Turn
+from agents.saving.actor_file import load_actor, save_actor
 from envs import from_gymnasium
 from tests.helpers import SMALL, toy_agent
 from tests.odd_tasks import Countdown
@@ -41,6 +42,48 @@ def test_learned_temperatures_keep_above_their_floor():
     found = agent.log_ent_coef.detach().exp()
     assert (found >= 0.04 * (1 - 1e-6)).all()
     assert (found < 0.041).any()  # it was needed
+
+
+def test_learned_temperatures_keep_below_their_ceiling():
+    agent = toy_agent(ent_coef="auto_0.05", ent_coef_max=0.06, target_entropy=3.0, learning_rate=0.05)
+    agent.learn(2 * 40)
+    found = agent.log_ent_coef.detach().exp()
+    assert (found <= 0.06 * (1 + 1e-6)).all()
+    assert (found > 0.059).all()  # it was needed
+
+
+def test_a_shared_temperature_follows_the_mean_of_the_tasks_losses():
+    agent = toy_agent(shared_temperature=True)
+    agent.learn(2 * 30)
+    agent.update.temperatures.step(torch.tensor([[1.0, 3.0], [6.0, 8.0]]))
+    torch.testing.assert_close(agent.log_ent_coef.grad, torch.full((2,), -(4.5 + agent.target_entropy)))
+    first, second = agent.log_ent_coef.tolist()
+    assert first == second != 0.0
+
+
+def test_an_l2_penalty_moves_the_actor_alone():
+    """Adam's gradient gets the coefficient times the weights: without a gradient of the losses only that is left."""
+    agent = toy_agent(policy_kwargs={**SMALL, "actor_l2": 0.5})
+    weights = agent.actor.head.weight
+    for network in (agent.actor, agent.critic):
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+    before, critic = weights.detach().clone(), agent.critic.head.weight.detach().clone()
+    agent.actor.optimizer.step()
+    agent.critic.optimizer.step()
+    torch.testing.assert_close(agent.actor.optimizer.state[weights]["exp_avg"], 0.1 * 0.5 * before)
+    assert torch.equal(agent.critic.head.weight, critic)
+
+
+def test_the_standard_deviation_keeps_within_its_limits(tmp_path):
+    agent = toy_agent(policy_kwargs={**SMALL, "log_std_min": -3.0, "log_std_max": -2.5})
+    with torch.no_grad():
+        agent.actor.head.weight.zero_()
+        agent.actor.head.bias.copy_(torch.tensor([0.0, 0.0, -9.0, 9.0]))
+    save_actor(agent, tmp_path / "actor.safetensors")
+    observations = torch.from_numpy(agent.observation_space.sample())[None]
+    for actor in (agent.actor, load_actor(tmp_path / "actor.safetensors", "cpu").actor):
+        assert actor._distribution(observations, blocks=False)[1].tolist() == [[-3.0, -2.5]]
 
 
 @pytest.mark.parametrize("hold", [1, 4])
@@ -150,7 +193,14 @@ def test_every_kind_of_critic_learns_the_known_values(form, settings):
         ({"return_scale": "brc", "gamma": 1.0}, "gamma must be below 1"),
         ({"return_scale": "popart"}, "it needs multi_head"),
         ({"critic_reduction": "median"}, "critic_reduction: expected one of min, mean; found 'median'"),
-        ({"ent_coef": 0.1, "ent_coef_min": 0.01}, "bounds learned temperatures"),
+        ({"ent_coef": 0.1, "ent_coef_min": 0.01}, "ent_coef_min is for learned temperatures"),
+        ({"ent_coef": 0.1, "ent_coef_max": 1.0}, "ent_coef_max is for learned temperatures"),
+        ({"ent_coef": "0", "shared_temperature": True}, "shared_temperature is for learned temperatures"),
+        ({"ent_coef_min": 0.1, "ent_coef_max": 0.1}, "ent_coef_max: expected more than ent_coef_min=0.1; found 0.1"),
+        ({"shared_temperature": True, "loss_weighting": "temperature"}, "under shared_temperature they do not"),
+        ({"policy_kwargs": {"actor_l2": 0.1, "weight_decay": 0.1}}, "take one of them"),
+        ({"policy_kwargs": {"log_std_max": -20.0}}, "log_std_max: expected more than log_std_min=-20.0; found -20.0"),
+        ({"policy_kwargs": {"log_std_min": float("-inf")}}, "log_std_min: expected a finite number; found -inf"),
         ({"ent_coef_min": -1.0}, "ent_coef_min: expected 0 or more"),
         ({"return_scale": "brc", "target_entropy": 1.0}, "takes a target_entropy of at most 0"),
         ({"reset_at": (50, 20)}, "reset_at: expected growing whole numbers"),

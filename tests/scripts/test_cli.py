@@ -65,7 +65,7 @@ BAD = {
     "two scales": ("train", "toy --return-scale brc --reward-scale 0.1", "undoes any reward_scale"),
     "popart and bins": ("train", "toy --return-scale popart --multi-head --critic-head c51", "take 'brc' with it"),
     "brc without an end": ("train", "toy --return-scale brc --gamma 1", "gamma must be below 1"),
-    "a floor without a ceiling": ("train", "toy --ent-coef 0.1 --ent-coef-min 0.01", "ent_coef_min bounds learned"),
+    "a floor without a ceiling": ("train", "toy --ent-coef 0.1 --ent-coef-min 0.01", "ent_coef_min is for learned"),
     "difference to nothing": ("train", "toy --diff", "--diff: expected a preset"),
     "difference to no preset": ("train", "toy --diff mt11", "did you mean mt1 or mt10"),
     "temperature": ("train", "toy --ent-coef auto_0", "--ent-coef"),
