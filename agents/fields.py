@@ -149,6 +149,7 @@ def fixed_by_plain_sac(kind: type) -> dict[str, Any]:
     return {name: value for name, value in roles.items() if value is not KEEP}
 
 
+@functools.cache
 def help_of(kind: type) -> dict[str, str]:
     """Return the string under each field, by name: one line of help."""
     found: dict[str, str] = {}

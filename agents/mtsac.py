@@ -22,6 +22,7 @@ from agents.collecting.stopwatch import Stopwatch
 from agents.environment import check_columns, check_env, check_kind, check_one_hot, task_names
 from agents.learning.rounds import CHECK_EVERY
 from agents.learning.temperatures import LearnedTemperatures
+from agents.networks import asked
 from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
 from agents.networks.form import by_name
 from agents.networks.policies import MultiTaskPolicy
@@ -64,6 +65,7 @@ class MTSAC(SAC):
     target_entropy: float
 
     dump_logs = write_row
+    eval_action, reset = asked.eval_action, asked.reset
     save, export_onnx = agent_file.save, export_onnx
     save_replay_buffer, load_replay_buffer = agent_file.save_buffer, agent_file.load_buffer
 
@@ -232,13 +234,6 @@ class MTSAC(SAC):
     def metrics(self) -> dict[str, float]:
         """Return the latest numbers by "group/quantity" and "group/quantity/task"; waits for the device."""
         return self.task_metrics.read()
-
-    def eval_action(self, observations: np.ndarray) -> np.ndarray:
-        """Deterministic actions (rows, A): what `metaworld.evaluation.evaluation` calls."""
-        return self.predict(observations, deterministic=True)[0]
-
-    def reset(self, env_mask: np.ndarray) -> None:
-        """Nothing to do at an episode's start: the policy has no memory (`metaworld.evaluation` calls this)."""
 
     @classmethod
     def load(

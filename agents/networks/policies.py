@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import Tensor
+from stable_baselines3.common.type_aliases import Schedule
 
 from agents.fields import build, check_fields, taken_by
 from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
+from agents.networks.asked import actions_of
 from agents.networks.form import Form, by_name, takes_task
 from agents.networks.values import make_value
 from agents.settings import NetworkSettings
@@ -131,8 +131,4 @@ class MultiTaskPolicy(BasePolicy):
         """
         raise ValueError("A policy is loaded with its agent: MTSAC.load(path).policy, from a file of agent.save(path).")
 
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        assert isinstance(observation, Tensor)
-        return self.actor(observation.to(next(self.actor.parameters()).dtype), deterministic)
-
-    forward = _predict
+    _predict = forward = actions_of

@@ -12,11 +12,10 @@ from gymnasium import spaces
 from safetensors import safe_open
 from safetensors.torch import save
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import get_device
-from torch import Tensor
 
 from agents.fields import build, check_fields, taken_by
+from agents.networks import asked
 from agents.networks.actor_critic import MultiTaskActor
 from agents.networks.form import Form, by_name
 from agents.saving.atomic import whole_file
@@ -50,18 +49,8 @@ class TrainedActor(BasePolicy):
         sizes = observation_space.shape[0], action_space.shape[0]
         self.actor = MultiTaskActor(form, *sizes, **taken_by(MultiTaskActor, named))
 
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        assert isinstance(observation, Tensor)
-        return self.actor(observation.to(next(self.actor.parameters()).dtype), deterministic)
-
-    forward = _predict
-
-    def eval_action(self, observations: np.ndarray) -> np.ndarray:
-        """Deterministic actions (rows, A): what `metaworld.evaluation.evaluation` calls."""
-        return self.predict(observations, deterministic=True)[0]
-
-    def reset(self, env_mask: np.ndarray) -> None:
-        """Nothing to do at an episode's start: the policy has no memory (`metaworld.evaluation` calls this)."""
+    _predict = forward = asked.actions_of
+    eval_action, reset = asked.eval_action, asked.reset
 
 
 def save_actor(agent: Any, path: str | Path) -> None:

@@ -35,7 +35,6 @@ def comma_separated(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | 
 
 
 Names = Annotated[tuple[str, ...], _comma_separated(str, "A,B,...")]
-Numbers = Annotated[tuple[float, ...], _comma_separated(float, "X,Y,...")]
 Counts = Annotated[tuple[int, ...], _comma_separated(int, "K,L,...")]
 
 _WORDS = {"auto": "auto", "true": True, "false": False}

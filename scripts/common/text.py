@@ -27,7 +27,7 @@ def in_csv(text: object) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     :raises ValueError: also for a key that stands twice in an object: Python would take the last one, and not say so.
     """

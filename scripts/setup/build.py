@@ -68,8 +68,12 @@ def resolve_capture(capture: Literal["auto"] | bool, device: str) -> bool:
 
 
 def resolve_compile(config: TrainConfig, device: str) -> bool:
-    """Whether updates are compiled: auto is yes for `LONG` runs on a CPU with a C++ compiler, and warns if that is all
-    that is missing. Raises UsageError if they are to be and cannot."""
+    """Return whether updates are compiled.
+
+    Auto is yes for `LONG` runs on a CPU with a C++ compiler, and warns if that is all that is missing.
+
+    :raises UsageError: if they are to be and cannot.
+    """
     if config.compile == "auto":
         updates = config.steps_per_task // config.train_freq * config.gradient_steps
         if device != "cpu" or updates < LONG:
@@ -86,7 +90,7 @@ def resolve_compile(config: TrainConfig, device: str) -> bool:
 
 
 def find_compiler() -> str | None:
-    """The C++ compiler that compiled updates need."""
+    """Return the C++ compiler that compiled updates need."""
     return shutil.which(os.environ.get("CXX") or "g++")
 
 

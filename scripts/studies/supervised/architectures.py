@@ -69,7 +69,7 @@ class HardSharing(Architecture):
         self.trunk = encoder.stack()
 
     def features(self, rows: Tensor, blocks: bool) -> list[Tensor]:
-        """The encoder's."""
+        """Return the encoder's."""
         return list(self.per_task(self.trunk(rows), blocks))
 
 
@@ -84,7 +84,7 @@ class MixtureOfExperts(Architecture):
         self.gates = nn.ModuleList(nn.Linear(encoder.inputs, EXPERTS) for _ in outputs)
 
     def features(self, rows: Tensor, blocks: bool) -> list[Tensor]:
-        """The experts', weighted row by row."""
+        """Return the experts', weighted row by row."""
         opinions = torch.stack([expert(rows) for expert in self.experts], dim=1)  # (rows, experts, features, ...)
         own = zip(self.gates, self.per_task(rows, blocks), self.per_task(opinions, blocks), strict=True)
         return [torch.einsum("re,re...->r...", gate(x.flatten(1)).softmax(1), seen) for gate, x, seen in own]
@@ -112,7 +112,7 @@ class Attention(Architecture):
         )
 
     def features(self, rows: Tensor, blocks: bool) -> list[Tensor]:
-        """What each task's last mask lets through."""
+        """Return what each task's last mask lets through."""
         seen: list[Tensor] = []
         for number, stage in enumerate(self.trunk):
             rows = stage(rows)
@@ -142,7 +142,7 @@ class CrossStitch(Architecture):
         self.stitches = nn.Parameter(first.repeat(len(encoder.stages), 1, 1))
 
     def features(self, rows: Tensor, blocks: bool) -> list[Tensor]:
-        """What each column ends with."""
+        """Return what each column ends with."""
         mixed = [rows] * self.num_tasks
         for stages, stitch in zip(zip(*self.columns, strict=True), self.stitches, strict=True):
             seen = torch.stack([stage(x) for stage, x in zip(stages, mixed, strict=True)])

@@ -1,4 +1,4 @@
-"""Gradient methods on supervised tasks: which aggregator and which architecture learns them best?
+"""Gradient methods on supervised tasks: the aggregators and architectures, side by side.
 
     python -m scripts.supervised digits                                       nothing to fetch; a few minutes
     python -m scripts.supervised multimnist --fetch --out results/multimnist  downloads 1.4 MB, then trains: minutes
@@ -180,7 +180,7 @@ def train_all(
 
 
 def facts(config: SupervisedConfig, plan: Plan, minutes: float) -> dict[str, str]:
-    """What the numbers depend on."""
+    """Return what the numbers depend on."""
     given = [field for field in fields(config) if field.name not in ("dataset", "out", "data", "fetch")]
     changed = [field.name for field in given if getattr(config, field.name) != field.default]
     flags = [word for name in changed for word in (cli_flag(name), _spelled(config, name))]
@@ -206,7 +206,10 @@ def _spelled(config: SupervisedConfig, name: str) -> str:
 
 
 def check(config: SupervisedConfig) -> None:
-    """Raises UsageError for what cannot be trained or written."""
+    """Refuse what cannot be trained or written.
+
+    :raises UsageError: with the reason.
+    """
     choose("data set", config.dataset, DATASETS)
     for name in ("seeds", "epochs", "batch_size"):
         if (value := getattr(config, name)) is not None and value < 1:

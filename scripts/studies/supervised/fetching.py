@@ -83,7 +83,7 @@ class Package(NamedTuple):
 
 
 def _download(requirement: str, scratch: Path) -> Path:
-    """The wheel, by the ordinary client, without what it depends on and without building anything."""
+    """Download the wheel by the ordinary client, without what it depends on and without building anything."""
     words = ["download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
     done = subprocess.run(
         [sys.executable, "-m", "pip", *words, "--dest", str(scratch), requirement], capture_output=True, text=True

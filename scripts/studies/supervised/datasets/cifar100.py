@@ -63,7 +63,7 @@ class Cifar100(Dataset):
             self.ranks[found] = torch.arange(CLASSES)
 
     def splits(self, seed: int) -> tuple[Split, Split]:
-        """The published ones, for every seed."""
+        """Return the published ones, for every seed."""
         return self._split(self.parts[0]), self._split(self.parts[1])
 
     def _split(self, records: Tensor) -> Split:
