@@ -19,7 +19,7 @@ from agents.collecting.stopwatch import Stopwatch
 from agents.device.captured import CapturedUpdates
 from agents.device.compiled import CompiledUpdates
 from agents.fields import taken_by
-from agents.learning.aggregation import build_aggregator
+from agents.learning.aggregation import build_aggregator, check_batches, refuse_for_actor
 from agents.learning.guard import FiniteGuard
 from agents.learning.metrics import TaskMetrics
 from agents.learning.returns import RETURN_SCALES, ReturnScale, reward_factors
@@ -73,7 +73,11 @@ class Assembly:
 
     def aggregators(self, *given: tuple[str | mtrl.Aggregator, dict[str, Any] | None]) -> list[mtrl.Aggregator]:
         """Return the aggregators of actor and critic on their device, from names or instances with their options."""
-        return [build_aggregator(*each, self.seed).to(self.buffer.rows.device) for each in given]
+        built = [build_aggregator(*each, self.seed).to(self.buffer.rows.device) for each in given]
+        refuse_for_actor(type(built[0]))
+        for aggregator in built:
+            check_batches(aggregator, self.settings.batch_size, self.settings.buffer_size)
+        return built
 
     def temperatures(self, log_alpha: Tensor | None, rate: float, target_entropy: float) -> FixedTemperatures:
         """Return one per task, where Stable-Baselines3 has made a single one: `log_alpha`, if it is learned."""

@@ -43,7 +43,7 @@ def backward(
     in the graph) are not touched.
     Task parameters get, bit for bit, what `losses.mean().backward()` gives them (`.sum()` if the aggregator sums).
 
-    :param losses: one loss per task, (T,).
+    :param losses: one loss per task, (T,); with an aggregator of two batches (`batches`) two, side by side, (2T,).
     :param tape: of `mtrl.record`; its shared parameters and its task parameters are updated. One backward pass.
     :param parameters: the shared parameters, instead of a tape; with their names, too. T backward passes.
     :param task_parameters: parameters that do not enter surgery, besides those of the tape.
@@ -63,6 +63,11 @@ def backward(
         raise TypeError(
             "expected an instance of mtrl.Aggregator, such as mtrl.PCGrad() or one of "
             f"mtrl.make_aggregator('torchjd:NAME'); found {aggregator!r}"
+        )
+    if len(losses) % aggregator.batches:
+        raise ValueError(
+            f"expected {aggregator.batches} losses per task, one of each batch, as the aggregator's batches are "
+            f"{aggregator.batches}; found {len(losses)} losses in all"
         )
     if tape is not None:
         tape.check_uses(losses)
@@ -128,7 +133,7 @@ def _task_rows(
     outputs = tape.outputs
     gradients = _grad(plain, [*outputs, *heads], keep_graph)
     pieces = tape.task_gradients(gradients[: len(outputs)])
-    scale = len(losses) if aggregator.reduction == "mean" else 1.0
+    scale = len(losses) if aggregator.reduction == "mean" else aggregator.batches
     return *_rows(pieces, losses, shared, scale), gradients[len(outputs) :]
 
 
@@ -206,7 +211,7 @@ def _aggregate(
 ) -> tuple[Sequence[Tensor | None], dict[str, Tensor] | None]:
     num_tasks = len(losses)
     if isinstance(aggregator, GramianAggregator):
-        products, rows = rows.measured()
+        products, rows = rows.measured(aggregator.apart)
         weights = aggregator.weights(products, losses).detach().to(products.dtype)
         updates = rows.combine(weights)
     else:
@@ -221,15 +226,21 @@ def _aggregate(
 
 def _report(products: Tensor, weights: Tensor, aggregator: Aggregator, num_tasks: int) -> dict[str, Tensor]:
     """`products`: the Gramian of the T gradients and, where there is one more row, of the update."""
-    gramian = products[:num_tasks, :num_tasks]
-    units = torch.eye(num_tasks, len(products), dtype=products.dtype, device=products.device)
+    units = torch.eye(num_tasks, products.shape[-1], dtype=products.dtype, device=products.device)
+    plain = aggregator.reduce(units)
+    gramian = products[..., :num_tasks, :num_tasks]
+    if products.ndim == 3:  # one for each parameter: the update's products are those of its parts
+        gramian, plain = gramian.sum(0), plain.repeat(len(products))
+        products, weights = torch.block_diag(*products), weights.flatten()
+    if (batches := aggregator.batches) > 1:  # a task's gradient is the mean of those of its batches
+        gramian = gramian.unflatten(1, (-1, batches)).mean(2).unflatten(0, (-1, batches)).mean(1)
     return {
         "cosines": measure.cosine_matrix(gramian),
         "conflict_share": measure.conflict_share(gramian),
         "magnitude_similarity": measure.magnitude_similarity(gramian),
         "norms": measure.gradient_norms(gramian),
-        "distance": measure.surgery_distance(products, weights, plain=aggregator.reduce(units)),
-        "angle": measure.surgery_angle(products, weights, plain=aggregator.reduce(units)),
+        "distance": measure.surgery_distance(products, weights, plain),
+        "angle": measure.surgery_angle(products, weights, plain),
     }
 
 

@@ -25,23 +25,27 @@ class Rows(NamedTuple):
     sizes: Tensor | None = None  # (T, 1), float64: and each row by its own power of two, where float32 is too narrow
 
     @float32_products(tf32=False)
-    def measured(self) -> tuple[Float64[Tensor, "tasks tasks"], "Rows"]:
+    def measured(self, apart: bool = False) -> tuple[Float64[Tensor, "*pieces tasks tasks"], "Rows"]:
         """Gramian G = J J^T, and the rows in the form in which they could be multiplied: combine those.
+
+        With `apart` one Gramian for each piece.
 
         Gradients longer than 1e18 or shorter than 1e-13 are brought to length 1 before; not on devices, where a look at
         the lengths would make the program wait: there they must lie between 1e-13 and 1e18.
         """
-        products = torch.stack([_products(flat) for flat in self.flat()]).sum(0)
+        each = torch.stack([_products(flat) for flat in self.flat()])
+        products = each.sum(0)
         if self.sizes is None and not _are_ordinary(products):
-            return self._resized().measured()
-        gramian = products * self.scale**2
+            return self._resized().measured(apart)
+        gramian = (each if apart else products) * self.scale**2
         return gramian if self.sizes is None else gramian * self.sizes * self.sizes.mT, self
 
     @float32_products(tf32=False)
-    def combine(self, weights: Float[Tensor, " tasks"]) -> list[Tensor]:
-        """Update w @ J, piece by piece, at least in float32."""
+    def combine(self, weights: Float[Tensor, "*pieces tasks"]) -> list[Tensor]:
+        """Update w @ J, piece by piece, at least in float32; weights (pieces, T) are those of each piece."""
         weights = weights * self.scale if self.sizes is None else weights * self.scale * self.sizes[:, 0]
-        return self.shaped([weights.to(flat.dtype) @ flat for flat in self.flat()])
+        each = weights.expand(len(self.pieces), -1)
+        return self.shaped([own.to(flat.dtype) @ flat for own, flat in zip(each, self.flat(), strict=True)])
 
     def jacobian(self) -> Float[Tensor, "tasks params"]:
         """One matrix, at least in float32."""

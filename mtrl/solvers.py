@@ -142,6 +142,13 @@ def dual_cone_weights(
     return _poisoned(norms[:, None] * (eye + u) * per_length, gramian), residual
 
 
+def project_on_simplex(point: Float64[Tensor, " tasks"]) -> Float64[Tensor, " tasks"]:
+    """Nearest point with non-negative entries of sum 1 (Held, Wolfe and Crowder 1974)."""
+    falling = point.sort(descending=True).values
+    levels = (falling.cumsum(0) - 1) / torch.arange(1, len(point) + 1, dtype=point.dtype, device=point.device)
+    return (point - torch.where(falling > levels, levels, -torch.inf).amax()).clamp(min=0)
+
+
 def impartial_weights(
     gramian: Float64[Tensor, "tasks tasks"],
 ) -> tuple[Float64[Tensor, " tasks"], Float64[Tensor, " tasks"]]:

@@ -43,6 +43,8 @@ def row(name, kind):
 
 def sees(kind):
     """What a method must see, which decides what it costs."""
+    if kind.wanted_batches > 1:
+        return "products of two batches"
     if issubclass(kind, LossAggregator):
         return "losses, and those after the step" if kind().looks_back else "losses"
     return "products" if issubclass(kind, GramianAggregator) else "gradients"

@@ -32,6 +32,37 @@ def build_aggregator(given: str | mtrl.Aggregator, options: Mapping[str, Any] | 
     return mtrl.make_aggregator(given, **options)
 
 
+def refuse_for_actor(kind: type[mtrl.Aggregator]) -> None:
+    """Refuse a method for losses that are never negative.
+
+    :raises ValueError: saying where it can be used.
+    """
+    if kind.non_negative:
+        raise ValueError(
+            f"the actor's aggregator: expected one for losses of any sign, as SAC's actor has negative ones; found "
+            f"{kind.__name__}, which is for losses from 0 on. Use it for the critic alone (critic_aggregator), with "
+            "another one for the actor, such as mean."
+        )
+
+
+def check_batches(aggregator: mtrl.Aggregator, batch_size: int, buffer_size: int) -> None:
+    """Refuse to deal a task's rows out to more batches than they make, or rows that are not independent.
+
+    :raises ValueError: saying how many are needed.
+    """
+    batches, kind = aggregator.wanted_batches, type(aggregator).__name__
+    if batch_size % batches:
+        raise ValueError(
+            f"{kind} deals each task's rows out to {batches} independent batches: expected a batch_size that is a "
+            f"multiple of {batches}; found {batch_size}."
+        )
+    if batches > 1 and buffer_size < batch_size:
+        raise ValueError(
+            f"{kind} takes {batches} independent batches, together batch_size={batch_size} rows of each task: expected "
+            f"a buffer_size of at least as many, or they are the same few transitions; found {buffer_size}."
+        )
+
+
 def describe_aggregator(aggregator: mtrl.Aggregator) -> tuple[str, dict[str, Any]]:
     """Name and options from which `build_aggregator` makes the same method.
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 import mtrl
+from agents.learning import batches
 from agents.learning.metrics import StepPath
 from agents.learning.returns import ReturnScale
 from agents.learning.temperatures import FixedTemperatures
@@ -130,6 +131,7 @@ class SACUpdate:
         self.reward_scale = torch.ones_like(scale.scale) if reward_scale is None else reward_scale
         self.critic_reduction, self.loss_weighting = critic_reduction, loss_weighting
         self.max_grad_norm = max_grad_norm
+        self._batches = batches.agreed(self.aggregators.values())
         self._trusted = False  # an update of all networks was made, under the eyes of `mtrl.record`
 
     def update(self, batch: Batch, turn: Turn, measure: bool = False) -> Report:
@@ -138,12 +140,13 @@ class SACUpdate:
         :param measure: measure how the tasks' gradients conflict, too, which costs several backward passes.
         """
         report = Report()
+        batch = batches.deal(batch, self.num_tasks, self._batches)
         alpha = self.temperatures.values()
         noise = None
         if turn.actor:
             # a_pi ~ pi(. | s): one draw serves temperatures and actor, and comes before the critics' step
             noise = torch.randn_like(batch.actions)
-            with self._record(self.actor) as actor_tape:
+            with self._record("actor") as actor_tape:
                 actions_pi, log_prob = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
             # log alpha_i descends -log alpha_i (mean_B log pi(a_pi | s) + target entropy)
             self.temperatures.step(self.by_task(log_prob))
@@ -158,7 +161,7 @@ class SACUpdate:
         target = self.scale.normalise(returns).to(target.dtype)
 
         # critics: L_i = w_i mean_B sum_n loss(Q_n(s, a), y)
-        with self._record(self.critic) as critic_tape:
+        with self._record("critic") as critic_tape:
             outputs = self.q_outputs(self.critic, batch.observations, batch.actions)
         critic_losses = self.critic_losses(outputs, target)
         given = Given(batch, alpha, weights, target, noise)
@@ -169,6 +172,7 @@ class SACUpdate:
             # actor: L_i = w_i mean_B (alpha_i log pi(a_pi | s) - min_n Q_n(s, a_pi)), the critics of now are constants
             actor_losses = self.actor_losses(batch.observations, actions_pi, log_prob, alpha)
             self._step("actor", actor_losses, actor_tape, given, measure, report)
+            actor_losses = batches.of_tasks(actor_losses, self.num_tasks)
             report.numbers |= {"actor_loss": actor_losses, "entropy": -self.by_task(log_prob).mean(-1)}
             self._trusted = True
 
@@ -176,7 +180,7 @@ class SACUpdate:
             # Q_target_n <- Q_target_n + tau (Q_n - Q_target_n)
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
-        self._conclude(report, critic_losses, actor_losses, alpha, outputs)
+        self._conclude(report, batches.of_tasks(critic_losses, self.num_tasks), actor_losses, alpha, outputs)
         return report
 
     def restart(self) -> None:
@@ -210,17 +214,17 @@ class SACUpdate:
 
     def critic_losses(
         self, outputs: Float[Tensor, "critics tasks rows outputs"], target: Float[Tensor, "tasks rows targets"]
-    ) -> Float[Tensor, " tasks"]:
-        """Mean over the task's rows, sum over the critics."""
-        return self.critic.values.loss(outputs, target).mean(-1).sum(0)
+    ) -> Float[Tensor, " losses"]:
+        """Mean over the task's rows, or over those of each of its batches; sum over the critics."""
+        return batches.mean(self.critic.values.loss(outputs, target), self.aggregators["critic"].batches).sum(0)
 
     def actor_losses(
         self, observations: Tensor, actions: Tensor, log_prob: Tensor, alpha: Float[Tensor, " tasks"]
-    ) -> Float[Tensor, " tasks"]:
-        """Mean over the task's rows of alpha log pi(a | s) - Q(s, a)."""
+    ) -> Float[Tensor, " losses"]:
+        """Mean of alpha log pi(a | s) - Q(s, a), likewise."""
         outputs = self.q_outputs(self.critic, observations, actions)
         q_pi = self.critic.values.reduce(outputs, self.critic_reduction)
-        return (alpha.unsqueeze(1) * self.by_task(log_prob) - q_pi).mean(-1)
+        return batches.mean(alpha.unsqueeze(1) * self.by_task(log_prob) - q_pi, self.aggregators["actor"].batches)
 
     def loss_weights(self, alpha: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"] | float:
         """Weight of each task's losses; they sum to T."""
@@ -247,7 +251,7 @@ class SACUpdate:
         return self.critic_target.values.target(outputs, backup, self.critic_reduction)
 
     @torch.no_grad()
-    def recompute_losses(self, name: Network, given: Given) -> Float[Tensor, " tasks"]:
+    def recompute_losses(self, name: Network, given: Given) -> Float[Tensor, " losses"]:
         """Return the losses of the same batch, target and noise, with the parameters of now."""
         batch = given.batch
         if name == "critic":
@@ -255,16 +259,17 @@ class SACUpdate:
         else:
             drawn = self.actor.action_log_prob(batch.observations, blocks=True, noise=given.noise)
             losses = self.actor_losses(batch.observations, *drawn, given.alpha)
-        return losses * given.weights
+        return batches.weighted(losses, given.weights)
 
-    def _record(self, network: MultiTaskActor | MultiTaskCritic) -> AbstractContextManager[mtrl.Tape]:
+    def _record(self, name: Network) -> AbstractContextManager[mtrl.Tape]:
         # every update computes the same: whether the tape sees all of it is looked at once
-        return mtrl.record(network, self.num_tasks, network.task_parameters(), trusted=self._trusted)
+        network, blocks = getattr(self, name), self.num_tasks * self.aggregators[name].batches
+        return mtrl.record(network, blocks, network.task_parameters(), trusted=self._trusted)
 
     def _step(
         self,
         name: Network,
-        losses: Float[Tensor, " tasks"],
+        losses: Float[Tensor, " losses"],
         tape: mtrl.Tape,
         given: Given,
         measure: bool,
@@ -272,8 +277,8 @@ class SACUpdate:
     ) -> None:
         """Reconcile the tasks' gradients of the actor or the critics, clip, and take the optimizer's step."""
         network, aggregator = getattr(self, name), self.aggregators[name]
-        losses = losses * given.weights
-        path = StepPath(losses, network) if measure else None
+        losses = batches.weighted(losses, given.weights)
+        path = StepPath(batches.of_tasks(losses, self.num_tasks), network) if measure else None
         found = mtrl.backward(losses, aggregator, tape=tape, diagnostics=measure)
         if self.max_grad_norm:
             norm = nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
@@ -283,7 +288,7 @@ class SACUpdate:
             after = self.recompute_losses(name, given)
             aggregator.after_step(after)
             if path and found:
-                found["curvature"] = path.curvature(after)
+                found["curvature"] = path.curvature(batches.of_tasks(after, self.num_tasks))
                 report.measured |= {f"{name}_{key}": value for key, value in found.items()}
 
     @torch.no_grad()

@@ -32,6 +32,10 @@ class Aggregator(nn.Module, ABC):
     # True: may be part of a captured CUDA graph: its state is in tensors that change in place, and no host is asked (no
     # `.item()`, no `if` on a tensor, no counter in Python). Each class says so for itself: it is not inherited.
     capturable: ClassVar[bool] = False
+    non_negative: ClassVar[bool] = False  # True: for losses that are never below 0, as an actor's in SAC can be
+    # Independent batches that a method would have of each task: MTSAC deals its rows out, and sets `batches` to it.
+    wanted_batches: ClassVar[int] = 1
+    batches: int = 1  # 2: there are 2T losses, those of the two batches of a task side by side
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -94,8 +98,8 @@ class Aggregator(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def reduce(self, per_task: Float[Tensor, "tasks *rest"]) -> Float[Tensor, "*rest"]:
-        """Mean or sum over the tasks, whichever `reduction` says."""
-        return per_task.mean(0) if self.reduction == "mean" else per_task.sum(0)
+        """Mean or sum over the tasks, whichever `reduction` says, and the mean over their batches."""
+        return per_task.mean(0) if self.reduction == "mean" else per_task.sum(0) / self.batches
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return constructor arguments as JSON values: `type(self)(**self.hyperparameters())` is a fresh twin.
@@ -112,6 +116,8 @@ class Aggregator(nn.Module, ABC):
 class GramianAggregator(Aggregator):
     """A method that needs only the inner products of the task gradients: d = w @ J."""
 
+    apart: bool = False  # True: `weights` sees a Gramian for each parameter, (P, T, T), and gives weights (P, T)
+
     @abstractmethod
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
@@ -122,7 +128,7 @@ class GramianAggregator(Aggregator):
         self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " params"]:
         """Combine the rows of the Jacobian with the weights."""
-        gramian, rows = Rows([jacobian]).measured()
+        gramian, rows = Rows([jacobian]).measured(self.apart)
         return rows.combine(self.weights(gramian, losses))[0]
 
 

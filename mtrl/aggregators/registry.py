@@ -4,6 +4,8 @@ from mtrl.aggregators.aligned_mtl import AlignedMTL
 from mtrl.aggregators.base import Aggregator, GramianAggregator
 from mtrl.aggregators.cagrad import CAGrad
 from mtrl.aggregators.config import ConFIG
+from mtrl.aggregators.conicgrad import ConicGrad
+from mtrl.aggregators.db_mtl import DBMTL
 from mtrl.aggregators.fairgrad import FairGrad
 from mtrl.aggregators.famo import FAMO
 from mtrl.aggregators.graddrop import GradDrop
@@ -13,12 +15,14 @@ from mtrl.aggregators.imtl_g import IMTLG
 from mtrl.aggregators.mean import Mean
 from mtrl.aggregators.mgda import MGDA
 from mtrl.aggregators.mocograd import MoCoGrad
+from mtrl.aggregators.modo import MoDo
 from mtrl.aggregators.nash_mtl import NashMTL
 from mtrl.aggregators.pcgrad import PCGrad
 from mtrl.aggregators.pcgrad_direction import PCGradDirection
 from mtrl.aggregators.pcgrad_fixed import PCGradFixed
 from mtrl.aggregators.pcgrad_magnitude import PCGradMagnitude
 from mtrl.aggregators.scheduled import Scheduled
+from mtrl.aggregators.sdmgrad import SDMGrad
 from mtrl.aggregators.smoothed import Smoothed
 from mtrl.aggregators.upgrad import UPGrad
 
@@ -32,7 +36,10 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
     "mocograd": MoCoGrad,
     "graddrop": GradDrop,
     "cagrad": CAGrad,
+    "conicgrad": ConicGrad,
     "mgda": MGDA,
+    "sdmgrad": SDMGrad,
+    "modo": MoDo,
     "imtl_g": IMTLG,
     "config": ConFIG,
     "nash_mtl": NashMTL,
@@ -41,6 +48,7 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
     "aligned_mtl": AlignedMTL,
     "gradnorm": GradNorm,
     "famo": FAMO,
+    "db_mtl": DBMTL,
 }
 
 WRAPPERS: dict[str, type[GramianAggregator]] = {"smoothed": Smoothed, "scheduled": Scheduled}  # WRAPPER:METHOD

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import GramianAggregator
-from mtrl.aggregators.shared import in_range, on_scale
+from mtrl.aggregators.shared import in_range
 
 
 class Scheduled(GramianAggregator):
@@ -37,11 +37,11 @@ class Scheduled(GramianAggregator):
         self.updates = torch.zeros_like(self.updates)
 
     def weights(
-        self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
-    ) -> Float[Tensor, " tasks"]:
+        self, gramian: Float[Tensor, "*pieces tasks tasks"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, "*pieces tasks"]:
         """Return the method's weights if it is its turn, else those of the mean, or sum."""
         own = super().weights(gramian, losses)  # type: ignore[safe-super]  # the method's: see `wrapped`
         number = self.updates - self.start
         self.updates += 1
-        plain = on_scale(torch.full_like(own, 1 / len(own)), self.reduction)
+        plain = self.reduce(torch.eye(own.shape[-1], dtype=own.dtype, device=own.device))
         return torch.where((number >= 0) & (number % self.period == 0), own, plain)

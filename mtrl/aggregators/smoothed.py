@@ -27,7 +27,7 @@ class Smoothed(GramianAggregator):
     :param smoothing: how much of the weights before stays, in [0, 1).
     """
 
-    average: Tensor  # (T,), float64, NaN until the first call
+    average: Tensor  # as the weights, (T,) as a rule, float64; empty until the first call
 
     def __init__(self, smoothing: float = 0.9, **options: Any) -> None:
         super().__init__(**options)
@@ -37,16 +37,17 @@ class Smoothed(GramianAggregator):
     def reset(self, num_tasks: int, num_params: int) -> None:
         """Start over with the method, and forget its weights."""
         super().reset(num_tasks, num_params)
-        self.average = self.average.new_full((num_tasks,), torch.nan)
+        rows = num_tasks * self.batches
+        self.average = self.average.new_full((0, rows) if self.apart else (rows,), torch.nan)
 
     def weights(
-        self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
-    ) -> Float[Tensor, " tasks"]:
+        self, gramian: Float[Tensor, "*pieces tasks tasks"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, "*pieces tasks"]:
         """Return the method's weights, averaged with those before."""
-        if not len(self.average):
-            self.reset(len(gramian), 0)
-        check_tasks(len(self.average), len(gramian), self)
         own = super().weights(gramian, losses)  # type: ignore[safe-super]  # the method's: see `wrapped`
+        if not self.average.numel():
+            self.average = torch.full_like(own, torch.nan)
+        check_tasks(self.average.shape[-1], own.shape[-1], self)
         averaged = torch.lerp(own, torch.where(self.average.isnan(), own, self.average), self.smoothing)
         sound = averaged.isfinite().all() & gramian.isfinite().all()
         self.average.copy_(torch.where(sound, averaged, self.average))

@@ -23,6 +23,7 @@ METHOD_COLORS = {
     **{"mgda": "#882255", "imtl_g": "#117733", "nash_mtl": "#999933", "aligned_mtl": "#AA4499"},
     **{"gradnorm": "#661100", "famo": "#888888", "independent": "#8C6D31", "fairgrad": "#6699CC"},
     **{"upgrad": "#DDCC77", "config": "#44AA99", "graddrop": "#CC6677"},
+    **{"conicgrad": "#1B9E77", "db_mtl": "#A6761D", "sdmgrad": "#7570B3", "modo": "#E7298A"},
 }
 FOREIGN = "0.5"
 COLORS = tuple(METHOD_COLORS.values())

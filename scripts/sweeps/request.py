@@ -17,7 +17,10 @@ from scripts.common.usage import UsageError, choose
 from scripts.setup.presets import parsed
 
 PROGRAM = "python -m scripts.sweep"
-ARMS = {name: f"--aggregator {name}" for name in AGGREGATORS} | {
+ARMS = {
+    name: f"--aggregator mean --critic-aggregator {name}" if kind.non_negative else f"--aggregator {name}"
+    for name, kind in AGGREGATORS.items()
+} | {
     "multi-head-mean": "--aggregator mean --multi-head",
     "multi-head-pcgrad": "--aggregator pcgrad --multi-head",
     "pcgrad-critic-only": "--aggregator mean --critic-aggregator pcgrad",

@@ -15,7 +15,7 @@ from agents.saving.checkpoint import rng_state
 from tests.helpers import EVERYTHING, SMALL, NoSynchronisation, assert_same_tensors, cuda, tensors, toy_agent
 from tests.traced_graphs import SETTINGS, STEPS, capture, eagerly, state_of
 
-CAPTURABLE = [name for name in mtrl.AGGREGATORS if name != "nash_mtl"]
+CAPTURABLE = [name for name, kind in mtrl.AGGREGATORS.items() if kind.capturable and not kind.non_negative]
 
 
 def graphs_of(agent):
@@ -223,7 +223,7 @@ def test_orders_begin_anew_with_a_state_of_another_kind_of_device_and_only_then(
 
 @cuda
 @pytest.mark.filterwarnings("ignore:Updates run eagerly")
-@pytest.mark.parametrize("aggregator", mtrl.AGGREGATORS)
+@pytest.mark.parametrize("aggregator", ["nash_mtl", *CAPTURABLE])
 def test_captured_equals_eager_on_cuda(aggregator):
     agents, generators = [], []
     for eager in (True, False):

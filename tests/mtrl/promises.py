@@ -12,7 +12,10 @@ PROMISES = {
     "mocograd": Promises(permutation=False),
     "graddrop": Promises(),
     "cagrad": Promises(),
+    "conicgrad": Promises(),
     "mgda": Promises(non_conflicting="always"),
+    "sdmgrad": Promises(),
+    "modo": Promises(),
     "imtl_g": Promises(),
     "config": Promises(),
     "nash_mtl": Promises(non_conflicting="always"),
@@ -21,6 +24,7 @@ PROMISES = {
     "aligned_mtl": Promises(),
     "gradnorm": Promises(),
     "famo": Promises(),
+    "db_mtl": Promises(),
     "smoothed:pcgrad": Promises(permutation=False),
     "scheduled:smoothed:gradvac": Promises(permutation=False),
 }

@@ -441,6 +441,10 @@ def test_theorem_1_holds_for_the_fixed_order() -> None:
         ("gradvac", {"target": 1.0}, "target must lie in (-1, 1); found 1.0"),
         ("mocograd", {"momentum": 1.0}, "momentum must lie in [0, 1); found 1.0"),
         ("mocograd", {"strength": -1.0}, "strength must lie in [0, inf); found -1.0"),
+        ("conicgrad", {"c": 0.0}, "c must lie in (0, 1]; found 0.0"),
+        ("db_mtl", {"beta": 1.0}, "beta must lie in [0, 1); found 1.0"),
+        ("sdmgrad", {"steps": 0}, "steps must lie in [1, inf); found 0"),
+        ("modo", {"rate": 0.0}, "rate must lie in (0, inf); found 0.0"),
         ("fairgrad", {"alpha": 0.0}, "alpha must lie in (0, inf); found 0.0"),
         ("graddrop", {"leak": 1.5}, "leak must lie in [0, 1]; found 1.5"),
         ("smoothed:pcgrad", {"smoothing": 1.0}, "smoothing must lie in [0, 1); found 1.0"),
@@ -463,7 +467,9 @@ def test_an_unknown_choice_and_an_unknown_option() -> None:
         make_aggregator("mgda", c=0.5)
 
 
-@pytest.mark.parametrize("name", ["gradvac", "mocograd", "nash_mtl", "gradnorm", "famo"])
+@pytest.mark.parametrize(
+    "name", ["gradvac", "mocograd", "nash_mtl", "gradnorm", "famo", "conicgrad", "db_mtl", "sdmgrad", "modo"]
+)
 def test_another_number_of_tasks_than_that_of_the_state(name) -> None:
     aggregator = make_aggregator(name)
     answer(aggregator, matrix("random", 3, 5))
