@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor
 import mtrl
 
 
-def agreed(aggregators: Iterable[mtrl.Aggregator]) -> int:
+def agreed(aggregators: Collection[mtrl.Aggregator]) -> int:
     """Tell the aggregators that each gets as many batches as it wants, and return the largest number."""
     for aggregator in aggregators:
         aggregator.batches = aggregator.wanted_batches
