@@ -69,8 +69,9 @@ os.environ.pop("STEPS", None)  # in the caller's shell it would make a trial of 
 for number in STOP_SIGNALS:  # a job in the background ignores Ctrl-C, one under nohup that its terminal is gone
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 warnings.filterwarnings("ignore", message=".*beartype.*")
-# `pytest --hypothesis-profile default` looks for new ones
-hypothesis.settings.register_profile("same", derandomize=True, database=None)
+_bounds = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.function_scoped_fixture]}
+hypothesis.settings.register_profile("same", derandomize=True, database=None, max_examples=25, **_bounds)
+hypothesis.settings.register_profile("search", **_bounds)  # `pytest --hypothesis-profile search` looks for new examples
 hypothesis.settings.load_profile("same")
 
 

@@ -15,16 +15,16 @@ from agents.saving.agent_file import training_state
 from agents.saving.checkpoint import rng_state
 from tests.helpers import NoSynchronisation, toy_agent
 
-# The first update follows step 20 per task and the buffer wraps at step 35; two target patterns; measurements.
+# The first update follows step 20 per task and the buffer wraps at step 28; two target patterns; measurements.
 SETTINGS = {
-    "buffer_size": 35,
+    "buffer_size": 28,
     "gradient_steps": 2,
     "target_update_interval": 2,
     "learning_rate": "linear:1e-3",
     "max_grad_norm": 1.0,
     "log_conflicts": 17,
 }
-STEPS = 45
+STEPS = 36
 
 
 class TracedGraphs:
@@ -139,5 +139,5 @@ def eagerly(steps=STEPS, **settings):
     """The state after an eager run; one agent is made and run after the other, as they share torch's generator."""
     agent = toy_agent(**{**SETTINGS, **settings})
     agent.learn(2 * steps)
-    assert agent.replay_buffer.full == (steps >= 35)
+    assert agent.replay_buffer.full == (steps >= SETTINGS["buffer_size"])
     return state_of(agent)

@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agents import MTSAC, StateFileError, latest_checkpoint, load_checkpoint, save_checkpoint
@@ -270,7 +270,6 @@ def opens_or_tells(path):
         MTSAC.load(path, device="cpu")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_bytes_are_told(data, saved):
     body, path = saved
@@ -308,7 +307,6 @@ def replace_somewhere(data, value):
     return data.draw(values)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whole_files_with_foreign_contents_are_told(data, saved):
     body, path = saved

@@ -17,6 +17,7 @@ from tests.jacobians import FAMILIES, jacobians
 
 torch.set_num_threads(1)
 every_aggregator = pytest.mark.parametrize("name", AGGREGATORS)
+few = settings(max_examples=10)  # the families of matrices are tried in test_promises.py
 
 
 def fresh(name: str, jacobian: Tensor) -> Aggregator:
@@ -26,7 +27,7 @@ def fresh(name: str, jacobian: Tensor) -> Aggregator:
 
 
 @every_aggregator
-@settings(max_examples=60, deadline=None)
+@few
 @given(jacobian=jacobians, exponent=st.integers(-10, 10), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_answers_are_finite_and_keep_shape_and_type(name, jacobian, exponent, dtype) -> None:
     jacobian = (jacobian * 10.0**exponent).to(dtype)
@@ -37,7 +38,7 @@ def test_answers_are_finite_and_keep_shape_and_type(name, jacobian, exponent, dt
 
 
 @every_aggregator
-@settings(max_examples=40, deadline=None)
+@few
 @given(jacobian=jacobians, exponent=st.integers(-10, 10))
 def test_answers_scale_with_the_gradients(name, jacobian, exponent) -> None:
     losses, scale = torch.ones(len(jacobian)).double(), 2.0**exponent

@@ -466,7 +466,7 @@ def test_bad_arguments_are_explained() -> None:
 
 
 @pytest.mark.parametrize("diagnostics", [False, True])
-@pytest.mark.parametrize("aggregator", mtrl.AGGREGATORS)
+@pytest.mark.parametrize("aggregator", ["mean", "famo", "pcgrad", "mocograd"])  # no method waits by itself: promises
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_synchronisation(name, aggregator, diagnostics) -> None:
     network = build(name)

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -43,7 +43,6 @@ def test_equals_algorithm_1(family, num_tasks) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 
-@settings(max_examples=100, deadline=None)
 @given(jacobian=jacobians, seed=st.integers(0, 1000))
 def test_equals_algorithm_1_on_families(jacobian, seed) -> None:
     orders = drawn_orders(len(jacobian), seed)
@@ -67,7 +66,6 @@ def test_hand_worked() -> None:
     torch.testing.assert_close(PCGrad()(jacobian, torch.ones(2)), torch.tensor([0.25, 0.75]))
 
 
-@settings(max_examples=60, deadline=None)
 @given(jacobian=jacobians)
 def test_for_two_tasks_the_update_conflicts_with_none(jacobian) -> None:
     pair = jacobian[:2]

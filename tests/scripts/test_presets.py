@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
@@ -145,7 +145,6 @@ def test_a_run_is_repeated_from_its_config(tmp_path):
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-@limits(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(summary=text, task=text, number=st.floats(0, 1), whole=st.integers(1, 2**62))
 def test_any_text_and_number_survives_a_file(summary, task, number, whole):
     config = replace(TOY, tasks=(task,), gamma=number, batch_size=whole, aggregator_options={task: number})
@@ -271,7 +270,7 @@ def test_a_config_that_is_damaged_is_no_preset(tmp_path):
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.lists(st.integers(0, 3))
 
 
-@limits(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@limits(max_examples=100)
 @given(name=st.sampled_from(sorted(settings_of(TrainConfig))), value=values)
 def test_any_value_of_any_key_is_taken_or_told(name, value, tmp_path):
     path = tmp_path / "config.json"
