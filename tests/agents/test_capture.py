@@ -17,7 +17,8 @@ from tests.traced_graphs import SETTINGS, STEPS, TracedGraphs, capture, eagerly,
 
 CAPTURABLE = [name for name, kind in mtrl.AGGREGATORS.items() if kind.capturable]
 FORMS = [
-    *((name, {}) for name in ("mean", "famo", "pcgrad", "mocograd")),  # sees losses, looks back, Gramian, Jacobian
+    # sees losses, looks back, sees products, gradients, two batches
+    *((name, {}) for name in ("mean", "famo", "pcgrad", "mocograd", "sdmgrad")),
     ("pcgrad", {"critic_layer_norm": True, "precision": "bfloat16"}),
     ("pcgrad", {"multi_head": True}),
     ("mean", {"multi_head": True}),

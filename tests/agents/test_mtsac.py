@@ -372,9 +372,9 @@ def test_damaged_parameters_are_not_saved(tmp_path):
 @pytest.mark.parametrize(
     "form", [{}, {"critic_layer_norm": True, "precision": "bfloat16"}, {"multi_head": True}], ids=str
 )
-@pytest.mark.parametrize("aggregator", ["mean", "famo", "pcgrad", "mocograd"])
+@pytest.mark.parametrize("aggregator", ["mean", "famo", "pcgrad", "mocograd", "sdmgrad"])
 def test_an_update_never_waits_for_the_device(aggregator, form):
-    """With a method that sees losses, one that looks back, and one that sees inner products, or gradients.
+    """With a method that sees losses, one that looks back, and one that sees products, gradients, or two batches.
 
     That no method waits by itself is one of the promises of all (`tests/mtrl/test_promises.py`).
     """
