@@ -161,19 +161,21 @@ def test_a_reset_renews_what_learns_and_keeps_what_is_known():
         ({"critic_head": "c51", "bins": 51}, {"return_scale": "brc"}),
         ({"critic_head": "hl-gauss", "bins": 51}, {"return_scale": "brc", "n_steps": 2}),
         ({"critic_head": "hl-gauss", "bins": 51, "conditioning": "embedding"}, {"return_scale": "reward-std"}),
-        ({"conditioning": "own-columns"}, {"return_scale": "reward-std", "policy_delay": 2}),
-        ({"multi_head": True}, {"return_scale": "popart"}),
+        ({"conditioning": "own-columns"}, {"return_scale": "reward-std"}),
+        ({"multi_head": True}, {"return_scale": "popart", "aggregator": "pcgrad"}),
     ],
     ids=str,
 )
 def test_every_kind_of_critic_learns_the_known_values(form, settings):
-    """Countdown pays 1, 2, 3 whatever one does: with gamma 0.9 its states are worth 5.23, 4.7 and 3."""
+    """Countdown pays 1, 2, 3 whatever one does: with gamma 0.9 its states are worth 5.23, 4.7 and 3.
+
+    So the actor need not learn much.
+    """
     env = from_gymnasium([lambda: Countdown("terminated")] * 2, ["a", "b"])
-    learning = {"learning_starts": 120, "batch_size": 32, "buffer_size": 500, "learning_rate": 5e-3, "tau": 0.1}
-    agent = toy_agent(
-        env, gamma=0.9, ent_coef=1e-6, policy_kwargs={**SMALL, **form}, max_grad_norm=10.0, **learning, **settings
-    )
-    agent.learn(2 * 460)
+    learning = {"learning_starts": 60, "batch_size": 32, "buffer_size": 500, "learning_rate": 5e-3, "tau": 0.2}
+    learning |= {"gamma": 0.9, "ent_coef": 1e-6, "policy_delay": 8, "max_grad_norm": 10.0, "aggregator": "mean"}
+    agent = toy_agent(env, policy_kwargs={**SMALL, **form}, **learning | settings)
+    agent.learn(2 * 330)
     states = torch.tensor([[3.0], [2.0], [1.0]]).repeat(2, 1)
     observations = torch.cat([states, torch.eye(2).repeat_interleave(3, 0)], 1)
     with torch.no_grad():
