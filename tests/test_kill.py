@@ -44,9 +44,8 @@ def check_kills(whole, argv, kills, seed, tmp_path):
     assert concluded(Run(path), 100)
 
 
-@pytest.mark.parametrize(("kills", "seed"), [(2, 0), (3, 1)])
-def test_killed_at_random(kills, seed, toy, tmp_path):
-    check_kills(toy, TOY, kills, seed, tmp_path)
+def test_killed_at_random(toy, tmp_path):
+    check_kills(toy, TOY, 3, 1, tmp_path)
 
 
 @pytest.mark.stress
@@ -86,7 +85,7 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_stops_a_run_cleanly_and_it_goes_on_when_there_is_room(small_disk, tmp_path_factory):
     printed, path, filler = tmp_path_factory.mktemp("out") / "printed", small_disk / "run", small_disk / "filler"
-    longer = ["--steps-per-task", "400"]
+    longer = ["--steps-per-task", "200"]
     process = start([*TOY, *longer, "--run-dir", path], printed)
     wait_until(lambda: checkpoints(path / "checkpoints"), process, printed)
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
