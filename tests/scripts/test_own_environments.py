@@ -77,20 +77,9 @@ def test_it_is_compared_without_its_code(run, capsys):
     assert "gymnasium" in printed
 
 
-def test_it_is_filmed_by_its_own_render(tmp_path, monkeypatch, capfd):
-    imageio = pytest.importorskip("imageio.v2")
-    pytest.importorskip("imageio_ffmpeg")
-    monkeypatch.setattr(rendering, "PROBE", "raise SystemExit(1)")  # nothing for MuJoCo here
-    run = start(tmp_path / "run", "walks", steps=20)
+def test_its_code_is_not_run_unasked_to_film_it(run):
     with pytest.raises(UsageError, match="expected --run-code, as filming"):
         record.main([str(run)])
-    out = tmp_path / "film.mp4"
-    words = ["--run-code", "--size", "32", "--tasks", "far", "--goal", "1", "--out", str(out)]
-    assert record.main([str(run), *words]) == 0
-    frames = np.array(list(imageio.get_reader(out).iter_data()))
-    assert frames.shape[1:] == (32, 32, 3)
-    assert len(frames) == 5 + 40
-    assert frames[0].std() > 10, "the walker is to be seen"
 
 
 def test_each_task_by_itself(tmp_path):
@@ -125,19 +114,25 @@ def test_a_file_of_a_sweep_runs_no_suite_unasked(flags, tmp_path, monkeypatch):
     assert sweep.main(["s.toml", "--dry-run", "--run-code"]) == 0
 
 
-def test_the_page_about_it_keeps_its_word(tmp_path, monkeypatch, capfd):
+def test_the_page_about_it_keeps_its_word_and_films_by_its_own_render(tmp_path, monkeypatch, capfd):
+    imageio = pytest.importorskip("imageio.v2")
     pytest.importorskip("imageio_ffmpeg")
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
     code = re.search(r"```python\n(# my_tasks.py\n.*?)```", page, re.DOTALL)[1]
     lines = re.search(r"```bash\n(.*?)```", page, re.DOTALL)[1].splitlines()
+    shorter = {
+        "train": "--steps-per-task 40 --eval-goals 1 --final-goals 1 --no-progress".split(),
+        "record": "--size 32 --tasks right --goal 1".split(),
+    }
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rendering, "PROBE", "raise SystemExit(1)")  # nothing for MuJoCo: it need not be loaded
     (tmp_path / "my_tasks.py").write_text(code)
     for line in lines:
         python, _, name, *words = line.split()
         assert python == "python"
-        shorter = (
-            [*"--steps-per-task 40 --eval-goals 1 --final-goals 1 --no-progress".split()] if "train" in name else []
-        )
-        assert importlib.import_module(name).main([*words, *shorter]) == 0
-    assert (tmp_path / "runs" / "walks" / "video.mp4").exists()
+        more = shorter.get(name.removeprefix("scripts."), [])
+        assert importlib.import_module(name).main([*words, *more]) == 0
+    frames = np.array(list(imageio.get_reader(tmp_path / "runs" / "walks" / "video.mp4").iter_data()))
+    assert frames.shape[1:] == (32, 32, 3)
+    assert len(frames) > 40, "a second of the end, and what comes before it"
+    assert frames[0].std() > 10, "the walker is to be seen"
