@@ -28,6 +28,7 @@ SHORT = (
     "--steps-per-task 60 --warmup-steps 20 --eval-every 20 --checkpoint-every 20 --log-every 20 --horizon 10".split()
 )
 SHORT += "--final-goals 2 --eval-goals 1 --actor-width 8 --critic-width 8 --batch-size 4 --no-progress".split()
+SHORT += ["--aggregator", "mean"]
 
 
 def start(path, *flags):
