@@ -7,6 +7,7 @@ from typing import Any
 
 from agents.fields import Bound, Registered
 
+MAX_EXPERTS = 64  # each costs as much as a network without them
 MAX_CANDIDATES = 1024  # beyond it the best row of all comes again and again, and the draws cost more than the update
 
 
@@ -40,7 +41,8 @@ FACTORS = Bound(
     "finite factors above 0: one, or one per task", lambda value: len(value) > 0 and all(map(is_positive, value))
 )
 GROWING = Bound("growing whole numbers of steps above 0", _is_growing)
+EXPERTS = Bound(f"1 to {MAX_EXPERTS}", lambda value: 1 <= value <= MAX_EXPERTS)
 CANDIDATES = Bound(f"1 to {MAX_CANDIDATES}", lambda value: 1 <= value <= MAX_CANDIDATES)
 SEED = Bound("a seed of 0 to 2**32 - 1", lambda value: value is None or value < 2**32)
 TORSO = Registered("agents.networks.torsos:TORSOS")
-CONDITIONING = Registered("agents.networks.conditioning:CONDITIONINGS")
+CONDITIONING = Registered("agents.networks.conditionings:CONDITIONINGS")

@@ -20,6 +20,7 @@ from agents.bounds import (
     AUTO_OR_FINITE,
     CANDIDATES,
     CONDITIONING,
+    EXPERTS,
     FACTORS,
     FINITE,
     GROWING,
@@ -187,7 +188,9 @@ class NetworkSettings:
     """LayerNorm before each ReLU of the critics."""
     actor_torso: Annotated[str, TORSO, Role(plain_sac="mlp")] = "mlp"
     """Hidden layers of the actor. mlp: plain layers; bronet: one layer and --actor-depth residual blocks of two, with
-    LayerNorm; soft-modularization: --actor-depth layers of modules, whose connections depend on task and state."""
+    LayerNorm; simba, simba-v2: likewise, of SimBa's blocks; soft-modularization: --actor-depth layers of modules, whose
+    connections depend on task and state; moe, moore, mmoe: --experts such stacks of plain layers, which are mixed;
+    paco: plain layers, mixed of --experts sets of parameters."""
     critic_torso: Annotated[str, TORSO, Role(plain_sac="mlp")] = "mlp"
     """Hidden layers of the critics, likewise."""
     actor_modules: Annotated[Count, Role(added=True)] = 2
@@ -198,6 +201,8 @@ class NetworkSettings:
     """Units of a module of the actor, with soft-modularization."""
     critic_module_width: Annotated[Count, Role(added=True)] = 256
     """Units of a module of the critics, with soft-modularization."""
+    experts: Annotated[int, EXPERTS, Role(added=True)] = 4
+    """Experts in each network, with moe, moore, mmoe and care; sets of parameters, with paco."""
     n_critics: Annotated[Count, Role(plain_sac=2)] = 2
     """Number of critics."""
     critic_head: Annotated[CriticHead, Role(plain_sac="scalar")] = "scalar"
@@ -208,7 +213,9 @@ class NetworkSettings:
     """Largest return a histogram critic can represent; its bins span [-v_max, v_max]. brc scales returns into it."""
     conditioning: Annotated[str, CONDITIONING, Role(plain_sac="one-hot")] = "one-hot"
     """How the networks see the task. one-hot: among the inputs; own-columns: the same, with the one-hot's columns of
-    the first layer left out of surgery; embedding: a learned vector per task. soft-modularization has its own way."""
+    the first layer left out of surgery; embedding: a learned vector per task; film, film-scalar: an encoder that the
+    task scales and shifts, per unit or per layer; care: --experts encoders, mixed. soft-modularization, moe, moore,
+    mmoe and paco have their own way."""
     embedding_size: Count = 32
     """Numbers in a task's embedding."""
     multi_head: Annotated[bool, Role(plain_sac=False)] = False

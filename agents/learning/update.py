@@ -284,6 +284,7 @@ class SACUpdate:
             norm = nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
             report.numbers[f"{name}_update_norm"] = norm
         self.optimizers[name].step()
+        network.after_step()
         if path or aggregator.looks_back:
             after = self.recompute_losses(name, given)
             aggregator.after_step(after)

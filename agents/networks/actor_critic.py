@@ -60,6 +60,13 @@ class MultiTaskNetwork(nn.Module):
         own = {id(p) for p in self.task_parameters()}
         return [p for p in self.parameters() if id(p) not in own]
 
+    def after_step(self) -> None:
+        """Let the modules within bring their parameters back to where they belong, after a step of the optimizer."""
+        parts: list[Any] = [module for module in self.modules() if module is not self]
+        for part in parts:
+            if hasattr(part, "after_step"):
+                part.after_step()
+
     def check_block_gradients(self, name: str) -> None:
         """Refuse a torso from which one backward pass does not yield the gradient of every task, before it is trained.
 

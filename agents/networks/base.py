@@ -69,6 +69,9 @@ class Torso(nn.Module):
         """Parameters of one task each, which take no part in surgery, besides those that its layers name so."""
         return []
 
+    def after_step(self) -> None:
+        """Bring parameters back to where they belong, in place, after a step of the optimizer; any layer may do so."""
+
     @classmethod
     def as_mlp(cls, depth: int) -> dict[str, Any]:
         """`depth` and `layer_norm` of the plain layers that come nearest, for what knows no others: plain SAC."""

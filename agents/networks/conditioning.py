@@ -1,7 +1,7 @@
 """How the task enters a network: what its torso sees of an observation, whose last T columns are the task's one-hot.
 
-A conditioning is one class and one row in `CONDITIONINGS`. Its constructor takes the columns without the one-hot, T and
-the number of members; whatever else it names is a setting of the networks, such as `embedding_size`.
+A conditioning is one class and one row in `agents.networks.conditionings`. Its constructor takes the columns without
+the one-hot, T and the number of members; whatever else it names is a setting of the networks, as is `embedding_size`.
 """
 
 from __future__ import annotations
@@ -105,10 +105,3 @@ class TaskEmbedding(Conditioning):
     def task_parameters(self) -> list[nn.Parameter]:
         """Return the vectors."""
         return [self.table]
-
-
-CONDITIONINGS: dict[str, type[Conditioning]] = {
-    "one-hot": OneHot,
-    "own-columns": OwnColumns,
-    "embedding": TaskEmbedding,
-}

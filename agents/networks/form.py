@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.networks.base import Torso
-from agents.networks.conditioning import CONDITIONINGS, Conditioning
+from agents.networks.conditioning import Conditioning
+from agents.networks.conditionings import CONDITIONINGS
 from agents.networks.torsos import TORSOS
 
 
@@ -32,7 +33,8 @@ class Form:
     def of(cls, network: str, num_tasks: int, settings: Mapping[str, Any]) -> Form:
         """Return the form that the settings of `MultiTaskPolicy` ask for.
 
-        A torso takes those that its constructor names, without `actor_` or `critic_`, and a conditioning likewise.
+        A torso takes those that its constructor names, without `actor_` or `critic_` where they have it, and a
+        conditioning likewise.
 
         :param network: "actor" or "critic".
         """
@@ -77,4 +79,4 @@ def takes_task(torso: Any) -> bool:
 
 def _options(kind: Callable[..., Any], settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     names = inspect.signature(kind).parameters
-    return {name: settings[prefix + name] for name in names if prefix + name in settings}
+    return {name: settings[full] for name in names for full in (prefix + name, name) if full in settings}

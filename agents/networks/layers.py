@@ -73,6 +73,14 @@ def make_linear(num_members: int | None, in_features: int, out_features: int) ->
     return EnsembleLinear(num_members, in_features, out_features)
 
 
+def start_orthogonal(layer: nn.Linear | EnsembleLinear, gain: float) -> nn.Linear | EnsembleLinear:
+    """Draw an orthogonal matrix, times a factor, for each member, and let the bias begin at zero."""
+    for weight in layer.weight if isinstance(layer, EnsembleLinear) else [layer.weight]:
+        nn.init.orthogonal_(weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def make_layer_norm(num_members: int | None, features: int) -> nn.LayerNorm | EnsembleLayerNorm:
     """One LayerNorm, or N side by side."""
     return nn.LayerNorm(features) if num_members is None else EnsembleLayerNorm(num_members, features)
@@ -168,7 +176,7 @@ class TaskVectors(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + LN(W2 ReLU(LN(W1 x))): a block of BroNet (Nauman et al. 2024, arXiv 2405.16158, Section 3)."""
+    """x + f(x)."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__()

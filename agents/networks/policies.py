@@ -48,9 +48,10 @@ class MultiTaskPolicy(BasePolicy):
         self.settings: NetworkSettings = build(NetworkSettings, settings)
         actor, critic = (Form.of(network, num_tasks, vars(self.settings)) for network in ("actor", "critic"))
         if self.settings.conditioning != "one-hot" and all(takes_task(form.torso) for form in (actor, critic)):
+            torsos = " and ".join(dict.fromkeys([self.settings.actor_torso, self.settings.critic_torso]))
             raise ValueError(
-                f"conditioning={self.settings.conditioning!r} has no effect on {self.settings.actor_torso}, which "
-                "takes the task in a way of its own: leave it at one-hot."
+                f"conditioning={self.settings.conditioning!r} has no effect on {torsos}: the task enters there in a "
+                "way of its own; leave it at one-hot."
             )
         self.v_max = self.settings.v_max
         obs_dim, action_dim = observation_space.shape[0], action_space.shape[0]

@@ -8,7 +8,11 @@ from typing import Any
 from torch import nn
 
 from agents.networks.base import Inputs, Stack, Torso
-from agents.networks.layers import EnsembleLinear, ResidualBlock
+from agents.networks.experts import MixtureOfExperts, Mmoe, Moore
+from agents.networks.layers import EnsembleLinear, ResidualBlock, start_orthogonal
+from agents.networks.paco import PaCo
+from agents.networks.simba import SimBa
+from agents.networks.simba_v2 import SimbaV2
 from agents.networks.soft_modularization import SoftModularization
 
 
@@ -29,16 +33,12 @@ class Mlp(Stack):
 class BroNet(Stack):
     """One layer of `width` ReLU units and `depth` residual blocks of two, with LayerNorm, from orthogonal matrices.
 
-    (Nauman et al. 2024, arXiv 2405.16158, Section 3.)
+    (Nauman et al. 2024, arXiv 2405.16158, Section 3: a block is x + LN(W2 ReLU(LN(W1 x))).)
     """
 
     def __init__(self, inputs: Inputs, width: int, depth: int):
         def linear(in_features: int) -> nn.Linear | EnsembleLinear:
-            layer = inputs.linear(in_features, width)
-            for weight in [layer.weight] if inputs.num_members is None else layer.weight:
-                nn.init.orthogonal_(weight, math.sqrt(2))
-            nn.init.zeros_(layer.bias)
-            return layer
+            return start_orthogonal(inputs.linear(in_features, width), math.sqrt(2))
 
         def norm() -> nn.Module:
             return inputs.layer_norm(width)
@@ -59,5 +59,11 @@ class BroNet(Stack):
 TORSOS: dict[str, type[Torso]] = {
     "mlp": Mlp,
     "bronet": BroNet,
+    "simba": SimBa,
+    "simba-v2": SimbaV2,
     "soft-modularization": SoftModularization,
+    "moe": MixtureOfExperts,
+    "moore": Moore,
+    "mmoe": Mmoe,
+    "paco": PaCo,
 }

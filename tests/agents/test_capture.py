@@ -22,7 +22,6 @@ FORMS = [
     ("pcgrad", {"critic_layer_norm": True, "precision": "bfloat16"}),
     ("pcgrad", {"multi_head": True}),
     ("mean", {"multi_head": True}),
-    ("pcgrad", {"actor_torso": "soft-modularization", "critic_torso": "soft-modularization", "n_critics": 1}),
 ]
 
 

@@ -1,13 +1,9 @@
 """Soft modularization: what its paper and its authors' code compute, task by task, critic by critic."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-import envs.toy
-from agents import load_checkpoint, save_checkpoint
-from tests.helpers import SMALL, toy_agent
 from tests.small_policies import OBS, B, T, batch, make_policy
 
 SOFT = {"actor_torso": "soft-modularization", "critic_torso": "soft-modularization"}
@@ -131,24 +127,3 @@ def test_the_one_hot_reaches_the_routing_alone():
     policy = make_policy(**FORM)
     assert policy.actor.torso.state[0].in_features == OBS
     assert policy.critic.embedding.task_parameters() == []
-
-
-@pytest.mark.parametrize(
-    "form", [{"multi_head": True, "precision": "bfloat16"}, {"critic_head": "c51", "n_critics": 1}], ids=str
-)
-def test_a_resumed_agent_goes_on_bit_for_bit(tmp_path, form):
-    settings = {"policy_kwargs": {**SMALL, **FORM, **form}, "return_scale": "brc" if "critic_head" in form else "none"}
-    whole = toy_agent(**settings)
-    whole.learn(2 * 36)
-    env = envs.toy.make(num_tasks=2, seed=0)
-    agent = toy_agent(env, **settings)
-    agent.learn(2 * 26)
-    path = save_checkpoint(tmp_path, agent, env)
-    env = envs.toy.make(num_tasks=2, seed=0)
-    resumed = load_checkpoint(path, env, device="cpu")
-    resumed.learn(2 * 10, reset_num_timesteps=False)
-    expected, found = whole.policy.state_dict(), resumed.policy.state_dict()
-    assert list(expected) == list(found)
-    assert all(torch.equal(value, found[name]) for name, value in expected.items())
-    rows = np.concatenate([np.random.default_rng(0).normal(size=(2, 2)), np.eye(2)], 1).astype(np.float32)
-    assert np.array_equal(whole.predict(rows, deterministic=True)[0], resumed.predict(rows, deterministic=True)[0])
