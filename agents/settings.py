@@ -189,8 +189,9 @@ class NetworkSettings:
     actor_torso: Annotated[str, TORSO, Role(plain_sac="mlp")] = "mlp"
     """Hidden layers of the actor. mlp: plain layers; bronet: one layer and --actor-depth residual blocks of two, with
     LayerNorm; simba, simba-v2: likewise, of SimBa's blocks; soft-modularization: --actor-depth layers of modules, whose
-    connections depend on task and state; moe, moore, mmoe: --experts such stacks of plain layers, which are mixed;
-    paco: plain layers, mixed of --experts sets of parameters."""
+    connections depend on task and state; moe, moore, mmoe: --experts such stacks of plain layers, which are mixed; ple:
+    --actor-depth layers of --experts shared experts and each task's own; paco: plain layers, mixed of --experts sets
+    of parameters."""
     critic_torso: Annotated[str, TORSO, Role(plain_sac="mlp")] = "mlp"
     """Hidden layers of the critics, likewise."""
     actor_modules: Annotated[Count, Role(added=True)] = 2
@@ -202,7 +203,7 @@ class NetworkSettings:
     critic_module_width: Annotated[Count, Role(added=True)] = 256
     """Units of a module of the critics, with soft-modularization."""
     experts: Annotated[int, EXPERTS, Role(added=True)] = 4
-    """Experts in each network, with moe, moore, mmoe and care; sets of parameters, with paco."""
+    """Experts in each network, with moe, moore, mmoe, ple and care; sets of parameters, with paco."""
     n_critics: Annotated[Count, Role(plain_sac=2)] = 2
     """Number of critics."""
     critic_head: Annotated[CriticHead, Role(plain_sac="scalar")] = "scalar"
@@ -215,7 +216,7 @@ class NetworkSettings:
     """How the networks see the task. one-hot: among the inputs; own-columns: the same, with the one-hot's columns of
     the first layer left out of surgery; embedding: a learned vector per task; film, film-scalar: an encoder that the
     task scales and shifts, per unit or per layer; care: --experts encoders, mixed. soft-modularization, moe, moore,
-    mmoe and paco have their own way."""
+    mmoe, ple and paco have their own way."""
     embedding_size: Count = 32
     """Numbers in a task's embedding."""
     multi_head: Annotated[bool, Role(plain_sac=False)] = False

@@ -11,6 +11,7 @@ from agents.networks.base import Inputs, Stack, Torso
 from agents.networks.experts import MixtureOfExperts, Mmoe, Moore
 from agents.networks.layers import EnsembleLinear, ResidualBlock, start_orthogonal
 from agents.networks.paco import PaCo
+from agents.networks.ple import Ple
 from agents.networks.simba import SimBa
 from agents.networks.simba_v2 import SimbaV2
 from agents.networks.soft_modularization import SoftModularization
@@ -65,5 +66,6 @@ TORSOS: dict[str, type[Torso]] = {
     "moe": MixtureOfExperts,
     "moore": Moore,
     "mmoe": Mmoe,
+    "ple": Ple,
     "paco": PaCo,
 }

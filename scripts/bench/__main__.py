@@ -3,6 +3,7 @@
     python -m scripts.bench                                  all of it, for MT10; a few minutes
     python -m scripts.bench --parts env --suite MT50         the environments alone
     python -m scripts.bench --parts update --aggregators mean,pcgrad --width 1024
+    python -m scripts.bench --parts architectures --rounds 3  each torso and conditioning, against plain layers
     python -m scripts.bench --parts preset --precisions float32 --compile
     python -m scripts.bench --parts update --against HEAD~9   another revision, in turns with this tree
     python -m scripts.bench --device cuda --json cuda.json   updates as graphs, timed by CUDA events
@@ -29,7 +30,7 @@ from rich.table import Table
 from agents import keep_freed_memory
 from agents.settings import Precision
 from envs.meta_world.suites import task_names
-from scripts.bench import against, environments, trace, training, updates
+from scripts.bench import against, architectures, environments, trace, training, updates
 from scripts.bench.figures import Figure, use_cpu_time
 from scripts.common import command, methods
 from scripts.common.flags import Capture, Counts, Names
@@ -39,7 +40,7 @@ from scripts.runs.files import write_json
 from scripts.setup.build import require_device, require_precision, resolve_capture, resolve_compile
 from scripts.setup.presets import PRESETS
 
-PARTS = ("env", "update", "preset", "aggregate", "train", "memory")
+PARTS = ("env", "update", "preset", "aggregate", "train", "memory", "architectures")
 NUMBERS = ("batch_size", "width", "depth", "threads", "rounds", "envs_per_task")
 
 
@@ -49,10 +50,11 @@ class BenchConfig:
 
     suite: Literal["MT10", "MT25", "MT50"] = "MT10"
     """Tasks of the environments and of training; the update is measured for it and for MT50."""
-    parts: Names = PARTS
-    """What to measure: env, update, preset (an update with the settings of --preset), aggregate, train, memory."""
+    parts: Names = PARTS[:-1]
+    """What to measure: env, update, preset (an update with the settings of --preset), aggregate, train, memory; and
+    architectures, an update of --suite with each torso and conditioning."""
     aggregators: Names = ("mean", "pcgrad")
-    """For update, preset, aggregate and memory; the others are compared with the first."""
+    """For update, preset, aggregate, memory and architectures; the others are compared with the first."""
     precisions: Names = ("float32", "bfloat16")
     """For update, preset and train."""
     batch_size: int = 128
@@ -116,6 +118,7 @@ def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]
             partial(training.training, config.preset, precisions, 10 * rounds, **same),
             partial(training.ahead, config.preset, precisions[-1], config.collect_ahead, few, **same),
         ],
+        "architectures": [partial(architectures.architectures, size_of(config, len(task_names(suite))), names, rounds)],
         "memory": [partial(updates.memory, size, names, "float32") for size in sizes],
     }
 

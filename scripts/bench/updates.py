@@ -6,11 +6,11 @@ import multiprocessing
 import re
 import resource
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,7 +42,10 @@ class Sized(Protocol):
 
 @dataclass(frozen=True)
 class Size:
-    """An update of plain networks."""
+    """An update of plain networks.
+
+    :param networks: further settings of theirs.
+    """
 
     num_tasks: int = 10
     batch_size: int = 128
@@ -52,16 +55,22 @@ class Size:
     threads: int = 1
     device: str = "cpu"
     capture: bool = False
+    networks: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.num_tasks} tasks"
+
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:
+        """Settings of the networks."""
+        sizes = {f"{net}_{side}": getattr(self, side) for net in ("actor", "critic") for side in ("width", "depth")}
+        norms = {f"{net}_layer_norm": self.layer_norm for net in ("actor", "critic")}
+        return {**sizes, **norms, **self.networks}
 
     def make_agent(self, aggregator: str, precision: str, compile: bool = False) -> MTSAC:
         """Return an agent with 200 transitions per task in its buffer, warmed up."""
         noise = partial(Noise, OBSERVATION, Box(-1.0, 1.0, (ACTION,), np.float32))
         env = from_gymnasium([noise] * self.num_tasks, [f"task-{i}" for i in range(self.num_tasks)])
-        networks = {f"{net}_{side}": getattr(self, side) for net in ("actor", "critic") for side in ("width", "depth")}
-        norms = {f"{net}_layer_norm": self.layer_norm for net in ("actor", "critic")}
         agent = MTSAC(
             "MultiTaskMlpPolicy",
             env,
@@ -72,7 +81,7 @@ class Size:
             max_grad_norm=1.0,
             log_every=10**9,
             log_conflicts=0,
-            policy_kwargs={**networks, **norms, "precision": precision},
+            policy_kwargs={**self.policy_kwargs, "precision": precision},
             seed=0,
             device=self.device,
             capture=self.capture,
@@ -121,7 +130,7 @@ def updates(
         for how in hows
         for name in aggregators
     }
-    seconds = take_turns({what: partial(_update, agent) for what, agent in agents.items()}, rounds, size.device)
+    seconds = take_turns({what: partial(update, agent) for what, agent in agents.items()}, rounds, size.device)
     figures = []
     for what, values in seconds.items():
         rest = what.partition(", ")[2]
@@ -133,7 +142,8 @@ def updates(
     return figures
 
 
-def _update(agent: MTSAC) -> None:
+def update(agent: MTSAC) -> None:
+    """Make one."""
     agent.train(1, agent.batch_size)
 
 
@@ -172,7 +182,7 @@ def _peak_megabytes(size: Size, aggregator: str, precision: str) -> float:
     keep_freed_memory()
     agent = size.make_agent(aggregator, precision)
     for _ in range(3):
-        _update(agent)
+        update(agent)
     if size.device == "cuda":  # what torch has taken from the device: a graph keeps what it used
         return torch.cuda.max_memory_reserved() / 2**20
     status = Path("/proc/self/status")

@@ -52,7 +52,7 @@ def jacobian_of(tape, losses):
 def test_one_backward_pass_gives_what_one_per_task_gives(name, losses_of, form, monkeypatch):
     policy = policy_of(form)
     tape, losses = recorded(policy, name, losses_of)
-    expected = per_task_gradients(losses, tape.parameters, retain_graph=True)
+    expected = per_task_gradients(losses, tape.parameters)
     assert ((jacobian_of(tape, losses) - expected).norm(dim=1) <= 1e-12 * expected.norm(dim=1)).all()
     policy.float()
     rows = [tensor.float() for tensor in batch()]
@@ -88,7 +88,7 @@ def test_a_parameter_is_one_tasks_own_or_shared(name, losses_of, form):
     for key, parameter in network.named_parameters():
         rows = [torch.autograd.grad(loss, parameter, retain_graph=True)[0] for loss in losses]
         tasks = (torch.stack(rows) != 0).sum(0)
-        assert (tasks.max() == 1) if id(parameter) in own else (tasks.max() > 1), key
+        assert (tasks.max() == 1) if id(parameter) in own else (tasks.max() != 1), key  # 0: a route to one module alone
 
 
 @by_form
@@ -105,7 +105,7 @@ def test_rows_in_any_order_give_what_blocks_give(form):
 def test_critics_are_networks_of_their_own(form):
     critic = policy_of({**form, "n_critics": 3}).critic
     values = critic(*batch(), blocks=True)
-    assert len({round(float(value), 9) for value in values[:, 0]}) == 3
+    assert len(set(values[:, 0].tolist())) == 3
     for parameter in critic.parameters():
         rows = [torch.autograd.grad(value.sum(), parameter, retain_graph=True)[0] for value in values]
         assert (torch.stack(rows) != 0).sum(0).max() == 1
