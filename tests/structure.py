@@ -9,7 +9,7 @@ PACKAGES = ("mtrl", "agents", "envs", "scripts")
 EXAMPLES = {  # of what others may add: the name by which its row in a registry knows it
     "aggregator": "MGDA",
     "architecture": "SoftModularization",
-    "conditioning": "TaskEmbedding",
+    "conditioning": "Care",
     "benchmark": r"envs\.toy",
     "logger": "TensorBoardLogger",
     "launcher": "LocalLauncher",

@@ -150,8 +150,8 @@ def test_a_resumed_agent_goes_on_bit_for_bit(tmp_path, form):
 @by_row
 def test_a_captured_update_is_the_eager_one(form):
     settings = {"aggregator": "pcgrad", "policy_kwargs": {**SMALL, **SIZES, **form}}
-    eager = eagerly(steps=32, **settings)
+    eager = eagerly(steps=26, **settings)
     agent = capture(toy_agent(**SETTINGS, **settings))
-    agent.learn(2 * 32)
+    agent.learn(2 * 26)
     assert agent.captured.replays.graphs.replays > 0
     assert_same_tensors(eager, state_of(agent))
