@@ -75,8 +75,11 @@ class Assembly:
         """Return the aggregators of actor and critic on their device, from names or instances with their options."""
         built = [build_aggregator(*each, self.seed).to(self.buffer.rows.device) for each in given]
         refuse_for_actor(type(built[0]))
-        for aggregator in built:
+        networks = {"actor": self.policy.actor, "critic": self.policy.critic}
+        for aggregator, (name, network) in zip(built, networks.items(), strict=True):
             check_batches(aggregator, self.settings.batch_size, self.settings.buffer_size)
+            if aggregator.wanted_batches > 1:
+                network.check_block_gradients(name, aggregator.wanted_batches)
         return built
 
     def temperatures(self, log_alpha: Tensor | None, rate: float, target_entropy: float) -> FixedTemperatures:

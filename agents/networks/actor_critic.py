@@ -67,28 +67,32 @@ class MultiTaskNetwork(nn.Module):
             if hasattr(part, "after_step"):
                 part.after_step()
 
-    def check_block_gradients(self, name: str) -> None:
+    def check_block_gradients(self, name: str, batches: int = 1) -> None:
         """Refuse a torso from which one backward pass does not yield the gradient of every task, before it is trained.
 
         :param name: "actor" or "critic", for the message.
+        :param batches: as many gradients of each task, of rows that follow each other.
         :raises ValueError: naming the layer, and what to do.
         """
         parameter = next(self.parameters())
-        task = torch.eye(self.num_tasks, dtype=parameter.dtype, device=parameter.device).repeat_interleave(2, 0)
+        blocks = self.num_tasks * batches
+        one_hot = torch.eye(self.num_tasks, dtype=parameter.dtype, device=parameter.device)
+        task = one_hot.repeat_interleave(2 * batches, 0)
         observations = torch.cat([task.new_zeros(len(task), self._obs_dim - self.num_tasks), task], 1)
         others = [task.new_zeros(len(task), self._others)] if self._others else []
         try:
-            with mtrl.record(self, self.num_tasks, self.task_parameters()) as tape:
+            with mtrl.record(self, blocks, self.task_parameters()) as tape:
                 outputs = self._outputs(observations, *others, blocks=True)
-            losses = outputs.unflatten(-2, (self.num_tasks, -1)).square().sum((-1, -2))
-            tape.check_uses(losses.reshape(-1, self.num_tasks).sum(0))
+            losses = outputs.unflatten(-2, (blocks, -1)).square().sum((-1, -2))
+            tape.check_uses(losses.reshape(-1, blocks).sum(0))
             tape.task_gradients(torch.autograd.grad(losses.sum(), tape.outputs, allow_unused=True))
         except (TypeError, ValueError, RuntimeError) as error:
+            dealt = f", with each task's rows in {batches} batches" if batches > 1 else ""
             raise ValueError(
-                f"{type(self.torso).__name__} as {name}'s torso: {error}. A torso has forward(features, task), it "
-                "or its layers name the parameters of single tasks in task_parameters(), and a layer with others has a "
-                "method block_gradients; agents.networks.layers.one_by_one is one for any layer, slower (see "
-                "docs/architectures.md)."
+                f"{type(self.torso).__name__} as {name}'s torso{dealt}: {error}. A torso has forward(features, "
+                "task), it or its layers name the parameters of single tasks in task_parameters(), and a layer with "
+                "others has a method block_gradients; agents.networks.layers.one_by_one is one for any layer, slower "
+                "(see docs/architectures.md)."
             ) from error
 
     def _outputs(self, observations: Tensor, *others: Tensor, blocks: bool) -> Tensor:

@@ -172,3 +172,10 @@ def test_cares_attention_does_not_move_what_it_looks_at():
 def test_what_makes_no_sense_is_refused(form, message):
     with pytest.raises(ValueError, match=message):
         make_policy(**form)
+
+
+@pytest.mark.parametrize("form", [{"critic_torso": "paco"}, {"conditioning": "care"}], ids=str)
+def test_two_gradients_of_a_task_need_layers_without_a_row_per_task(form):
+    """SDMGrad and MoDo take them; these layers see a task once, and not in each of its batches."""
+    with pytest.raises(ValueError, match=r"as (actor|critic)'s torso, with each task's rows in \d batches: layer"):
+        toy_agent(aggregator="sdmgrad", policy_kwargs={**SMALL, "experts": 2, **form})
