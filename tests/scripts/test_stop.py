@@ -304,7 +304,7 @@ def test_evaluate_looks_where_to_write_before_it_evaluates(target, copy, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "change", [{"gamma": 0.5}, {"batch_size": 16}, {"aggregator": "mean", "aggregator_options": {}}, {"tau": 0.5}]
+    "change", [{"gamma": 0.5}, {"batch_size": 16}, {"aggregator": "pcgrad", "aggregator_options": {}}, {"tau": 0.5}]
 )
 def test_a_config_that_says_otherwise_than_the_checkpoint_is_told(copy, change):
     config = json.loads((copy / "config.json").read_text())
