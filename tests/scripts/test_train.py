@@ -21,7 +21,7 @@ from scripts.setup.build import make_env, make_evaluation_env, update_rounds
 from scripts.setup.presets import PRESETS
 from tests.runs import assert_same_training, end, rows, start, wait_until
 
-SHORT = "--steps-per-task 200 --warmup-steps 40 --eval-every 50 --checkpoint-every 50 --log-every 20".split()
+SHORT = "--steps-per-task 100 --warmup-steps 40 --eval-every 30 --checkpoint-every 30 --log-every 20".split()
 SHORT += "--final-goals 4 --eval-goals 2 --log-conflicts 7 --actor-width 16 --critic-width 16 --batch-size 8".split()
 
 
@@ -48,16 +48,16 @@ def test_a_finished_run_shows_and_keeps_everything(finished):
     }
     assert names | {"tensorboard", "checkpoints"} == {file.name for file in path.iterdir()}
     result = json.loads((path / "result.json").read_text())
-    assert (result["status"], result["env_steps_per_task"]) == ("finished", 200)
+    assert (result["status"], result["env_steps_per_task"]) == ("finished", 100)
     assert result["protocol"]["id"] == Run(path).verified().protocol.id
     assert result["evaluation"]["mean"]["episodes"] == 4 * 4
     saved = [file.name for file in sorted((path / "checkpoints").iterdir())]
-    assert saved == ["best.zip", "step_000000150", "step_000000200"]
+    assert saved == ["best.zip", "step_000000090", "step_000000100"]
     metrics = rows(path / "metrics.csv")
-    assert [int(row["env_steps_per_task"]) for row in metrics] == list(range(20, 201, 20))
+    assert [int(row["env_steps_per_task"]) for row in metrics] == list(range(20, 101, 20))
     events = EventAccumulator(str(path / "tensorboard")).Reload()
-    assert [event.step for event in events.Scalars("time/env_steps_per_task")] == list(range(20, 201, 20))
-    assert [event.step for event in events.Scalars("eval/success")] == [50, 100, 150, 200]
+    assert [event.step for event in events.Scalars("time/env_steps_per_task")] == list(range(20, 101, 20))
+    assert [event.step for event in events.Scalars("eval/success")] == [30, 60, 90, 100]
     assert all(float(metrics[-1][f"train/critic_loss/point-{i}"]) > 0 for i in range(4))
     cosines = rows(path / "conflicts.csv")
     assert {row["network"] for row in cosines} == {"actor", "critic"}
@@ -75,7 +75,7 @@ def test_ctrl_c_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
     printed = end(process, output, code=128 + signal.SIGINT)
     result = json.loads((path / "result.json").read_text())
     assert result["status"] == "interrupted"
-    assert 50 <= result["env_steps_per_task"] < 200
+    assert 30 <= result["env_steps_per_task"] < 100
     assert f"--resume {path}" in printed
     assert "point-3" in printed  # the table of the last evaluation
 
@@ -88,8 +88,8 @@ def test_kill_then_resume_is_the_run_that_never_stopped(finished, tmp_path):
     path, printed = tmp_path / "killed", tmp_path / "printed"
     process = start(["toy", *SHORT, "--run-dir", path], printed)
     metrics = path / "metrics.csv"
-    # until the row of step 60, past the checkpoint of step 50
-    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, process, printed)
+    # until the row of step 40, past the checkpoint of step 30
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 2, process, printed)
     process.kill()
     process.join()
     assert Run(path).verified().newest_checkpoint().is_dir()
@@ -112,16 +112,16 @@ def test_a_finished_run_can_be_extended_and_not_repeated(finished, tmp_path):
     subprocess.run(["cp", "-r", finished[0], path], check=True)
     with pytest.raises(UsageError, match="Extend it with --steps-per-task"):
         train.main(["--resume", str(path)])
-    assert train.main(["--resume", str(path), "--steps-per-task", "220", "--no-progress"]) == 0
+    assert train.main(["--resume", str(path), "--steps-per-task", "120", "--no-progress"]) == 0
     run = Run(path).verified()
-    assert run.config.steps_per_task == run.protocol.env_steps_per_task == 220
-    assert run.success_curves()[0].tolist() == [50, 100, 150, 200, 220]
+    assert run.config.steps_per_task == run.protocol.env_steps_per_task == 120
+    assert run.success_curves()[0].tolist() == [30, 60, 90, 100, 120]
 
 
 def test_several_environments_per_task_with_short_and_staggered_episodes(tmp_path):
     """Three per task: 200 steps are 67 vector steps; in two parts as in one, but evaluations keep the whole horizon."""
-    flags = [*SHORT, "--final-goals", "2", "--no-progress", "--envs-per-task", "3", "--staggered-starts"]
-    flags += ["--train-horizon", "10", "--train-freq", "2", "--gradient-steps", "3", "--eval-every", "91"]
+    flags = [*SHORT, *"--steps-per-task 200 --final-goals 2 --eval-every 91 --no-progress".split()]
+    flags += "--envs-per-task 3 --staggered-starts --train-horizon 10 --train-freq 2 --gradient-steps 1".split()
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train.main(["toy", *flags, "--run-dir", str(whole)]) == 0
     assert train.main(["toy", *flags, "--run-dir", str(parts), "--steps-per-task", "100", "--workers", "2"]) == 0
@@ -170,7 +170,7 @@ def test_evaluation_is_the_same_each_time_and_goes_to_json(finished, tmp_path):
         assert evaluate.main([str(finished[0]), "--episodes", "3", "--json", str(tmp_path / name)]) == 0
     numbers = json.loads((tmp_path / "a.json").read_text())
     assert numbers == json.loads((tmp_path / "b.json").read_text())
-    assert (numbers["env_steps_per_task"], numbers["mean"]["episodes"]) == (200, 12)
+    assert (numbers["env_steps_per_task"], numbers["mean"]["episodes"]) == (100, 12)
     assert numbers["tasks"].keys() == {f"point-{i}" for i in range(4)}
     assert numbers["protocol"]["episodes_final"] == 3
 
@@ -183,18 +183,18 @@ def test_evaluate_refuses_more_episodes_than_goals(finished):
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(finished, tmp_path):
     path = tmp_path / "run"
     subprocess.run(["cp", "-r", finished[0], path], check=True)
-    newest, before = (path / "checkpoints" / f"step_{step:09d}" / "agent.zip" for step in (200, 150))
+    newest, before = (path / "checkpoints" / f"step_{step:09d}" / "agent.zip" for step in (100, 90))
     newest.write_bytes(b"\x80\x04\x95 a pickle")
-    with pytest.warns(match=r"step_000000200 is damaged: agent\.zip .* Going back to step_000000150"):
+    with pytest.warns(match=r"step_000000100 is damaged: agent\.zip .* Going back to step_000000090"):
         assert evaluate.main([str(path), "--episodes", "1", "--json", str(tmp_path / "e.json")]) == 0
-    assert json.loads((tmp_path / "e.json").read_text())["env_steps_per_task"] == 150
-    with pytest.warns(match="Going back to step_000000150"):
+    assert json.loads((tmp_path / "e.json").read_text())["env_steps_per_task"] == 90
+    with pytest.warns(match="Going back to step_000000090"):
         assert train.main(["--resume", str(path), "--no-progress"]) == 0
     assert_same_training(finished[0], path)
     for file in (newest, before):
         file.write_bytes(b"\x80\x04\x95 a pickle")
     for command in (evaluate.main, lambda argv: train.main(["--resume", *argv])):
-        with pytest.raises(UsageError, match=r"step_000000200 is damaged: agent\.zip"):
+        with pytest.raises(UsageError, match=r"step_000000100 is damaged: agent\.zip"):
             command([str(path)])
 
 
@@ -229,4 +229,4 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     flags = ["--checkpoint-every", "0", "--checkpoint-minutes", "0.5", "--keep-checkpoints", "9", "--no-progress"]
     assert train.main(["toy", *SHORT, *flags, "--run-dir", str(tmp_path / "run")]) == 0
     found = [int(path.name.removeprefix("step_")) for path in checkpoints(tmp_path / "run" / "checkpoints")]
-    assert found == [30, 60, 90, 120, 150, 180, 200]
+    assert found == [30, 60, 90, 100]
