@@ -2,6 +2,7 @@
 
 from mtrl.aggregators import (
     AGGREGATORS,
+    WEIGHTINGS,
     Aggregator,
     GramianAggregator,
     LossAggregator,
@@ -15,6 +16,7 @@ from mtrl.tape import Tape, record
 
 __all__ = [
     "AGGREGATORS",
+    "WEIGHTINGS",
     "Aggregator",
     "GramianAggregator",
     "LossAggregator",
@@ -25,5 +27,5 @@ __all__ = [
     "name_of",
     "per_task_gradients",
     "record",
-    *(kind.__name__ for kind in AGGREGATORS.values()),
+    *(kind.__name__ for kind in [*AGGREGATORS.values(), *WEIGHTINGS.values()]),
 ]

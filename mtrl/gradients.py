@@ -9,6 +9,9 @@ Two routes to the gradients of T losses, for the same answer:
         losses = ...                                # (T,), loss t from block t of the rows
     mtrl.backward(losses, aggregator, tape=tape)    # writes .grad
     optimizer.step()
+
+With `features=` the gradients that are aggregated are those of a shared representation: another method, and one pass
+through what made it.
 """
 
 import warnings
@@ -21,6 +24,7 @@ from torch import Tensor, distributed, nn
 
 from mtrl import diagnostics as measure
 from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator
+from mtrl.features import Features
 from mtrl.graph import graph_of
 from mtrl.rows import Rows
 from mtrl.tape import Parameters, Tape, parameters_in
@@ -33,6 +37,7 @@ def backward(
     tape: Tape | None = None,
     parameters: Parameters | None = None,
     task_parameters: Parameters = (),
+    features: Tensor | Sequence[Tensor] | None = None,
     accumulate: bool = False,
     diagnostics: bool = False,
 ) -> dict[str, Tensor] | None:
@@ -47,13 +52,17 @@ def backward(
     :param tape: of `mtrl.record`; its shared parameters and its task parameters are updated. One backward pass.
     :param parameters: the shared parameters, instead of a tape; with their names, too. T backward passes.
     :param task_parameters: parameters that do not enter surgery, besides those of the tape.
+    :param features: the shared representation, one or more tensors of the graph between `parameters` and the losses.
+        Aggregated are the tasks' gradients of *these*, and one backward pass takes the result to the parameters (Sener
+        and Koltun 2018, Section 3.3; `rep_grad` of LibMTL). Another method than that on the parameters, but for a
+        `LossAggregator`, where it is the same.
     :param accumulate: add to `.grad`, for a batch in several parts; surgery is applied to each part separately.
     :param diagnostics: measure conflict and what surgery did, see `mtrl.diagnostics`. Expensive for a
         `LossAggregator`: adds T backward passes.
     :returns: None, or detached tensors: cosines (T, T), conflict_share (), magnitude_similarity (T, T), norms (T,),
         distance () and angle ().
     :raises ValueError: unless there is one loss per task, and either a tape or parameters; for losses that depend on a
-        parameter past the tape.
+        parameter past the tape or the features.
     :raises TypeError: unless losses are one tensor and the aggregator is an instance; for sparse gradients.
     :raises RuntimeError: if the losses depend on none of the shared parameters, or hide some in a checkpoint.
     """
@@ -71,20 +80,23 @@ def backward(
         )
     if tape is not None:
         tape.check_uses(losses)
+    between = None if features is None else Features.of(features, losses, shared, tape)
     _warn_of_processes()
-    values = losses.detach()
+    values, asked = losses.detach(), between.tensors if between else shared
     # a caller's autocast is for the forward pass alone, and a caller's no_grad does not stop loss.backward() either
     with torch.autocast(losses.device.type, enabled=False), torch.enable_grad():
         if isinstance(aggregator, LossAggregator):
             weights = aggregator.weights(values).detach()
-            rows = _task_rows(losses, aggregator, tape, shared, (), keep_graph=True)[0] if diagnostics else None
+            rows = _task_rows(losses, aggregator, tape, asked, (), keep_graph=True)[0] if diagnostics else None
             updates, head_updates = _weighted_backward(losses, weights, aggregator, shared, heads)
             _check_reached(updates, losses)
             report = _report(rows.measured()[0], weights.double(), aggregator, len(losses)) if rows else None
         else:
-            rows, reached, head_updates = _task_rows(losses, aggregator, tape, shared, heads)
+            rows, reached, head_updates = _task_rows(losses, aggregator, tape, asked, heads)
             updates, report = _aggregate(rows, values, aggregator, diagnostics)
             updates = [update if reaches else None for update, reaches in zip(updates, reached, strict=True)]
+            if between:
+                updates = between.back_to(shared, updates)
     for parameter, update in zip([*shared, *heads], [*updates, *head_updates], strict=True):
         update = None if update is None else update.detach().to(parameter.dtype)
         parameter.grad = _sum(parameter.grad, update) if accumulate else update
@@ -119,7 +131,7 @@ def _task_rows(
     losses: Tensor,
     aggregator: Aggregator,
     tape: Tape | None,
-    shared: list[nn.Parameter],
+    shared: Sequence[Tensor],
     heads: Sequence[nn.Parameter],
     keep_graph: bool = False,
 ) -> tuple[Rows, list[bool], Sequence[Tensor | None]]:
@@ -138,7 +150,7 @@ def _task_rows(
 
 
 def _rows(
-    pieces: Sequence[Tensor | None], losses: Tensor, shared: Sequence[nn.Parameter], scale: float = 1.0
+    pieces: Sequence[Tensor | None], losses: Tensor, shared: Sequence[Tensor], scale: float = 1.0
 ) -> tuple[Rows, list[bool]]:
     """Rows with zeros for a parameter that no loss reaches, so that their length is always the same; and which are not.
 
@@ -169,7 +181,7 @@ def _check_reached(gradients: Sequence[Tensor | None], losses: Tensor) -> None:
         )
 
 
-def _one_by_one(losses: Tensor, parameters: Sequence[nn.Parameter], keep_graph: bool = False) -> list[Tensor | None]:
+def _one_by_one(losses: Tensor, parameters: Sequence[Tensor], keep_graph: bool = False) -> list[Tensor | None]:
     """(T, *shape) for each parameter, with zeros for the tasks that do not reach it; None if no task does."""
     last = len(losses) - 1
     rows = [

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node
 
 
 def graph_of(losses: Tensor) -> dict[Node, list[Node]]:
@@ -44,3 +44,22 @@ def leads_past(
         seen.update(new)
         waiting += new
     return False
+
+
+def below(starts: Collection[GradientEdge], ends: Collection[GradientEdge]) -> tuple[set[GradientEdge], set[int]]:
+    """Return which of `ends` the ways down from `starts` meet, and the leaf tensors, by id, that they end at else."""
+    met: set[GradientEdge] = set()
+    leaves: set[int] = set()
+    seen, waiting = set(), list(starts)
+    while waiting:
+        edge = waiting.pop()
+        if edge in ends and edge not in starts:
+            met.add(edge)
+            continue
+        if edge.node in seen:
+            continue
+        seen.add(edge.node)
+        if not edge.node.next_functions and hasattr(edge.node, "variable"):
+            leaves.add(id(edge.node.variable))
+        waiting += [GradientEdge(node, number) for node, number in edge.node.next_functions if node is not None]
+    return met, leaves

@@ -4,7 +4,7 @@ import inspect
 import re
 from pathlib import Path
 
-from mtrl import AGGREGATORS, GramianAggregator, LossAggregator, make_aggregator
+from mtrl import AGGREGATORS, WEIGHTINGS, GramianAggregator, LossAggregator, make_aggregator
 from mtrl.aggregators import WRAPPERS
 from tests.mtrl.promises import PROMISES
 
@@ -25,8 +25,9 @@ def generated():
         "| name | sees | the update conflicts with no task | invariant to the order of tasks | CUDA graph |\n"
         "|---|---|---|---|---|"
     )
-    rows = [row(name, kind) for name, kind in AGGREGATORS.items()]
-    methods = [section(name, kind, make_aggregator(name).hyperparameters()) for name, kind in AGGREGATORS.items()]
+    known = AGGREGATORS | WEIGHTINGS
+    rows = [row(name, kind) for name, kind in known.items()]
+    methods = [section(name, kind, make_aggregator(name).hyperparameters()) for name, kind in known.items()]
     defaults = {name: inspect.signature(kind).parameters for name, kind in WRAPPERS.items()}
     wrappers = [
         section(f"{name}:NAME", kind, {option: p.default for option, p in defaults[name].items()})

@@ -136,11 +136,11 @@ def test_all_presets_and_exit_codes_are_named():
 
 
 def test_all_aggregators_are_on_the_pages():
-    from mtrl import AGGREGATORS
+    from mtrl import AGGREGATORS, WEIGHTINGS
     from tests.aggregators_page import PAGE, written
 
     page = PAGE.read_text()
     assert page == written(page), "docs/aggregators.md is out of date: python -m tests.aggregators_page"
-    for name, kind in AGGREGATORS.items():
+    for name, kind in (AGGREGATORS | WEIGHTINGS).items():
         assert f"`{name}`" in README
         assert "Use it when" in kind.__doc__

@@ -10,21 +10,25 @@ from typing import Any
 from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator
 from mtrl.aggregators.outside import class_in_file, class_of_torchjd, foreign_name, remember
 from mtrl.aggregators.registry import *  # noqa: F403  every method's class
-from mtrl.aggregators.registry import AGGREGATORS, WRAPPERS
+from mtrl.aggregators.registry import AGGREGATORS, WEIGHTINGS, WRAPPERS
+from mtrl.aggregators.weighting import weighted
 from mtrl.aggregators.wrapped import wrapped
 
 FORMER = {"mean-rescaled": "pcgrad-magnitude"}  # names that were given up -> the method's name
 
 
 def aggregator_class(name: str) -> type[Aggregator]:
-    """Return the class called `name` in `AGGREGATORS`, `torchjd:NAME`, `path/file.py:NAME`, or `WRAPPER:` and such.
+    """Return the class of that name: one of ours, `torchjd:NAME`, `path/file.py:NAME`, or such behind `WRAPPER:`.
 
     :raises ValueError: if there is no such class; the message says what was expected.
     :raises ImportError: if TorchJD is not installed; the message says how to install it.
     """
-    if name in AGGREGATORS:
-        return AGGREGATORS[name]
+    if name in AGGREGATORS or name in WEIGHTINGS:
+        return AGGREGATORS.get(name) or WEIGHTINGS[name]
     wrapper, _, method = name.partition(":")
+    if wrapper in WEIGHTINGS:
+        kind = aggregator_class(method)
+        return remember(wrapped(weighted(WEIGHTINGS[wrapper], kind), kind, name), name)
     if wrapper in WRAPPERS:
         return remember(wrapped(WRAPPERS[wrapper], aggregator_class(method), name), name)
     if name.startswith("torchjd:"):
@@ -37,8 +41,8 @@ def aggregator_class(name: str) -> type[Aggregator]:
             "of an old run."
         )
     raise ValueError(
-        f"unknown aggregator {name!r}; expected one of {', '.join(AGGREGATORS)}, torchjd:NAME or path/to/file.py:NAME, "
-        f"perhaps behind {' or '.join(f'{wrapper}:' for wrapper in WRAPPERS)}"
+        f"unknown aggregator {name!r}; expected one of {', '.join([*AGGREGATORS, *WEIGHTINGS])}, torchjd:NAME or "
+        f"path/to/file.py:NAME, perhaps behind {' or '.join(f'{wrapper}:' for wrapper in [*WRAPPERS, *WEIGHTINGS])}"
     )
 
 
@@ -72,7 +76,7 @@ def name_of(aggregator: Aggregator) -> str:
 
     :raises ValueError: if its class has no name, so that a file could not name it.
     """
-    names = [name for name, kind in AGGREGATORS.items() if kind is type(aggregator)]
+    names = [name for name, kind in [*AGGREGATORS.items(), *WEIGHTINGS.items()] if kind is type(aggregator)]
     if found := names[0] if names else foreign_name(type(aggregator)):
         return found
     kind = type(aggregator).__name__
@@ -84,6 +88,7 @@ def name_of(aggregator: Aggregator) -> str:
 
 __all__ = [
     "AGGREGATORS",
+    "WEIGHTINGS",
     "WRAPPERS",
     "Aggregator",
     "GramianAggregator",
@@ -91,5 +96,5 @@ __all__ = [
     "aggregator_class",
     "make_aggregator",
     "name_of",
-    *(kind.__name__ for kind in AGGREGATORS.values()),
+    *(kind.__name__ for kind in [*AGGREGATORS.values(), *WEIGHTINGS.values()]),
 ]

@@ -22,6 +22,10 @@ class MoCoGrad(Ordered):
     one first moment of Adam that all tasks share. The other reading, the momentum of the steps before, leaves the first
     update to the mean; the two differ by some 12 % of the update.
 
+    A constant strength leaves it off the optimum of the sum where there are more than two tasks, by more the larger the
+    strength: even there each task is moved by those in conflict with it, and how many these are differs. For two tasks
+    the added terms cancel, and it arrives (docs/theory.md).
+
     Costs one more row per task in memory, in float32 whatever the gradients are.
 
     Use it when single batches are so noisy that a conflict in one of them says little.

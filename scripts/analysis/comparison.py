@@ -16,6 +16,7 @@ from scripts.runs import Run
 from scripts.runs.files import as_usage_error, read_json
 
 BASELINE = "mean"
+ALONE = "independent"  # the arm that trains every task by itself
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,14 @@ def baseline_of(rows: Sequence[Row]) -> Row | None:
 
 def paired(row: Row, baseline: Row) -> tuple[tuple[float, Interval | None], int] | None:
     """`intervals.paired_difference` over the seeds that both have, and how many these are; None without any."""
-    common = [seed for seed in row.method.seeds if seed in baseline.method.seeds]
+    found = of_common_seeds(row, baseline)
+    return found and (intervals.paired_difference(*found), len(found[0]))
+
+
+def of_common_seeds(row: Row, other: Row) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return both methods' success, (seeds, tasks) each, for the seeds that both have; None without any."""
+    common = [seed for seed in row.method.seeds if seed in other.method.seeds]
     if not common:
         return None
-    ours, theirs = (r.scores[[r.method.seeds.index(seed) for seed in common]] for r in (row, baseline))
-    return intervals.paired_difference(ours, theirs), len(common)
+    ours, theirs = (r.scores[[r.method.seeds.index(seed) for seed in common]] for r in (row, other))
+    return ours, theirs

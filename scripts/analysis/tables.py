@@ -10,7 +10,7 @@ import numpy as np
 
 from envs import find_benchmark
 from scripts.analysis import intervals
-from scripts.analysis.comparison import Row, baseline_of, paired
+from scripts.analysis.comparison import ALONE, Row, baseline_of, of_common_seeds, paired
 from scripts.analysis.intervals import Interval
 from scripts.analysis.published import published
 from scripts.common.text import in_csv, in_markdown
@@ -34,6 +34,12 @@ def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature
     lines = [(task, line) for task, line in zip(protocol.tasks, per_task, strict=True)]
     lines += [(f"**{name}** ({len(own)} tasks)", per_task[own].mean(0)) for name, own in groups.items()]
     yield from table(["task", *names], [[name, *(f"{x:.2f}" for x in line)] for name, line in lines])
+    if gains := conflicts(rows):
+        yield "\n### TCI per task: success together less success of the task alone\n"
+        yield from table(
+            ["task", *gains], [[t, *cells] for t, *cells in zip(protocol.tasks, *gains.values(), strict=True)]
+        )
+        yield "\nNegative: joint training hurts the task. Over the seeds that both have; ±: 95 % t-interval."
     if literature and (found := published(protocol.benchmark)):
         yield "\n### From the literature: other code, and another protocol where the last column says so\n"
         yield from table(
@@ -104,6 +110,23 @@ def against(row: Row, baseline: Row) -> list[str]:
     (centre, half), seeds = difference
     words = f"{centre:+.3f} {spelled(half)}".strip() + f", {seeds} {'pair' if seeds == 1 else 'pairs'}"
     return [words, f"{probability:.2f} {spelled(interval, 2)}".strip()]
+
+
+def conflicts(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return each method's task conflict intensity per task, where one arm trained every task alone; else nothing."""
+    alone = [row for row in rows if row.method.aggregator == ALONE]
+    if len(alone) != 1:
+        return {}
+    found = {}
+    for row in rows:
+        if row is not alone[0] and (pairs := of_common_seeds(row, alone[0])):
+            gains = (pairs[0] - pairs[1]).T
+            halves = [intervals.half_width(gain) for gain in gains]
+            found[in_markdown(row.method.label)] = [
+                f"{gain.mean():+.2f}" + ("" if half is None else f" ±{half:.2f}")
+                for gain, half in zip(gains, halves, strict=True)
+            ]
+    return found
 
 
 def notes(rows: Sequence[Row], worst: int) -> Iterable[str]:

@@ -23,8 +23,9 @@ from rich.table import Table
 from tyro.constructors import StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from agents.fields import help_of, settings_of
+from agents.learning.aggregation import refuse_for_actor
 from envs import find_benchmark
-from mtrl import AGGREGATORS, make_aggregator
+from mtrl import AGGREGATORS, WEIGHTINGS, make_aggregator
 from mtrl.aggregators import WRAPPERS
 from scripts.common.flags import auto_true_false, comma_separated
 from scripts.common.methods import aggregator_kind
@@ -184,6 +185,8 @@ def _parse_preset(preset: Preset, flags: Sequence[str]) -> TrainConfig:
     defaults = fitted(preset.config, _peek("algorithm", flags, preset.config))
     networks = {flag: name for flag in _AGGREGATOR_FLAGS if (name := _peek(flag, flags, defaults))}
     kinds = {flag: aggregator_kind(name) for flag, name in networks.items()}
+    with usage_errors():
+        refuse_for_actor(kinds.get("actor_aggregator") or kinds["aggregator"])
     others = {flag: _preset_options(flag, name, preset) for flag, name in networks.items()}
     settings: Any = Annotated[TrainConfig, tyro.conf.arg(name="")]  # its flags have no prefix
     groups = [
@@ -269,6 +272,9 @@ def print_overview() -> None:
     listings = {
         "Presets": {name: preset.summary for name, preset in PRESETS.items()},
         "Aggregators": {name: first_line(kind) for name, kind in AGGREGATORS.items()},
+        "Weightings of the losses, for --critic-aggregator or before another: NAME:pcgrad": {
+            name: first_line(kind) for name, kind in WEIGHTINGS.items()
+        },
     }
     for title, rows in listings.items():
         table = Table.grid(padding=(0, 2), pad_edge=True)

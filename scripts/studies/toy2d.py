@@ -59,7 +59,7 @@ class ToyConfig:
     """Two losses of two parameters: the path of Adam under each aggregator, as a figure and a table."""
 
     aggregators: Names = ("mean", "pcgrad")
-    """Any of mtrl.AGGREGATORS, torchjd:NAME or path/to/file.py:NAME."""
+    """Any of mtrl.AGGREGATORS, torchjd:NAME or path/to/file.py:NAME; with options as cagrad@c=0.2."""
     steps: int = 300_000
     """Number of updates; PCGrad needs more than 100,000."""
     learning_rate: float = 1e-3
@@ -104,7 +104,7 @@ def check(config: ToyConfig) -> None:
         raise UsageError(f"--steps: expected at least 1, found {config.steps}.")
     if not 0 < config.learning_rate < math.inf:
         raise UsageError(f"--learning-rate: expected a finite number above 0, found {config.learning_rate}.")
-    methods.check_aggregators(config.aggregators)
+    methods.check_aggregators(config.aggregators, options=True)
     check_output("--out", config.out)
     if config.out.suffix.lower() not in ENDINGS:
         raise UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {config.out}.")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtrl import AGGREGATORS, GramianAggregator, make_aggregator, solvers
+from mtrl import AGGREGATORS, WEIGHTINGS, GramianAggregator, make_aggregator, solvers
 from mtrl.aggregators import WRAPPERS, aligned_mtl
 from mtrl.testing import CHECKS, Promises, _NoWaiting, check_aggregator, matrix
 from tests.mtrl.promises import PROMISES
@@ -18,7 +18,7 @@ def test_promise(name, check) -> None:
 
 
 def test_no_method_is_left_out() -> None:
-    assert {name for name in PROMISES if ":" not in name} == AGGREGATORS.keys()
+    assert {name for name in PROMISES if ":" not in name} == AGGREGATORS.keys() | WEIGHTINGS.keys()
     assert all(any(f"{wrapper}:" in name for name in PROMISES) for wrapper in WRAPPERS)
 
 
@@ -26,6 +26,7 @@ def test_who_may_be_captured_and_who_looks_back() -> None:
     """What a class declares holds for that class alone: a subclass may ask the host, or count in Python."""
     assert [name for name, kind in AGGREGATORS.items() if not kind.capturable] == ["nash_mtl"]
     assert [name for name in AGGREGATORS if make_aggregator(name).looks_back] == ["famo"]
+    assert all(kind.capturable for kind in WEIGHTINGS.values())
     assert all(PROMISES[name].never_waits for name, kind in AGGREGATORS.items() if kind.capturable)
 
     class OfMyOwn(AGGREGATORS["pcgrad"]):

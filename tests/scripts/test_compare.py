@@ -57,6 +57,19 @@ def test_the_table_has_final_and_best_pairs_and_the_mean_first(runs, capsys):
     assert literature[0][-1] == "differs from ours in"
 
 
+def test_tci_per_task_where_an_arm_trained_each_task_alone(runs, capsys):
+    for seed, rates in enumerate(((0.7, 0.5), (0.5, 0.5))):
+        curve = {100: (0.9, 0.9), 200: rates}
+        make_run(runs / f"alone-{seed}", curve, aggregator="mean", algorithm="independent", seed=seed)
+    assert compare.main([str(runs), "--no-published"]) == 0
+    printed = capsys.readouterr().out
+    tci = tables(printed)[-1]
+    assert tci[0] == ["task", "mean", "pcgrad"]
+    assert [line[:2] for line in tci[2:]] == [["reach-v3", "-0.20 ±0.00"], [TASKS[1], "+0.10 ±1.27"]]
+    assert tci[2][2] == "-0.10 ±0.00"
+    assert "Negative: joint training hurts the task" in printed
+
+
 def test_published_numbers_stand_apart_with_what_differs(runs, capsys):
     compare.main([str(runs)])
     main, _, literature = tables(capsys.readouterr().out)

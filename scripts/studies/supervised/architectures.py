@@ -29,10 +29,13 @@ class Architecture(nn.Module, ABC):
     """Attributes whose parameters belong to single tasks."""
     recordable: ClassVar[bool] = True
     """Whether every shared layer sees all rows at once, so that `mtrl.record` has a place for each task's."""
+    represents: ClassVar[bool] = False
+    """Whether all that the tasks share goes through `representation`, kept from the last forward pass."""
 
     def __init__(self, encoder: Encoder, outputs: Sequence[int]) -> None:
         super().__init__()
         self.num_tasks = len(outputs)
+        self.representation: Tensor | None = None
         self.stem = encoder.stem()
         self.heads = nn.ModuleList(encoder.head(encoder.stages[-1].features, number) for number in outputs)
 
@@ -64,13 +67,16 @@ class Architecture(nn.Module, ABC):
 class HardSharing(Architecture):
     """One encoder for all tasks, and a head each (Caruana 1997)."""
 
+    represents = True
+
     def __init__(self, encoder: Encoder, outputs: Sequence[int]) -> None:
         super().__init__(encoder, outputs)
         self.trunk = encoder.stack()
 
     def features(self, rows: Tensor, blocks: bool) -> list[Tensor]:
         """Return the encoder's."""
-        return list(self.per_task(self.trunk(rows), blocks))
+        self.representation = self.trunk(rows)
+        return list(self.per_task(self.representation, blocks))
 
 
 class MixtureOfExperts(Architecture):

@@ -34,10 +34,12 @@ from scripts.studies.supervised import report
 from scripts.studies.supervised.architectures import ARCHITECTURES
 from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.datasets import DATASETS
+from scripts.studies.supervised.metrics import Metric
 from scripts.studies.supervised.results import ALONE, Run, summarise, together
 from scripts.studies.supervised.training import Plan, new_network, train, updates_per_epoch
 
 PROGRAM = "python -m scripts.supervised"
+FEATURES = "features:"  # before the name of a method that sees the gradients of the representation
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,13 @@ class SupervisedConfig:
     """Gradient methods on supervised tasks."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """digits, multimnist, yeast, movielens, qm9 or cifar100."""
+    """digits, multimnist, yeast, movielens, qm9, cifar100, nyuv2, cityscapes, celeba, aliexpress or officehome."""
     architectures: Names = ("hps", "mmoe")
     """Of hps (hard sharing), mmoe, mtan, cross-stitch."""
     aggregators: Names = ("mean", "pcgrad", "mocograd")
-    """Any of mtrl.AGGREGATORS, torchjd:NAME or path/to/file.py:NAME."""
+    """Any of mtrl.AGGREGATORS and mtrl.WEIGHTINGS, a weighting before a method (uncertainty:pcgrad), torchjd:NAME or
+    path/to/file.py:NAME; with options as mocograd@strength=0.3@momentum=0; behind features: on the gradients of the
+    shared representation (features:pcgrad), which only hps has."""
     tasks: Names = ()
     """Those to train; all by default."""
     seeds: int = 3
@@ -87,6 +91,9 @@ def main(argv: Sequence[str]) -> int:
         for seed in range(config.seeds):
             splits = some_tasks(dataset.splits(seed), numbers, tasks, config.dataset)
             plan = plan_of(config, dataset, splits[0], seed)
+            if splits[0].members is not None and (odd := [name for name in config.aggregators if FEATURES in name]):
+                raise UsageError(f"{odd[0]}: expected rows that serve every task; those of {config.dataset} belong to "
+                                 "one each, and their gradients cannot conflict. Leave it out.")  # fmt: skip
             trainings = config.seeds * len(config.architectures) * (len(tasks) + len(config.aggregators))
             bar.update(row, total=trainings * plan.epochs * plan.updates)
             for run in train_all(config, dataset, tasks, splits, plan, numbers, lambda: bar.advance(row)):
@@ -139,8 +146,12 @@ def some_tasks(
     for number, task in enumerate(tasks):
         if not training.sizes()[number]:
             raise UsageError(f"{dataset}: expected rows of task {task.name} to train on; found none. Leave it out.")
-        target = test.targets[number][test.of_task(number)]
-        for reason in filter(None, (metric.why_undefined(target) for metric in task.metrics)):
+        looking = [metric for metric in task.metrics if type(metric).why_undefined is not Metric.why_undefined]
+        reasons = [] if test.sizes()[number] else ["no rows"]
+        if looking and not reasons:
+            target = test.targets[number][test.of_task(number)]
+            reasons = [metric.why_undefined(target) for metric in looking]
+        for reason in filter(None, reasons):
             raise UsageError(f"{dataset}: the test rows of task {task.name} cannot be judged: {reason}. Leave it out.")
     return training, test
 
@@ -174,8 +185,9 @@ def train_all(
         yield Run.against(alone, architecture, ALONE, plan.seed, alone, tasks)
         for name in config.aggregators:
             network = new_network(architecture, dataset.encoder, tasks, plan.seed)
-            aggregator = methods.build(name, seed=plan.seed)
-            outcome = train(network, aggregator, tasks, splits, plan, numbers, tick)
+            aggregator = methods.build(name.removeprefix(FEATURES), seed=plan.seed, window=plan.updates)
+            on_features = name.startswith(FEATURES)
+            outcome = train(network, aggregator, tasks, splits, plan, numbers, tick, on_features)
             yield Run.against(alone, architecture, name, plan.seed, outcome, tasks)
 
 
@@ -219,7 +231,15 @@ def check(config: SupervisedConfig) -> None:
     methods.check_list("--architectures", config.architectures, ARCHITECTURES)
     for name in config.architectures:
         choose("architecture", name, ARCHITECTURES)
-    methods.check_aggregators(config.aggregators)
+    methods.check_list("--aggregators", config.aggregators, mtrl.AGGREGATORS)
+    for name in config.aggregators:
+        methods.check_aggregators([name.removeprefix(FEATURES)], options=True, any_sign=False)
+    on_features = [name for name in config.aggregators if name.startswith(FEATURES)]
+    if on_features and (odd := [name for name in config.architectures if not ARCHITECTURES[name].represents]):
+        raise UsageError(
+            f"{on_features[0]}: expected architectures with one shared representation; {odd[0]} has none: tasks have "
+            "parts of their own below their features. Leave one of both out."
+        )
     if config.out:
         try:
             config.out.mkdir(parents=True, exist_ok=True)

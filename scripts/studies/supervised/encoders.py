@@ -50,6 +50,24 @@ def convolutions(shape: tuple[int, int, int], channels: tuple[int, ...], widths:
     return Encoder((*folded, flat, *rest), math.prod(shape))
 
 
+def segnet(size: tuple[int, int], widths: tuple[int, ...]) -> Encoder:
+    """SegNet (Badrinarayanan et al. 2017): convolutions that halve the picture and others that double it again.
+
+    :param size: height and width; 2^(number of widths) must divide them.
+    """
+    down = zip((3, *widths[:-1]), widths, strict=True)
+    up = zip(widths[::-1], (*widths[-2::-1], widths[0]), strict=True)
+    stages = [Stage(partial(_grouped, before, after, nn.MaxPool2d(2)), after) for before, after in down]
+    stages += [Stage(partial(_grouped, before, after, nn.Upsample(scale_factor=2)), after) for before, after in up]
+    return Encoder(tuple(stages), 3 * size[0] * size[1], head=_per_pixel)
+
+
+def mixed(sizes: tuple[int, ...], numbers: int, features: int, *widths: int) -> Encoder:
+    """Fully connected layers on names and numbers, packed by `Mixed.pack`."""
+    inputs = len(sizes) * features + numbers
+    return Encoder(_layers(inputs, widths), inputs, stem=partial(Mixed, sizes, features))
+
+
 class Embeddings(nn.Module):
     """A vector per name, side by side.
 
@@ -68,6 +86,21 @@ class Embeddings(nn.Module):
         return self.table(names + self.offsets).flatten(1)
 
 
+class Mixed(Embeddings):
+    """A vector per name, then the numbers of the row."""
+
+    @staticmethod
+    def pack(names: Tensor, numbers: Tensor) -> Tensor:
+        """Put names (rows, kinds) and numbers into one tensor (rows, kinds + numbers): the names' bits as float32."""
+        return torch.cat([names.int().view(torch.float32), numbers.float()], dim=1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(rows, kinds + numbers) -> (rows, kinds * features + numbers)."""
+        kinds = len(self.offsets)
+        names = rows[:, :kinds].contiguous().view(torch.int32).long()
+        return torch.cat([super().forward(names), rows[:, kinds:]], dim=1)
+
+
 def _layers(inputs: int, widths: tuple[int, ...]) -> tuple[Stage, ...]:
     sizes = zip((inputs, *widths[:-1]), widths, strict=True)
     return tuple(Stage(partial(_layer, before, after), after) for before, after in sizes)
@@ -83,6 +116,14 @@ def _convolution(inputs: int, outputs: int) -> nn.Sequential:
 
 def _halving(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+
+
+def _grouped(inputs: int, outputs: int, scale: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(8, outputs), nn.ReLU(), scale)
+
+
+def _per_pixel(features: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(features, features, 3, padding=1), nn.ReLU(), nn.Conv2d(features, outputs, 1))
 
 
 def _two_layers(features: int, outputs: int) -> nn.Sequential:

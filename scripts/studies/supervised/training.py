@@ -19,7 +19,8 @@ from scripts.studies.supervised.architectures import ARCHITECTURES, Architecture
 from scripts.studies.supervised.contracts import Encoder, Split, Task
 
 MEASURED = 10  # conflict is measured at every so many updates
-EXAMINED = 1_000  # rows at a time
+EXAMINED = 1_000  # rows at a time, and no more than so many numbers of input
+NUMBERS = 2**22
 
 
 class NonFiniteLoss(NonFiniteError):
@@ -115,17 +116,19 @@ def train(
     plan: Plan,
     names: Sequence[int],
     tick: Callable[[], object] = lambda: None,
+    on_features: bool = False,
 ) -> Outcome:
     """Train all tasks in one network with Adam.
 
     :param splits: rows to train on and to test on, of these tasks.
     :param names: see `batches`.
     :param tick: called after each update.
+    :param on_features: whether the aggregator sees the gradients of the representation.
     :raises NonFiniteLoss: naming the task.
     """
     training, test = splits
     optimizer = torch.optim.Adam(network.parameters(), lr=plan.learning_rate)
-    update = Update(network, aggregator, tasks, training)
+    update = Update(network, aggregator, tasks, training, on_features)
     curves, seconds = [], 0.0
     for epoch in range(plan.epochs):
         start, total = time.perf_counter(), torch.zeros(len(tasks), dtype=torch.float64)
@@ -142,11 +145,19 @@ def train(
 class Update:
     """Losses of a batch and the gradients of all parameters; keeps what was measured on the way."""
 
-    def __init__(self, network: Architecture, aggregator: mtrl.Aggregator, tasks: Sequence[Task], split: Split) -> None:
+    def __init__(
+        self,
+        network: Architecture,
+        aggregator: mtrl.Aggregator,
+        tasks: Sequence[Task],
+        split: Split,
+        on_features: bool = False,
+    ) -> None:
         self.network, self.aggregator, self.tasks, self.split = network, aggregator, tasks, split
-        self.blocks = split.members is not None
+        self.blocks, self.on_features = split.members is not None, on_features
         self.shared, self.own = network.shared_parameters(), network.task_parameters()
-        aggregator.reset(len(tasks), sum(parameter.numel() for parameter in self.shared))
+        if not on_features:  # else it begins with the first gradients
+            aggregator.reset(len(tasks), sum(parameter.numel() for parameter in self.shared))
         self.rows = torch.empty(0)
         self.count = 0
         self.degrees: list[Tensor] = []
@@ -163,6 +174,8 @@ class Update:
         else:
             losses = self.losses()
             where = {"parameters": self.shared, "task_parameters": self.own}
+            if self.on_features:
+                where["features"] = self.network.representation
         self._check(losses)
         start = time.process_time()  # on one thread: what else the machine does is not counted
         report = mtrl.backward(losses, self.aggregator, diagnostics=measured, **where)
@@ -216,7 +229,8 @@ def examine(network: Architecture, tasks: Sequence[Task], split: Split) -> Exam:
         for row, members in zip(belongs, split.members, strict=True):
             row[members] = True
     network.eval()
-    for rows in torch.arange(len(split.inputs)).split(EXAMINED):
+    size = min(EXAMINED, max(1, NUMBERS // split.inputs[torch.tensor([0])].numel()))
+    for rows in torch.arange(len(split.inputs)).split(size):
         answers = network(split.inputs[rows])
         for number, (task, answer, target) in enumerate(zip(tasks, answers, split.targets, strict=True)):
             own = belongs[number, rows]

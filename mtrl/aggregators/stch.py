@@ -1,0 +1,50 @@
+"""STCH: the smooth maximum of the losses."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtrl.aggregators.base import Reduction
+from mtrl.aggregators.shared import check_tasks, in_range, on_scale
+from mtrl.aggregators.weighting import Weighting
+
+
+class STCH(Weighting):
+    """Descend along a smooth maximum of the losses, each relative to its first value: the worst task leads.
+
+    Lin et al. 2024, "Smooth Tchebycheff Scalarization for Multi-Objective Optimization" (arXiv 2402.19078), equation 6:
+    mu log sum_i exp(lambda_i (L_i - z_i) / mu), with z = 0 and lambda_i = 1 / (first loss of task i), as losses have
+    units. Its gradient's weights are scaled to sum 1.
+
+    Use it when the worst task counts, not the average.
+
+    Losses must not be negative.
+
+    :param reduction: "sum" is T times as long.
+    :param mu: how smooth, above 0: near 0 the worst task alone has weight; the paper tries 0.01 to 1.
+    """
+
+    capturable: ClassVar[bool] = True
+    first_losses: Tensor  # (T,), float64, NaN until the task's first finite loss
+
+    def __init__(self, reduction: Reduction = "mean", mu: float = 0.1) -> None:
+        super().__init__(reduction)
+        self.mu = in_range("mu", mu, 0, above=True)
+        self.register_buffer("first_losses", torch.empty(0, dtype=torch.float64))
+
+    def reset(self, num_tasks: int, num_params: int) -> None:
+        """Take the next losses as the first."""
+        self.first_losses = self.first_losses.new_full((num_tasks,), torch.nan)
+
+    def weights(self, losses: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
+        """Return the softmax of the relative losses over mu, each divided by its first loss."""
+        if not len(self.first_losses):
+            self.reset(len(losses), 0)
+        check_tasks(len(self.first_losses), len(losses), self)
+        values = self.seen(losses)
+        sound = self.first_losses.isnan() & values.isfinite()
+        self.first_losses.copy_(torch.where(sound, values, self.first_losses))
+        shares = (values / self.first_losses / self.mu).softmax(0) / self.first_losses
+        return on_scale(shares / shares.sum(), self.reduction)
