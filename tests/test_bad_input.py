@@ -46,6 +46,8 @@ COMMANDS = [  # a command line, and what it answers on the way to exit code 2; R
     ("train --resume RUN/config.json", "found a file"),
     ("train --resume RUN/checkpoints", "a folder without config.json"),
     ("train toy --run-dir RUN", "or go on with that run: --resume"),
+    ("train toy --aggregator uncertainty", "the actor's aggregator: expected one for losses of any sign"),
+    ("train toy --aggregator mean --actor-aggregator gls:pcgrad", "the actor's aggregator: expected one for losses"),
     ("train toy --tasks point-0,point-7", "point-0, point-1, ... in order"),
     ("train toy --seed -1", "--seed: expected 0 or more; found -1"),
     ("train toy --seed 5000000000", "a seed of 0 to 2**32 - 1"),

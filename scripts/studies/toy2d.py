@@ -7,6 +7,8 @@
 Both losses are deep, curved valleys that meet at the optimum; along each valley the other loss pulls across it. See Yu
 et al. 2020, Figure 1 and Appendix D. The mean bounces between the walls; PCGrad arrives, but not before update 100,000.
 
+On the right are the contours of each loss, and where it falls at the end of each path, with its slope.
+
 Gradients are closed forms in float64. Methods that solve a problem at each update (cagrad, mgda, nash_mtl) take hours;
 a bar shows how long.
 
@@ -223,22 +225,45 @@ def late_median(values: Float[np.ndarray, " points"]) -> float:
 
 
 def draw(paths: dict[str, Path2d], steps: int) -> Figure:
-    """Contours of the sum of the losses, and the paths over them."""
+    """Contours of the sum of the losses and the paths over them; beside it each loss, and where it falls at the ends."""
     matplotlib.use("Agg")
     plt.rcParams.update({"font.size": 9})
-    figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
-    _contours(figure, axes, np.concatenate([path.points for path in paths.values()]))
+    mosaic = [["sum", "sum", "first"], ["sum", "sum", "second"]]
+    figure, panels = plt.subplot_mosaic(mosaic, figsize=(11, 6), layout="constrained")
+    points = np.concatenate([path.points for path in paths.values()])
+    names = (r"\mathcal{L}_1 + \mathcal{L}_2", r"\mathcal{L}_1", r"\mathcal{L}_2")
+    for number, (axes, name) in enumerate(zip(panels.values(), names, strict=True)):
+        _contours(figure, axes, points, number, f"${name}$")
+        axes.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
+    whole, *single = panels.values()
     for place, (name, path) in enumerate(paths.items()):
         color, style = look(name, list(paths))
         over = 1 - place / len(paths)  # what is drawn later is thinner, so that paths on one line are all seen
         some = path.points[:: max(1, len(path.points) // DRAWN)]
-        axes.plot(*some.T, color=color, linestyle=style, linewidth=1.2 + 1.2 * over, label=name)
-        axes.plot(*path.points[-1], "o", color=color, markeredgecolor="white", markersize=7 + 5 * over, zorder=4)
-    axes.plot(*START, "*", color="black", markeredgecolor="white", markersize=17, linestyle="", label="start", zorder=5)
-    axes.plot([], [], "o", color="grey", markeredgecolor="white", markersize=9, label=f"end, {steps:,} updates")
-    axes.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$", title="Two losses of two parameters: paths of Adam")
+        whole.plot(*some.T, color=color, linestyle=style, linewidth=1.2 + 1.2 * over, label=name)
+        for axes in panels.values():
+            axes.plot(*path.points[-1], "o", color=color, markeredgecolor="white", markersize=7 + 5 * over, zorder=4)
+        for axes, gradient in zip(single, gradients(*path.points[-1].tolist()), strict=True):
+            _descent(axes, path.points[-1], np.array(gradient), color)
+    whole.plot(
+        *START, "*", color="black", markeredgecolor="white", markersize=17, linestyle="", label="start", zorder=5
+    )
+    whole.plot([], [], "o", color="grey", markeredgecolor="white", markersize=9, label=f"end, {steps:,} updates")
+    whole.set_title("Two losses of two parameters: paths of Adam")
+    single[0].set_title("each loss, and where it falls at the ends", fontsize=9)
     figure.legend(loc="outside lower center", ncols=5, frameon=False)
     return figure
+
+
+def _descent(axes: Axes, point: Float[np.ndarray, 2], gradient: Float[np.ndarray, 2], color: str) -> None:
+    """Draw the direction in which the loss falls, a fifth of the panel long, and its slope."""
+    length = float(np.linalg.norm(gradient))
+    if not 0 < length < math.inf:
+        return
+    tip = point - np.array([np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())]).min() / 5 * gradient / length
+    arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", tip, point, arrowprops=arrow, zorder=5, annotation_clip=False)
+    axes.text(*tip, f" {length:.2g}", color=color, fontsize=8, clip_on=True)
 
 
 def look(name: str, drawn: Sequence[str]) -> tuple[str, str]:
@@ -248,13 +273,17 @@ def look(name: str, drawn: Sequence[str]) -> tuple[str, str]:
     return OUTSIDE, STYLES[[other for other in drawn if other not in AGGREGATORS].index(name) % len(STYLES)]
 
 
-def _contours(figure: Figure, axes: Axes, points: Float[np.ndarray, "points 2"]) -> None:
+def _contours(figure: Figure, axes: Axes, points: Float[np.ndarray, "points 2"], number: int, label: str) -> None:
+    """Draw loss 1 or 2, or for 0 their sum."""
     around = [START, (-3.0, -4.0), (3.0, 7.0)]  # both valleys and, high up, where they meet
     corners = np.vstack([points[np.isfinite(points).all(1)], around])
     sides = zip(corners.min(0) - 0.2, corners.max(0) + 0.2, strict=True)
     t1, t2 = (np.linspace(low, high, 600) for low, high in sides)
-    sums = losses(*np.meshgrid(t1, t2)).sum(0)
-    levels = np.linspace(np.percentile(sums, 1), sums.max(), 20)  # the valleys' beds are too narrow to be told apart
-    filled = axes.contourf(t1, t2, sums, levels=levels, cmap="Greys_r", extend="min", alpha=0.7)
-    axes.contour(t1, t2, sums, levels=levels, colors="black", linewidths=0.3, linestyles="solid", alpha=0.5)
-    figure.colorbar(filled, ax=axes, label=r"$\mathcal{L}_1 + \mathcal{L}_2$", shrink=0.8, format="%.0f")
+    both = losses(*np.meshgrid(t1, t2))
+    values = both[number - 1] if number else both.sum(0)
+    levels = np.linspace(
+        np.percentile(values, 1), values.max(), 20
+    )  # the valleys' beds are too narrow to be told apart
+    filled = axes.contourf(t1, t2, values, levels=levels, cmap="Greys_r", extend="min", alpha=0.7)
+    axes.contour(t1, t2, values, levels=levels, colors="black", linewidths=0.3, linestyles="solid", alpha=0.5)
+    figure.colorbar(filled, ax=axes, label=label, shrink=0.8, format="%.0f")

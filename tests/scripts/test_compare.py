@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from agents.fields import fixed_by_plain_sac
 from scripts import compare
 from scripts.analysis.methods import find_runs, group
 from scripts.analysis.published import published
@@ -16,6 +17,7 @@ from scripts.common import command
 from scripts.common.usage import UsageError
 from scripts.runs.files import write_json
 from scripts.runs.protocol import describe
+from scripts.setup.config import TrainConfig
 from scripts.setup.presets import PRESETS
 from tests.run_folders import CONFIG, GOALS, TASKS, make_run
 
@@ -60,7 +62,7 @@ def test_the_table_has_final_and_best_pairs_and_the_mean_first(runs, capsys):
 def test_tci_per_task_where_an_arm_trained_each_task_alone(runs, capsys):
     for seed, rates in enumerate(((0.7, 0.5), (0.5, 0.5))):
         curve = {100: (0.9, 0.9), 200: rates}
-        make_run(runs / f"alone-{seed}", curve, aggregator="mean", algorithm="independent", seed=seed)
+        make_run(runs / f"alone-{seed}", curve, algorithm="independent", seed=seed, **fixed_by_plain_sac(TrainConfig))
     assert compare.main([str(runs), "--no-published"]) == 0
     printed = capsys.readouterr().out
     tci = tables(printed)[-1]

@@ -34,7 +34,8 @@ class CelebA(Dataset):
     def __init__(self, folder: Path) -> None:
         attributes, partition = (first_of(folder, [name, f"celeba/{name}"], self.needs) for name in TABLES)
         self.pictures = attributes.parent / PICTURES
-        _, header, *lines = [*_words(attributes), [], []]
+        table = [*_words(attributes), [], []]
+        header, lines = table[1], table[2:]
         self.tasks = tuple(Task(name, 1, binary, (ErrorRate(),)) for name in header)
         part_of = {words[0]: words[1] for words in _words(partition) if len(words) == 2}
         self.rows: dict[str, list[tuple[Path, list[float]]]] = {part: [] for part in PARTS.values()}
