@@ -225,11 +225,10 @@ def late_median(values: Float[np.ndarray, " points"]) -> float:
 
 
 def draw(paths: dict[str, Path2d], steps: int) -> Figure:
-    """Contours of the sum of the losses and the paths over them; beside it each loss, and where it falls at the ends."""
+    """Draw the sum of the losses with the paths over it, and beside it each loss, and where it falls at the ends."""
     matplotlib.use("Agg")
     plt.rcParams.update({"font.size": 9})
-    mosaic = [["sum", "sum", "first"], ["sum", "sum", "second"]]
-    figure, panels = plt.subplot_mosaic(mosaic, figsize=(11, 6), layout="constrained")
+    figure, panels = plt.subplot_mosaic("SSA;SSB", figsize=(11, 6), layout="constrained")
     points = np.concatenate([path.points for path in paths.values()])
     names = (r"\mathcal{L}_1 + \mathcal{L}_2", r"\mathcal{L}_1", r"\mathcal{L}_2")
     for number, (axes, name) in enumerate(zip(panels.values(), names, strict=True)):
@@ -260,10 +259,11 @@ def _descent(axes: Axes, point: Float[np.ndarray, 2], gradient: Float[np.ndarray
     length = float(np.linalg.norm(gradient))
     if not 0 < length < math.inf:
         return
-    tip = point - np.array([np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())]).min() / 5 * gradient / length
+    reach = min(np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())) / 5 / length
+    x, y = (point - reach * gradient).tolist()
     arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", tip, point, arrowprops=arrow, zorder=5, annotation_clip=False)
-    axes.text(*tip, f" {length:.2g}", color=color, fontsize=8, clip_on=True)
+    axes.annotate("", (x, y), tuple(point.tolist()), arrowprops=arrow, zorder=5, annotation_clip=False)
+    axes.text(x, y, f" {length:.2g}", color=color, fontsize=8, clip_on=True)
 
 
 def look(name: str, drawn: Sequence[str]) -> tuple[str, str]:

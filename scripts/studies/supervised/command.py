@@ -30,7 +30,7 @@ from scripts.common import methods
 from scripts.common.flags import Names
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError, check_output, choose, step_limit
-from scripts.studies.supervised import report
+from scripts.studies.supervised import report, timing
 from scripts.studies.supervised.architectures import ARCHITECTURES
 from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.datasets import DATASETS
@@ -39,6 +39,9 @@ from scripts.studies.supervised.results import ALONE, Run, summarise, together
 from scripts.studies.supervised.training import Plan, new_network, train, updates_per_epoch
 
 PROGRAM = "python -m scripts.supervised"
+OWN_ROWS = (
+    "expected rows that serve every task; those of {} belong to one each, and so their gradients do not conflict."
+)
 FEATURES = "features:"  # before the name of a method that sees the gradients of the representation
 
 
@@ -66,6 +69,8 @@ class SupervisedConfig:
     """Of Adam, for all."""
     data: Path | None = None
     """Folder of the files; data/DATASET by default."""
+    time: int = 0
+    """Train nothing, time so many updates of each aggregator, in turns: multimnist or cifar100, without their files."""
     fetch: bool = False
     """Download the files first, if they are not there: a package of the index, of which nothing is installed or run."""
     out: Path | None = None
@@ -77,6 +82,13 @@ def main(argv: Sequence[str]) -> int:
     config = tyro.cli(SupervisedConfig, prog=PROGRAM, args=argv, description=__doc__)
     check(config)
     console, start = Screen(), time.perf_counter()
+    if config.time:
+        torch.set_num_threads(1)
+        for name in config.architectures:
+            names = [(each.removeprefix(FEATURES), each.startswith(FEATURES)) for each in config.aggregators]
+            times = timing.measure(timing.CASES[config.dataset], name, names, config.time)
+            console.print(name, timing.table(timing.CASES[config.dataset], config.aggregators, times), sep="\n")
+        return 0
     dataset = load(config, lambda text: console.print(text, soft_wrap=True))
     numbers = chosen_tasks(config, dataset)
     tasks = [dataset.tasks[number] for number in numbers]
@@ -92,8 +104,7 @@ def main(argv: Sequence[str]) -> int:
             splits = some_tasks(dataset.splits(seed), numbers, tasks, config.dataset)
             plan = plan_of(config, dataset, splits[0], seed)
             if splits[0].members is not None and (odd := [name for name in config.aggregators if FEATURES in name]):
-                raise UsageError(f"{odd[0]}: expected rows that serve every task; those of {config.dataset} belong to "
-                                 "one each, and their gradients cannot conflict. Leave it out.")  # fmt: skip
+                raise UsageError(f"{odd[0]}: {OWN_ROWS.format(config.dataset)} Leave it out.")
             trainings = config.seeds * len(config.architectures) * (len(tasks) + len(config.aggregators))
             bar.update(row, total=trainings * plan.epochs * plan.updates)
             for run in train_all(config, dataset, tasks, splits, plan, numbers, lambda: bar.advance(row)):
@@ -223,6 +234,9 @@ def check(config: SupervisedConfig) -> None:
     :raises UsageError: with the reason.
     """
     choose("data set", config.dataset, DATASETS)
+    if config.time < 0 or (config.time and config.dataset not in timing.CASES):
+        raise UsageError(f"--time: expected updates to time, of {' or '.join(timing.CASES)}; found {config.time} of "
+                         f"{config.dataset}.")  # fmt: skip
     for name in ("seeds", "epochs", "batch_size"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise UsageError(f"{cli_flag(name)}: expected at least 1, found {value}.")
@@ -235,6 +249,8 @@ def check(config: SupervisedConfig) -> None:
     for name in config.aggregators:
         methods.check_aggregators([name.removeprefix(FEATURES)], options=True, any_sign=False)
     on_features = [name for name in config.aggregators if name.startswith(FEATURES)]
+    if on_features and config.time and timing.CASES[config.dataset].own:
+        raise UsageError(f"{on_features[0]}: {OWN_ROWS.format(config.dataset)} Leave it out.")
     if on_features and (odd := [name for name in config.architectures if not ARCHITECTURES[name].represents]):
         raise UsageError(
             f"{on_features[0]}: expected architectures with one shared representation; {odd[0]} has none: tasks have "

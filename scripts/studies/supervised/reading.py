@@ -55,12 +55,16 @@ def records(path: Path, delimiter: str, columns: int, encoding: str = "utf-8") -
     :raises UsageError: for a line that is another, by its number.
     """
     lines = csv.reader(io.StringIO(content(path).decode(encoding, "replace")), delimiter=delimiter)
-    for number, line in enumerate(lines, 1):
-        if len(line) != columns:
-            raise UsageError(
-                f"{path}: expected {columns} columns; line {number} has {len(line)}. It is cut off, or another file."
-            )
-        yield line
+    number = 0
+    try:
+        for number, line in enumerate(lines, 1):
+            if len(line) != columns:
+                raise UsageError(
+                    f"{path}: expected {columns} columns; line {number} has {len(line)}. It is cut off or another."
+                )
+            yield line
+    except csv.Error as error:
+        raise UsageError(f"{path}: expected a table; after line {number} there is something else ({error}).") from error
 
 
 def numbers(path: Path, columns: int, header: bool = False) -> np.ndarray:

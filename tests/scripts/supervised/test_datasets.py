@@ -205,6 +205,42 @@ def test_files_that_are_cut_off_or_others(tmp_path, mnist_folder):
         MovieLens(tmp_path)
 
 
+@pytest.mark.parametrize("swapped", [(0, 1), (1, 2, 3, 0)])
+def test_files_of_mnist_in_each_other_s_place_or_empty(tmp_path, swapped):
+    parts = [np.full((6, 28, 28), 9), np.arange(6), np.full((3, 28, 28), 7), np.arange(3)]
+    for place, name in enumerate(FILES):
+        (tmp_path / name).write_bytes(as_idx(parts[swapped[place % len(swapped)]]))
+    with pytest.raises(UsageError, match="expected images of 28 x 28 pixels and a label each"):
+        MultiMNIST(tmp_path)
+    for name, part in zip(FILES, parts, strict=True):
+        (tmp_path / name).write_bytes(as_idx(part[:0]))
+    with pytest.raises(UsageError, match=r"found \(0, 28, 28\)"):
+        MultiMNIST(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("ml-100k.item", "a\tb\tc\td\nfirst\tx\t1995\tDrama\n", "expected the number of a film in the first column"),
+        ("ml-100k.item", "x" * 200_000, "expected a table; after line 0"),
+        ("ml-100k.inter", "a\tb\tc\td\n", "expected numbers of persons and films .* found none or others"),
+        ("ml-100k.inter", "a\tb\tc\td\n-5\t1\t3\t0\n", "found none or others"),
+        ("ml-100k.inter", "a\tb\tc\td\n1\t99999999999\t3\t0\n", "found none or others"),
+    ],
+)
+def test_foreign_tables_of_films_and_ratings(tmp_path, name, content, message):
+    write_recbole(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=message):
+        MovieLens(tmp_path)
+
+
+def test_labels_that_are_neither_yes_nor_no(tmp_path):
+    write_yeast(tmp_path, np.full((4, 117), 2.0))
+    with pytest.raises(UsageError, match="expected labels of 0 or 1 in the last 14 columns"):
+        Yeast(tmp_path)
+
+
 def write_cifar(folder, part, fine, superclass_of, random):
     pixels = random.integers(256, size=(len(fine), 3072))
     np.c_[superclass_of[fine], fine, pixels].astype(np.uint8).tofile(folder / f"{part}.bin")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from scripts.common.usage import UsageError
-from scripts.studies.supervised import dense
+from scripts.studies.supervised import dense, timing
 from scripts.studies.supervised.architectures import ARCHITECTURES
 from scripts.studies.supervised.command import SupervisedConfig, main, plan_of, train_all
 from scripts.studies.supervised.datasets import celeba, officehome, scenes
@@ -298,9 +298,20 @@ def test_a_table_of_options_weightings_and_representations(toy, tmp_path):
     assert all(f"\n| {name} |" in page for name in methods.split(","))
 
 
+@pytest.mark.parametrize("dataset", ["multimnist", "cifar100"])
+def test_updates_are_timed_in_turns_without_data(dataset, capsys, monkeypatch):
+    monkeypatch.setitem(timing.CASES, dataset, timing.CASES[dataset]._replace(rows=20))
+    assert main(f"{dataset} --architectures hps --aggregators mean,pcgrad --time 1".split()) == 0
+    shown = capsys.readouterr().out
+    assert "An update of 20 rows" in shown
+    assert "1.00" in shown
+    assert ("epoch of 20,000" in shown) == (dataset == "multimnist")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ("toy --time 3", "--time: expected updates to time, of multimnist or cifar100; found 3 of toy"),
         ("toy --architectures hps,mtan --aggregators features:pcgrad", "mtan has none"),
         ("toy-own --architectures hps --aggregators features:pcgrad", "rows that serve every task"),
         ("toy --aggregators features:pcgard", "unknown aggregator 'pcgard': did you mean pcgrad"),

@@ -23,6 +23,7 @@ GENRES = (
 TEST_SHARE = 1 / 5
 FEATURES = 16  # of a person, of a film
 MEAN = 3.5  # ratings are 1 to 5
+MOST = 2**24  # numbers of persons, of films
 
 
 class MovieLens(Dataset):
@@ -64,7 +65,14 @@ class MovieLens(Dataset):
             self.ratings = torch.tensor([float(rating) - MEAN for _, _, rating, _ in rows])
         except ValueError as error:
             raise UsageError(f"{ratings}: expected numbers of a person and a film, and a rating; {error}.") from error
-        genres = _genres_of_the_archive(films) if whole else _genres(films)
+        if not len(rows) or self.names.min() < 0 or self.names.max() >= MOST:
+            raise UsageError(
+                f"{ratings}: expected numbers of persons and films from 0 to {MOST - 1}; found none or others."
+            )
+        try:
+            genres = _genres_of_the_archive(films) if whole else _genres(films)
+        except ValueError as error:
+            raise UsageError(f"{films}: expected the number of a film in the first column; {error}.") from error
         if unknown := set(self.names[:, 1].tolist()) - set(genres):
             raise UsageError(f"{films}: expected all rated films; {len(unknown)} are missing, such as {min(unknown)}.")
         self.has = torch.tensor([[genre in genres[film] for genre in GENRES] for film in self.names[:, 1].tolist()])

@@ -53,9 +53,13 @@ class MultiMNIST(Dataset):
                 idx(first_of(folder, [name, f"{name}.gz"], self.needs)) for name in FILES
             )
             self.published = len(images)
+            for part, labelled in ((images, labels), (more_images, more_labels)):
+                if not len(part) or part.shape != (*labelled.shape[:1], SIDE, SIDE) or labelled.ndim != 1:
+                    raise UsageError(
+                        f"{folder}: expected images of 28 x 28 pixels and a label each; found {part.shape} and labels "
+                        f"{labelled.shape}. Are the files in each other's place?"
+                    )
             self.images, self.labels = np.concatenate([images, more_images]), np.concatenate([labels, more_labels])
-        if self.images.shape[1:] != (SIDE, SIDE) or len(self.images) != len(self.labels):
-            raise UsageError(f"{folder}: expected images of 28 x 28 pixels, a label each; found {self.images.shape}.")
         if self.labels.min() < 0 or self.labels.max() > 9:
             raise UsageError(f"{folder}: expected labels 0 to 9; found {self.labels.min()} to {self.labels.max()}.")
 

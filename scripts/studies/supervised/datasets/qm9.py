@@ -103,16 +103,19 @@ def fingerprint(elements: list[str], places: np.ndarray) -> np.ndarray:
 
 def _molecules(path: Path) -> list[tuple[np.ndarray, list[float]]]:
     """Every tenth line of a table: what the molecule is, and its targets."""
-    with path.open(newline="") as file:
+    with path.open(newline="", errors="replace") as file:
         lines = csv.reader(file)
-        header = next(lines, [])
+        try:
+            header = next(lines, [])
+        except csv.Error:
+            header = []
         wanted = ["Elements", "XYZ_Ang", *(column for column, _ in TARGETS.values())]
         if missing := [column for column in wanted if column not in header]:
             raise UsageError(f"{path}: expected the columns of qm9pack; {', '.join(missing)} are missing.")
         places = [header.index(column) for column in wanted]
         try:
             return [_molecule([line[place] for place in places]) for k, line in enumerate(lines) if k % EVERY == 0]
-        except (ValueError, KeyError, IndexError) as error:
+        except (ValueError, KeyError, IndexError, csv.Error) as error:
             raise UsageError(f"{path}: expected molecules of H, C, N, O, F with places and properties; the file is cut "
                              f"off or another one ({error}).") from error  # fmt: skip
 

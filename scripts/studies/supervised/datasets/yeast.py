@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scripts.common.usage import UsageError
 from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.encoders import perceptron
 from scripts.studies.supervised.fetching import Member, Package
@@ -37,6 +38,8 @@ class Yeast(Dataset):
     def __init__(self, folder: Path) -> None:
         path = first_of(folder, ["yeast.csv.gz", "yeast.csv"], self.needs)
         self.table = torch.from_numpy(numbers(path, FEATURES + LABELS, header=True).astype(np.float32))
+        if not ((labels := self.table[:, FEATURES:]) * (labels - 1) == 0).all():
+            raise UsageError(f"{path}: expected labels of 0 or 1 in the last {LABELS} columns; found others.")
 
     def splits(self, seed: int) -> tuple[Split, Split]:
         """Two thirds of the genes to train on, by seed; features on the scale of those."""
