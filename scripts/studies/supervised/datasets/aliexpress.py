@@ -40,7 +40,7 @@ class AliExpress(Dataset):
         self.encoder = mixed(tuple(sizes.tolist()), NUMBERS, FEATURES, 512, 256, 128)
 
     def splits(self, seed: int) -> tuple[Split, Split]:
-        """The published ones, for every seed."""
+        """Return the published ones, for every seed."""
         train, test = (
             Split(Mixed.pack(names, numbers), tuple(labels.T.contiguous())) for names, numbers, labels in self.parts
         )

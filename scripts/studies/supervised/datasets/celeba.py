@@ -58,7 +58,7 @@ class CelebA(Dataset):
             )
 
     def splits(self, seed: int) -> tuple[Split, Split]:
-        """The published ones, for every seed."""
+        """Return the published ones, for every seed."""
         return self._split(PARTS["train"]), self._split(PARTS["test"])
 
     def _split(self, part: str) -> Split:

@@ -57,7 +57,7 @@ class Scenes(Dataset):
         self.encoder = segnet((height, width), WIDTHS)
 
     def splits(self, seed: int) -> tuple[Split, Split]:
-        """The published ones, for every seed."""
+        """Return the published ones, for every seed."""
         train, test = (Split(inputs, tuple(targets)) for inputs, *targets in self.rows)
         return train, test
 
