@@ -15,7 +15,7 @@ class RLW(Drawing, LossAggregator):
 
     Lin et al. 2022, "Reasonable Effectiveness of Random Weighting" (arXiv 2111.10603), Algorithm 1.
 
-    Use it as a test of others: a weighting that is no better than chance is not worth its cost.
+    Use it when another weighting is to be tested: one that is no better than chance is not worth its cost.
 
     Losses are not looked at, so they may be negative.
 
