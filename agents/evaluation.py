@@ -38,11 +38,14 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
     """Play `episodes` episodes of each task with the deterministic policy.
 
     `env` is apart from the training environment, so that training is not disturbed, and was made with
-    `goal_order="sequential"`: episode k of a task visits goal k.
+    `goal_order="sequential"`: episode k of a task visits goal k. With E environments per task, environment e plays the
+    episodes e, e + E, e + 2E, ...: the same episodes in a share of the vector steps, and the same numbers. Tasks must
+    know `goal_offset` and `goal_stride` for that, as Meta-World's do.
 
     :param agent: anything with Stable-Baselines3's `predict`.
-    :raises ValueError: if `env` is no vector environment, has several environments per task, or cuts first episodes
-        short; if a task gives an observation that is not finite; or if `episodes` is below 1.
+    :raises ValueError: if `env` is no vector environment, has several environments of a task that cannot share its
+        goals out, or cuts first episodes short; if a task gives an observation that is not finite; or if `episodes` is
+        below 1.
     """
     if not isinstance(env, VecEnv):
         raise ValueError(
@@ -51,35 +54,57 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
         )
     if episodes < 1:
         raise ValueError(f"Expected at least 1 episode per task, found {episodes}.")
-    copies, staggered = getattr(env, "envs_per_task", 1), getattr(env, "staggered", False)
-    if copies != 1 or staggered:
-        raise ValueError(
-            f"Expected one environment per task and whole episodes; found envs_per_task={copies}, "
-            f"staggered={staggered}. Make an environment for evaluation with neither."
-        )
-    num_tasks = env.num_envs
+    copies = _shared_out(env)
+    columns, num_tasks = env.num_envs, env.num_envs // copies
     names = tuple(getattr(env, "task_names", (f"task-{i}" for i in range(num_tasks))))
-    outcomes: list[list[tuple[float, ...]]] = [[] for _ in range(num_tasks)]
-    returns, lengths, ever = np.zeros(num_tasks), np.zeros(num_tasks, dtype=int), np.full(num_tasks, np.nan)
-    first = np.full(num_tasks, np.nan)
+    outcomes: list[list[tuple[float, ...]]] = [[] for _ in range(columns)]
+    returns, lengths, ever = np.zeros(columns), np.zeros(columns, dtype=int), np.full(columns, np.nan)
+    first = np.full(columns, np.nan)
+    # a matrix product may round otherwise with other rows beside it, and a simulator makes much of that
+    blocks = copies if getattr(getattr(agent, "device", None), "type", "cpu") == "cpu" else 1
     observations = env.reset()
-    while min(map(len, outcomes)) < episodes:
+    while any(len(outcomes[c]) < len(range(c // num_tasks, episodes, copies)) for c in range(columns)):
         if isinstance(observations, np.ndarray) and not (finite := np.isfinite(observations)).all():
-            bad = names[finite.reshape(num_tasks, -1).all(1).argmin()]
+            bad = names[finite.reshape(columns, -1).all(1).argmin() % num_tasks]
             raise ValueError(f"Expected finite observations; task {bad} gave others. Mend its environment.")
-        actions, _ = agent.predict(observations, deterministic=True)
+        actions = _actions(agent, observations, blocks)
         observations, rewards, dones, infos = env.step(actions)
         returns += rewards
         lengths += 1
         now = np.array([info.get("success", info.get("is_success")) for info in infos], dtype=float)  # None: NaN
         ever = np.fmax(ever, now)
         first = np.where(np.isnan(first) & (now > 0), lengths, first)
-        for task in np.flatnonzero(dones):
-            success = np.fmax(ever[task], float(infos[task].get("is_success", np.nan)))
-            counted = {"r": returns[task], "l": lengths[task]}  # for environments without a Monitor
-            episode = infos[task].get("episode", counted)
-            steps = np.fmin(first[task], lengths[task]) if success > 0 else np.nan
-            outcomes[task].append((success, now[task], episode["r"], episode["l"], steps))
-            returns[task], lengths[task], ever[task], first[task] = 0, 0, np.nan, np.nan
-    columns = np.array([rows[:episodes] for rows in outcomes]).transpose(2, 0, 1)
-    return Evaluation(names, *columns)
+        for c in np.flatnonzero(dones):
+            success = np.fmax(ever[c], float(infos[c].get("is_success", np.nan)))
+            counted = {"r": returns[c], "l": lengths[c]}  # for environments without a Monitor
+            episode = infos[c].get("episode", counted)
+            steps = np.fmin(first[c], lengths[c]) if success > 0 else np.nan
+            outcomes[c].append((success, now[c], episode["r"], episode["l"], steps))
+            returns[c], lengths[c], ever[c], first[c] = 0, 0, np.nan, np.nan
+    in_order = [
+        [outcomes[k % copies * num_tasks + task][k // copies] for k in range(episodes)] for task in range(num_tasks)
+    ]
+    return Evaluation(names, *np.array(in_order).transpose(2, 0, 1))
+
+
+def _shared_out(env: VecEnv) -> int:
+    """Share each task's goals out among its environments; return how many these are."""
+    copies, staggered = getattr(env, "envs_per_task", 1), getattr(env, "staggered", False)
+    if staggered or (copies > 1 and not env.has_attr("goal_stride")):
+        raise ValueError(
+            f"Expected one environment per task, or tasks with goals to share out, and whole episodes; found "
+            f"envs_per_task={copies}, staggered={staggered}. Make an environment for evaluation with neither."
+        )
+    if copies > 1:
+        for c in range(env.num_envs):
+            env.set_attr("goal_offset", c // (env.num_envs // copies), indices=c)
+            env.set_attr("goal_stride", copies, indices=c)
+    return copies
+
+
+def _actions(agent: Any, observations: Any, blocks: int) -> np.ndarray:
+    """Return the deterministic actions for all columns, chosen for so many equal parts of them one after the other."""
+    if blocks == 1:
+        return agent.predict(observations, deterministic=True)[0]
+    parts = np.split(observations, blocks)
+    return np.concatenate([agent.predict(part, deterministic=True)[0] for part in parts])

@@ -69,6 +69,7 @@ class Benchmark:
     :param own_list: name of the benchmark for a list of chosen tasks.
     :param num_tasks: how many tasks must be named; None: any number.
     :param has_rewards: whether there are reward versions to choose from.
+    :param orders_goals: whether an episode is settled by its goal, and several environments can share the goals out.
     :param camera: what renders: MuJoCo, the environments themselves, or nothing, as there is nothing to see.
     :param groups: "module:NAME" of a dict from a group of tasks to their names, for reports; empty: no groups.
     :param is_code: whether its name names code of the user's.
@@ -84,6 +85,7 @@ class Benchmark:
     own_list: str = ""
     num_tasks: int | None = None
     has_rewards: bool = True
+    orders_goals: bool = True
     camera: Literal["mujoco", "own", "none"] = "mujoco"
     groups: str = ""
     is_code: bool = False
@@ -128,6 +130,7 @@ _LISTED = Benchmark(
     "comes at the horizon at the latest",
     versions=("gymnasium", "mujoco"),
     has_rewards=False,
+    orders_goals=False,
     camera="own",
     is_code=True,
 )
@@ -144,6 +147,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         maker="envs.toy:task_set",
         max_horizon=None,
         own_list="",
+        orders_goals=False,
         camera="none",
         groups="",
     ),

@@ -34,7 +34,7 @@ class MetaWorldTask(gymnasium.Env):
     :param reward_version: "v2" lies in [0, 10]; "v1" can be in the thousands.
     :param horizon: steps per episode, 1 to 500.
     :param goal_order: "random" picks a goal uniformly at each reset; "sequential" visits goal n mod G at the
-        n-th reset since `restart`.
+        n-th reset since `restart`, or every `goal_stride`-th one from `goal_offset` on.
     :param render_size: pixels, each way, of the pictures that `render` gives.
     """
 
@@ -58,6 +58,7 @@ class MetaWorldTask(gymnasium.Env):
         self._name = name
         self._env = task_class(name)(reward_function_version=reward_version)
         self._renderer: mujoco.Renderer | None = None
+        self.goal_offset, self.goal_stride = 0, 1
         self._goal = 0
         self._resets = 0
         self._unstable = 0  # episodes, without the running one
@@ -69,7 +70,7 @@ class MetaWorldTask(gymnasium.Env):
         return self._unstable + int(self._env.data.warning.number[_UNSTABLE].any())
 
     def restart(self) -> None:
-        """Let the next reset visit goal 0, if goals are visited in sequence."""
+        """Let the next reset visit the first goal, if goals are visited in sequence."""
         self._resets = 0
 
     def reset(
@@ -80,7 +81,8 @@ class MetaWorldTask(gymnasium.Env):
         if seed is not None:
             self._env.seed(seed)  # metaworld ignores reset(seed=...)
         sequential = self.goal_order == "sequential"
-        self._goal = self._resets % len(self.goals) if sequential else int(self.np_random.integers(len(self.goals)))
+        number = self.goal_offset + self.goal_stride * self._resets
+        self._goal = number % len(self.goals) if sequential else int(self.np_random.integers(len(self.goals)))
         self._resets += 1
         return self._begin(), {}
 

@@ -247,7 +247,7 @@ class Run:
         from scripts.setup.build import make_evaluation_env
 
         require_trust(suite_code(self.config), run_code, "the environment of")
-        return make_evaluation_env(replace(self.config, workers=workers), self.goals)
+        return make_evaluation_env(replace(self.config, workers=workers, eval_envs_per_task=1), self.goals)
 
     def newest_checkpoint(self) -> Path:
         """Return the checkpoint to resume from or to evaluate; damaged ones are passed over, with a warning.

@@ -117,12 +117,12 @@ def _learning(config: TrainConfig, env: TaskVecEnv) -> tuple[float, float]:
 
 
 def _stepping(env: TaskVecEnv) -> float:
-    """Seconds of a vector step of one environment per task."""
+    """Seconds of a step of one environment per task, as part of a vector step of all."""
     generator = np.random.default_rng(0)
     low, high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
     actions = [generator.uniform(low, high, (env.num_envs, *low.shape)).astype(np.float32) for _ in range(TIMES)]
     env.reset()
-    return _fastest(lambda: env.step(actions.pop()), threads=0 if env.num_workers else 1)
+    return _fastest(lambda: env.step(actions.pop()), threads=0 if env.num_workers else 1) / env.envs_per_task
 
 
 def _fastest(call: Callable[[], Any], threads: int) -> float:

@@ -162,14 +162,16 @@ def make_scene(config: TrainConfig, goals: Mapping[str, np.ndarray], name: str, 
 
 
 def make_evaluation_env(config: TrainConfig, goals: Mapping[str, np.ndarray], only: str | None = None) -> TaskVecEnv:
-    """One environment per task, with whole episodes of --horizon steps, each goal once, in order.
+    """--eval-envs-per-task of each task, with whole episodes of --horizon steps, each goal once, in order.
 
-    Training may have a worker for each of its environments; here that are at most the tasks.
+    One where tasks have no goals to share out. Training may have a worker for each of its environments; here that are
+    at most as many as there are environments.
     """
+    copies = config.eval_envs_per_task if find_benchmark(config.suite).orders_goals else 1
     workers = config.workers
-    if workers != "auto" and len(goals) < workers <= len(goals) * config.envs_per_task:
-        workers = len(goals)
-    config = replace(config, envs_per_task=1, staggered_starts=False, train_horizon=0, workers=workers)
+    if workers != "auto" and len(goals) * copies < workers <= len(goals) * config.envs_per_task:
+        workers = len(goals) * copies
+    config = replace(config, envs_per_task=copies, staggered_starts=False, train_horizon=0, workers=workers)
     return make_env(config, goals, "sequential", only)
 
 

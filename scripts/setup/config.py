@@ -131,6 +131,11 @@ class RunSettings:
     """Goals (= episodes) per task in an evaluation during training."""
     final_goals: Annotated[Count, Role("monitoring")] = 50
     """Goals (= episodes) per task in the evaluation at the end."""
+    eval_envs_per_task: Annotated[
+        Count, Role(resume="Continue with more or fewer environments in evaluations.", added=True)
+    ] = 1
+    """Environments of each task in evaluations, which share the goals out; on a CPU the numbers stay the same. More
+    take fewer vector steps, more memory (23 MB each), and a quarter of a second each to build."""
     checkpoint_every: Annotated[Whole, Role("monitoring")] = 20_000
     """Steps per task between checkpoints; 0: only at the end."""
     checkpoint_minutes: Annotated[NotNegative, Role("monitoring", added=True)] = 0.0

@@ -1,7 +1,9 @@
 """What an evaluation counts, also where environments say little, and that unknown success stays unknown."""
 
+import contextlib
 import json
 import math
+from unittest import mock
 
 import gymnasium
 import numpy as np
@@ -10,12 +12,13 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import envs
 import envs.toy
 from agents import EvaluationCallback, evaluate
 from envs import from_gymnasium
 from scripts.runs.messages import success_table
 from scripts.runs.results import summarize
-from tests.helpers import logged, toy_agent
+from tests.helpers import SMALL, logged, toy_agent
 from tests.odd_tasks import Says
 
 
@@ -145,3 +148,31 @@ def test_steps_to_success_are_those_of_the_episodes_that_succeed():
 def test_what_cannot_be_evaluated_is_refused(env, episodes, message):
     with pytest.raises(ValueError, match=message):
         evaluate(toy_agent(), env(), episodes)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_several_environments_per_task_play_the_same_episodes_in_a_share_of_the_steps(workers):
+    """And each task all its goals, in order: the hands of a policy that only looks tell the goals apart."""
+    names, found, steps = ["reach-v3", "push-v3"], {}, {}
+    for copies in (1, 3) if workers else (1, 2, 3):
+        env = envs.make(
+            "custom", 0, workers, tasks=names, goals=4, horizon=5, goal_order="sequential", envs_per_task=copies
+        )
+        with contextlib.closing(env):
+            agent = toy_agent(env, policy_kwargs=SMALL | {"actor_width": 300})
+            with mock.patch.object(env, "step", wraps=env.step) as step:
+                found[copies] = [evaluate(agent, env, 4) for _ in range(2)]
+            steps[copies] = step.call_count // 2
+    expected = found[1][0]
+    assert len(set(expected.returns.ravel().tolist())) == 8
+    for again in (evaluation for both in found.values() for evaluation in both):
+        assert again.task_names == expected.task_names
+        for one, other in zip(again[1:], expected[1:], strict=True):
+            assert np.array_equal(one, other, equal_nan=True)
+    assert steps == {copies: 5 * math.ceil(4 / copies) for copies in steps}
+
+
+def test_tasks_without_goals_to_share_out_are_evaluated_one_by_one():
+    env = envs.toy.make(2, seed=0, envs_per_task=2)
+    with pytest.raises(ValueError, match="tasks with goals to share out, and whole episodes; found envs_per_task=2"):
+        evaluate(toy_agent(env), env, 1)
