@@ -5,8 +5,8 @@
     python -m scripts.sweep sweep.toml
 
 An arm is an aggregator, or a name for a few flags of scripts.train (listed by --help). Run the same command again to
-continue: finished runs are skipped, stopped ones resumed, new ones started. In a TOML file the flags are keys, and a
-table `define` names arms of your own:
+continue: finished runs are skipped, stopped ones resumed, new ones started. In a TOML
+file the flags are keys, and a table `define` names arms of your own:
 
     presets = ["mt10-quick"]
     arms = ["mean", "pcgrad", "slow"]
@@ -28,9 +28,10 @@ from scripts.common import command
 from scripts.common.screen import Screen
 from scripts.common.usage import check_folder, choose, step_limit
 from scripts.sweeps.board import Board
-from scripts.sweeps.launchers import LAUNCHERS, Launcher, Stop, execute
-from scripts.sweeps.plan import Plan, logs, make_jobs, plan, set_aside
-from scripts.sweeps.request import parse
+from scripts.sweeps.execution import Stop, execute
+from scripts.sweeps.launchers import LAUNCHERS
+from scripts.sweeps.plan import make_jobs, plan
+from scripts.sweeps.request import check_numbers, parse
 
 EXIT_INCOMPLETE = 1
 
@@ -40,17 +41,16 @@ def main(argv: Sequence[str]) -> int:
     request = parse(argv, description=__doc__)
     request = replace(request, out=check_folder("--out", str(request.out)))
     plans = [plan(job) for job in make_jobs(request)]
-    open_plans = [p for p in plans if p.argv]
-    launcher = LAUNCHERS[choose("launcher", request.launcher, LAUNCHERS)](
-        request.jobs, request.threads, len(open_plans)
-    )
+    check_numbers(request)
+    left = [p.job for p in plans if p.is_open]
+    launcher = LAUNCHERS[choose("launcher", request.launcher, LAUNCHERS)](request, len(left))
     if request.dry_run:
         for p in plans:
-            line = shlex.join(["python", "-m", "scripts.train", *_words(p, launcher)])
-            print(line if p.argv else f"# {p.job.name} is {p.action}")
+            line = shlex.join(["python", "-m", "scripts.train", *launcher.command(p.job).words])
+            print(line if p.is_open else f"# {p.job.name} is {p.action}")
         return 0
     console = Screen()
-    over = Counter(p.action for p in plans if not p.argv)
+    over = Counter(p.action for p in plans if not p.is_open)
     console.print(
         f"{len(plans)} runs in {shlex.quote(str(request.out))}, {over['finished']} already finished"
         f"{', {} failed before'.format(over['failed']) if over['failed'] else ''}; "
@@ -59,31 +59,17 @@ def main(argv: Sequence[str]) -> int:
     )
     if trials := sum(p.job.config.trial for p in plans):
         console.print(f"STEPS={step_limit()} is set: {trials} trials, no results. The same command replaces them.")
-    return run(plans, launcher, console)
-
-
-def run(plans: Sequence[Plan], launcher: Launcher, console: Screen) -> int:
-    """Execute what is left of the plans and say how it ended; return the exit code."""
-    commands = {}
-    for p in plans:
-        if p.argv:
-            logs(p.job).parent.mkdir(parents=True, exist_ok=True)
-            if p.action == "restart":
-                set_aside(p.job.path)
-            commands[p.job.name] = (_words(p, launcher), logs(p.job))
-    with Board(plans, console) as board:
+    for job in left:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+    with Board(plans, console, launcher.remote) as board:
         stop = Stop(board.say)
         with stop.listening():
-            execute(commands, launcher, stop, board.update)
+            execute(left, launcher, stop, board.update, request.retries)
             complete = board.conclude()
     if stop.signal:
         console.print("Stopped. The same command goes on with it.")
         return 128 + stop.signal
     return 0 if complete else EXIT_INCOMPLETE
-
-
-def _words(p: Plan, launcher: Launcher) -> tuple[str, ...]:
-    return p.argv if p.action == "resume" else (*p.argv, *launcher.flags)
 
 
 if __name__ == "__main__":

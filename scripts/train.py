@@ -3,6 +3,7 @@
 python -m scripts.train toy                        under a minute: does everything work?
 python -m scripts.train mt10-quick                 MT10 with settings for one CPU core
 python -m scripts.train mt10 --aggregator mean     the settings of Meta-World+, the mean as a baseline
+python -m scripts.train mt10 --go-on               begin this run, resume it, or say that it is finished
 python -m scripts.train --resume runs/mt10-mean-seed0
 """
 
@@ -12,12 +13,15 @@ import contextlib
 from collections.abc import Sequence
 
 from scripts.common import command
+from scripts.common.screen import Screen
 from scripts.common.signals import follow_sweep
+from scripts.runs.going_on import go_on
 from scripts.runs.progress import StopSwitch
 from scripts.runs.session import conclude, train
 from scripts.runs.starting import introduce, resume, start
+from scripts.setup.build import run_path
 from scripts.setup.config import TrainConfig
-from scripts.setup.parse import parse_train
+from scripts.setup.parse import GoOn, parse_train
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,7 +31,13 @@ def main(argv: Sequence[str]) -> int:
     if request is None:
         return 0
     with contextlib.ExitStack() as stack:
-        session = start(request, stack) if isinstance(request, TrainConfig) else resume(request, stack)
+        if isinstance(request, GoOn):
+            if (found := go_on(request.config, stack)) is None:
+                Screen().print(f"{run_path(request.config)} is finished: nothing is left to do.", soft_wrap=True)
+                return 0
+            session = found
+        else:
+            session = start(request, stack) if isinstance(request, TrainConfig) else resume(request, stack)
         introduce(session)
         switch = StopSwitch(session.console)
         stack.enter_context(switch.listening())  # to the very end: schedulers signal twice

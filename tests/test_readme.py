@@ -106,7 +106,7 @@ def flags_of(command, capsys):
     words = ["toy", "--help"] if command == "train" else ["--help"]
     with contextlib.suppress(SystemExit):
         module.main(words)
-    more = {"--resume", "--diff", "--print-preset", "--run-code"} if command == "train" else set()
+    more = {"--resume", "--diff", "--print-preset", "--go-on", "--run-code"} if command == "train" else set()
     return more | set(FLAG.findall(capsys.readouterr().out))
 
 
@@ -128,11 +128,11 @@ def test_commands_flags_and_files_on_the_pages_exist(capsys, monkeypatch):
 
 
 def test_all_presets_and_exit_codes_are_named():
-    from scripts.common.command import EXIT_NON_FINITE, EXIT_USAGE, EXIT_WORKER
+    from scripts.common.command import EXIT_DISK, EXIT_IN_USE, EXIT_NON_FINITE, EXIT_USAGE, EXIT_WORKER
     from scripts.setup.presets import PRESETS
 
     assert all(f"`{name}`" in README for name in PRESETS)
-    assert all(f" {code} " in README for code in (EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER))
+    assert all(f" {code} " in README for code in (EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_DISK, EXIT_IN_USE))
 
 
 def test_all_aggregators_are_on_the_pages():

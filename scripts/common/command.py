@@ -12,9 +12,9 @@ from agents import NonFiniteError
 from envs import WorkerError
 from scripts.common.screen import LostOutput, guarded_streams
 from scripts.common.text import plain
-from scripts.common.usage import UsageError
+from scripts.common.usage import InUse, UsageError
 
-EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_DISK, EXIT_INTERRUPTED = 2, 3, 4, 5, 130
+EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_DISK, EXIT_IN_USE, EXIT_INTERRUPTED = 2, 3, 4, 5, 6, 130
 # what a full or broken disk answers: no space, over quota, over a file-size limit, input or output error
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # and what else may go wrong with files: permissions, a read-only disk, a folder that is gone, too many open files
@@ -42,6 +42,7 @@ def run(main: Callable[[Sequence[str]], int | None], files: bool = False) -> Non
 def _outcome(main: Callable[[Sequence[str]], int | None]) -> int | str | None:
     """Return the exit code of `main`, after the one line that an error is worth."""
     codes: dict[type[Exception], int] = {
+        InUse: EXIT_IN_USE,  # before UsageError, which it is, too
         UsageError: EXIT_USAGE,
         NonFiniteError: EXIT_NON_FINITE,
         WorkerError: EXIT_WORKER,

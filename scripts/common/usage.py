@@ -14,6 +14,10 @@ class UsageError(Exception):
     """Something the user can put right: says what was expected, what was found and what to do."""
 
 
+class InUse(UsageError):
+    """The folder of a run that another process works in: the same command may do later."""
+
+
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """Inside, a ValueError or a missing file or package is about what the user asked for, not about our code."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from agents.saving.atomic import not_through_links
-from scripts.common.usage import UsageError
+from scripts.common.text import plain
+from scripts.common.usage import InUse, UsageError
 
 try:
     import fcntl
@@ -18,6 +21,8 @@ except ImportError:  # Windows: what only reads runs works there
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+_LONGEST_NODE, _LONGEST = 255, 300  # bytes of the name of a node, and of the file
+_OURS = re.compile(rb"\d{1,20} [^\n]*|.{0,20}", re.DOTALL)  # a process id and a node; before 0.2, or torn: less
 # what a file system without locks answers: Lustre without -o flock, some of NFS, FUSE and SMB
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
@@ -29,7 +34,8 @@ def claimed(folder: Path) -> Iterator[None]:
     The system lets go of the lock when the process dies, however it dies, so none is ever stale. Where the file
     system has no locks, a warning says so.
 
-    :raises UsageError: if another process holds it, or nothing can be written there.
+    :raises InUse: if another process holds it.
+    :raises UsageError: if nothing can be written there.
     :raises OSError: if the disk is full.
     """
     if fcntl is None:
@@ -45,7 +51,7 @@ def claimed(folder: Path) -> Iterator[None]:
             _lock(descriptor, folder)
             stack.callback((folder / LOCK).unlink, missing_ok=True)
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            os.pwrite(descriptor, f"{os.getpid()} {node()}".encode(), 0)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -56,15 +62,30 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
+def node() -> str:
+    """Return the name of this machine, as the cluster has it."""
+    return (os.environ.get("SLURMD_NODENAME") or socket.gethostname())[:_LONGEST_NODE]
+
+
+def holder(folder: Path) -> tuple[str, str]:
+    """Return the process id and the node of who holds `folder`, or did when it died; empty if nobody does."""
+    try:
+        with open(folder / LOCK, "rb", opener=not_through_links) as file:
+            process, _, where = file.read(_LONGEST).decode(errors="replace").partition(" ")
+    except OSError:
+        return "", ""
+    return plain(process), plain(where)
+
+
 def _lock(descriptor: int, folder: Path) -> None:
-    """Raise UsageError if another process has the lock, or if the file is not one of ours."""
-    holder = os.pread(descriptor, 100, 0)
+    """Raise InUse if another process has the lock, UsageError if the file is not one of ours."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise UsageError(
-            f"{folder} is in use: process {holder.decode(errors='replace')} trains there. Wait for it, or choose "
-            "another --run-dir."
+        process, where = holder(folder)
+        elsewhere = f" on {where}" if where not in ("", node()) else ""
+        raise InUse(
+            f"{folder} is in use: process {process}{elsewhere} trains there. Wait for it, or choose another --run-dir."
         ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
@@ -73,10 +94,10 @@ def _lock(descriptor: int, folder: Path) -> None:
             f"{folder} lies on a file system without locks ({error.strerror}): nothing keeps a second training out.",
             stacklevel=4,
         )
-    if len(holder) > len(str(2**64)):  # longer than any process id
+    if not _OURS.fullmatch(os.pread(descriptor, _LONGEST + 1, 0)):
         raise UsageError(f"expected a lock of ours or nothing at {folder / LOCK}; found another file. Take it away.")
     if not (folder / LOCK).exists() or not os.path.samestat(os.fstat(descriptor), (folder / LOCK).stat()):
-        raise UsageError(f"{folder} was in use until just now. Try again.")  # its lock was removed as we opened it
+        raise InUse(f"{folder} was in use until just now. Try again.")  # its lock was removed as we opened it
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -43,9 +43,14 @@ LONG = 100_000  # environment steps of all tasks: before a shorter run it is not
 
 def start(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
     """Start a new run; its folder is claimed at once, and stays empty until environments and agent work."""
+    stack.enter_context(claimed(run_path(config)))
+    return new_session(config, stack)
+
+
+def new_session(config: TrainConfig, stack: contextlib.ExitStack) -> Session:
+    """Start a new run in a folder that is claimed."""
     path = run_path(config)
     check_loggers(config.loggers)
-    stack.enter_context(claimed(path))
     require_new(path)
     config = resolve(config)
     env = stack.enter_context(contextlib.closing(make_env(config, config.goals)))
@@ -63,6 +68,11 @@ def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
     """Resume a run as it was at its newest checkpoint; what was logged after that is forgotten."""
     run = Run(request.resume).verified()
     stack.enter_context(claimed(run.path))
+    return saved_session(request, run, stack)
+
+
+def saved_session(request: Resume, run: Run, stack: contextlib.ExitStack) -> Session:
+    """Resume a run whose folder is claimed."""
     require_trust(code_of(run.config), request.run_code, "going on with")
     checkpoint = None if never_saved(run) else run.newest_checkpoint()
     config = resolve(request.apply(run.config))

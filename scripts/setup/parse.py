@@ -35,6 +35,7 @@ from scripts.setup.config import TrainConfig, check, fitted, shorten
 from scripts.setup.presets import PRESETS, Preset, find, to_toml
 
 PROGRAM = "python -m scripts.train"
+_ALSO = " With --go-on: begin this run, resume it, or say that it is finished."
 _AGGREGATOR_FLAGS = ("aggregator", "actor_aggregator", "critic_aggregator")
 
 
@@ -64,6 +65,13 @@ class Resume:
         with usage_errors():
             check(changed)
         return changed
+
+
+@dataclass(frozen=True)
+class GoOn:
+    """What `--go-on` asks for: this very run, however far it is."""
+
+    config: TrainConfig
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ def _settings_with_help(info: StructTypeInfo) -> StructConstructorSpec | None:
     return StructConstructorSpec(partial(replace, default), tuple(flags))
 
 
-def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
+def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | GoOn | None:
     """Return the config or the run to resume that `argv` asks for; None where it only asks to be told something."""
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         return _parse_resume(argv)
@@ -125,7 +133,7 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
     if argv[0].startswith("-"):
         raise UsageError(f"expected a preset first, found {argv[0]!r}. Write: {PROGRAM} PRESET {' '.join(argv)}")
     words = (("--algorithm", "independent") if word == "--independent" else (word,) for word in argv[1:])
-    flags, other, printed = _without_questions([*chain.from_iterable(words)])
+    flags, other, printed, go_on = _own_words([*chain.from_iterable(words)])
     preset = find(argv[0])
     config = _parse_preset(preset, flags)
     with usage_errors():
@@ -136,21 +144,25 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | None:
         print(to_toml(config, f"{preset.name} with {shlex.join(flags)}" if flags else preset.summary), end="")
     if printed or other is not None:
         return None
-    if given("--steps-per-task", flags) or not (limit := step_limit()):
-        return config
-    return shorten(config, limit)
+    if not given("--steps-per-task", flags) and (limit := step_limit()):
+        config = shorten(config, limit)
+    return GoOn(config) if go_on else config
 
 
-def _without_questions(flags: Sequence[str]) -> tuple[list[str], str | None, bool]:
-    """Return the flags without `--diff PRESET` and `--print-preset`; that preset's name, and whether to print."""
+def _own_words(flags: Sequence[str]) -> tuple[list[str], str | None, bool, bool]:
+    """Return the flags without those that are no settings, and what these say.
+
+    `--diff PRESET`: that preset's name; `--print-preset`: whether to print; `--go-on`: whether a run may be there.
+    """
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     reader.add_argument("--diff")
     reader.add_argument("--print-preset", "--print_preset", action="store_true")
+    reader.add_argument("--go-on", "--go_on", action="store_true")
     try:
         known, rest = reader.parse_known_args(flags)
     except argparse.ArgumentError as error:
         raise UsageError(f"--diff: expected a preset, one of {', '.join(sorted(PRESETS))}; found nothing.") from error
-    return rest, known.diff, known.print_preset
+    return rest, known.diff, known.print_preset, known.go_on
 
 
 def print_difference(config: TrainConfig, other: TrainConfig) -> None:
@@ -196,7 +208,7 @@ def _parse_preset(preset: Preset, flags: Sequence[str]) -> TrainConfig:
     ]
     command = make_dataclass("Command", [("config", settings, defaults), *groups], kw_only=True)
     told = "".join(f" Options of its {flag.replace('_', ' ')}: {found}." for flag, found in others.items() if found)
-    parsed = _cli(command, flags, f"{PROGRAM} {preset.name}", f"Train: {preset.summary}.{told}")
+    parsed = _cli(command, flags, f"{PROGRAM} {preset.name}", f"Train: {preset.summary}.{told}{_ALSO}")
     options = {f"{flag}_options": _options(flag, parsed, flags, others[flag]) for flag in kinds}
     config: TrainConfig = replace(parsed.config, **options)
     full_names: dict[str, Any] = {flag: _in_full(getattr(config, flag)) for flag in _AGGREGATOR_FLAGS}
@@ -268,6 +280,7 @@ def print_overview() -> None:
     console.print(f"Train one agent on many tasks.\n\n  {PROGRAM} PRESET [--aggregator NAME] [--steps-per-task N] ...")
     console.print(f"  {PROGRAM} PRESET --help\n  {PROGRAM} PRESET [flags] --diff OTHER-PRESET")
     console.print(f"  {PROGRAM} PRESET [flags] --print-preset > mine.toml, then {PROGRAM} mine.toml")
+    console.print(f"  {PROGRAM} PRESET [flags] --go-on   begins the run, resumes it, or says that it is finished")
     console.print(f"  {PROGRAM} --resume RUN [--steps-per-task N]\n")
     listings = {
         "Presets": {name: preset.summary for name, preset in PRESETS.items()},

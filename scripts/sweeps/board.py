@@ -1,4 +1,4 @@
-"""What a sweep shows: a line per run with its state, steps, success and ETA, and one for all."""
+"""What a sweep shows: a line per run with its state, node, steps, success and ETA, and one for all."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from scripts.common.signals import STOP_SIGNALS
 from scripts.common.text import plain
 from scripts.common.usage import UsageError
 from scripts.runs import Run
+from scripts.runs.claim import holder
+from scripts.sweeps.execution import described
 from scripts.sweeps.launchers import Started
 from scripts.sweeps.plan import Plan
 
@@ -26,13 +28,15 @@ class Line:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.state = {"begin": "waiting", "resume": "waiting", "restart": "waiting"}.get(plan.action, plan.action)
+        self.state: str = "waiting" if plan.is_open else plan.action
+        self.node = ""  # that it trains on, or last did
         self.total = plan.job.config.steps_per_task
-        self.steps, self.success = progress(plan.job.path) if plan.argv or self.state == "finished" else (0, "-")
+        self.steps, self.success = progress(plan.job.path) if self.state != "failed" else (0, "-")
         self._first: tuple[float, int] | None = None
 
     def look(self) -> None:
         """Read the run's files."""
+        self.node = holder(self.plan.job.path)[1] or self.node
         found = progress(self.plan.job.path)
         if found[0] < self.steps:  # caught while a file was being written
             return
@@ -53,17 +57,22 @@ class Line:
         """Steps per task still to be made."""
         return max(0, self.total - self.steps) if self.state in ("waiting", "running") else 0
 
-    def cells(self) -> tuple[str, ...]:
-        """Name, state, steps, success, ETA."""
+    def cells(self, nodes: bool) -> tuple[str, ...]:
+        """Name, state, node if that is asked for, steps, success, ETA."""
         eta = duration(self.left / self.speed) if self.speed else "-"
-        return self.plan.job.name, self.state, f"{self.steps:,}/{self.total:,}", self.success, eta
+        state = "queued" if nodes and self.state == "running" and not self.node else self.state
+        node = (self.node or "-",) if nodes else ()
+        return self.plan.job.name, state, *node, f"{self.steps:,}/{self.total:,}", self.success, eta
 
 
 class Board:
-    """The lines of all runs, live on a terminal; elsewhere a line when something changes, and one a minute."""
+    """The lines of all runs, live on a terminal; elsewhere a line when something changes, and one a minute.
 
-    def __init__(self, plans: Sequence[Plan], console: Screen) -> None:
-        self.console = console
+    :param nodes: whether runs are on several machines, which are then named.
+    """
+
+    def __init__(self, plans: Sequence[Plan], console: Screen, nodes: bool = False) -> None:
+        self.console, self.nodes = console, nodes
         self.lines = {plan.job.name: Line(plan) for plan in plans}
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._looked, self._printed, self._pause = 0.0, time.monotonic(), PLAIN_FIRST
@@ -88,6 +97,8 @@ class Board:
         changed = []
         for name, line in self.lines.items():
             state = "running" if name in running else self._ending(line, codes[name]) if name in codes else line.state
+            if state == "running" and name not in running:
+                state = "waiting"  # to go on
             if state != line.state:
                 line.state = state
                 line.look()
@@ -103,7 +114,7 @@ class Board:
             self._printed, self._pause = time.monotonic(), min(2 * self._pause, PLAIN_EVERY)
             changed = [line for line in self.lines.values() if line in changed or line.state == "running"]
         for line in changed:
-            self.console.print(plainly(line), soft_wrap=True)
+            self.console.print(self.plainly(line), soft_wrap=True)
 
     @staticmethod
     def _ending(line: Line, code: int) -> str:
@@ -113,20 +124,28 @@ class Board:
             code in (-number for number in STOP_SIGNALS) or code - 128 in STOP_SIGNALS
         ):  # before it listened, or as asked
             return "stopped"
-        return f"failed ({'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)})"
+        return f"failed ({described(code)})"
 
     def table(self) -> FittedTable:
         """All lines, and the whole."""
-        table = FittedTable("run", "state", "steps per task", "success", "ETA")
-        table.columns[1].justify = "left"
+        node = ("node",) if self.nodes else ()
+        table = FittedTable("run", "state", *node, "steps per task", "success", "ETA")
+        for column in table.columns[1 : 2 + len(node)]:
+            column.justify = "left"
         for line in self.lines.values():
-            table.add_row(*line.cells())
+            table.add_row(*line.cells(self.nodes))
         done = sum(line.state == "finished" for line in self.lines.values())
         speed = sum(line.speed for line in self.lines.values())
         left = duration(sum(line.left for line in self.lines.values()) / speed) if speed else "-"
         table.add_section()
-        table.add_row(f"{done} of {len(self.lines)} finished", "", "", "", left, style="bold")
+        table.add_row(f"{done} of {len(self.lines)} finished", *[""] * (len(table.columns) - 2), left, style="bold")
         return table
+
+    def plainly(self, line: Line) -> str:
+        """One line of text."""
+        name, state, *node, steps, success, eta = line.cells(self.nodes)
+        where = f" on {node[0]}" if node and line.node else ""
+        return f"{name}: {state}{where}, {steps} steps per task, success {success}, ETA {eta}"
 
     def conclude(self) -> bool:
         """Say how it ended, the failed runs by name; return whether all are finished."""
@@ -136,15 +155,9 @@ class Board:
         counts = ", ".join(f"{len(lines)} {state}" for state, lines in groups.items())
         self.console.print(f"{len(self.lines)} runs: {counts}")
         for line in groups.get("failed", []):
-            log = line.plan.job.path.parent / "logs" / f"{line.plan.job.name}.log"
+            log = line.plan.job.log
             self.console.print(f"  {line.plan.job.name} {line.state}: {plain(last_line(log))} ({log})", soft_wrap=True)
         return set(groups) == {"finished"}
-
-
-def plainly(line: Line) -> str:
-    """One line of text."""
-    name, state, steps, success, eta = line.cells()
-    return f"{name}: {state}, {steps} steps per task, success {success}, ETA {eta}"
 
 
 def progress(path: Path) -> tuple[int, str]:

@@ -7,26 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
-from agents.fields import names_of
-from agents.saving.checkpoint import checkpoints
 from scripts.common.usage import UsageError, choose, given
-from scripts.runs import Run
 from scripts.runs.claim import claimed
+from scripts.runs.going_on import Action, next_action
 from scripts.setup import parse
 from scripts.setup.config import TrainConfig
 from scripts.setup.presets import find
-from scripts.setup.trust import code_of
 from scripts.sweeps.request import ARMS, GROUPS, SweepConfig
-
-ABANDONED = "abandoned"  # beside the runs: those that had no checkpoint to go on from
 
 _INSTEAD = {  # flags of scripts.train that the sweep gives itself -> what to use in their place
     "--seed": "--seeds of the sweep",
     "--run-dir": "--out of the sweep, the folder for all runs",
     "--threads": "--threads of the sweep",
     "--resume": "the same command again, which goes on where it stopped",
+    "--go-on": "the same command again, which goes on where it stopped",
     "--diff": "scripts.train itself",
     "--help": "scripts.train itself",
     "-h": "scripts.train itself",
@@ -39,17 +34,26 @@ class Job:
 
     name: str
     path: Path
-    argv: tuple[str, ...]  # of scripts.train, for a run that begins
+    argv: tuple[str, ...]  # of scripts.train: begins the run, or goes on with it
     config: TrainConfig
+
+    @property
+    def log(self) -> Path:
+        """Where it prints to."""
+        return self.path.parent / "logs" / f"{self.name}.log"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done for a run, and the arguments of scripts.train for it."""
+    """What is to be done for a run."""
 
     job: Job
-    action: Literal["begin", "resume", "restart", "finished", "failed"]
-    argv: tuple[str, ...]
+    action: Action
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is anything left to do."""
+        return self.action in ("begin", "resume")
 
 
 def make_jobs(request: SweepConfig) -> list[Job]:
@@ -130,68 +134,23 @@ def make_job(out: Path, preset: str, arm: str, flags: Sequence[str], seed: int) 
     assert isinstance(config, TrainConfig)
     name = f"{known.name}-{arm.rpartition('/')[2].replace(':', '-').replace('.', '-')}-seed{seed}"
     name = f"trial-{name}" if config.trial else name
-    return Job(name, out / name, (*words, "--run-dir", str(out / name)), replace(config, run_dir=str(out / name)))
+    argv = (*words, "--run-dir", str(out / name), "--go-on")
+    return Job(name, out / name, argv, replace(config, run_dir=str(out / name)))
 
 
 def plan(job: Job) -> Plan:
-    """Return what is to be done for a run.
+    """Return what is to be done for a run, as far as it is now: the training looks again when it begins.
 
     :raises UsageError: if its folder holds another run, or a process works there.
     """
-    for path in (job.path, logs(job), logs(job).parent, job.path.parent / ABANDONED):
+    for path in (job.path, job.log, job.log.parent):
         if path.is_symlink():
             raise UsageError(
                 f"expected a folder of plain files for the sweep; found the link {path}, and a sweep must not write "
                 "elsewhere. Put what it points at in its place."
             )
-    if not (job.path / "config.json").exists():
-        return Plan(job, "begin", job.argv)
-    run = Run(job.path).verified()
-    if run.config.trial:  # training anew replaces it
-        return Plan(job, "begin", job.argv)
-    _require_same(job, run)
-    steps = job.config.steps_per_task
-    if steps == run.config.steps_per_task and (found := run.status) != "unfinished":
-        return Plan(job, found, ())
-    with claimed(job.path):
-        pass  # nobody else trains there
-    if not checkpoints(run.checkpoints):
-        if (job.path / "result.json").exists():
-            raise UsageError(f"{job.path} has no checkpoint to go on from to {steps:,} steps. Choose another --out.")
-        return Plan(job, "restart", job.argv)
-    longer = () if steps == run.config.steps_per_task else ("--steps-per-task", str(steps))
-    # the very file that this sweep names: `_require_same` saw to it
-    trust = ("--run-code",) if code_of(job.config) else ()
-    return Plan(job, "resume", ("--resume", str(job.path), *longer, *trust, "--no-progress"))
-
-
-def logs(job: Job) -> Path:
-    """Where a run of the sweep prints to."""
-    return job.path.parent / "logs" / f"{job.name}.log"
-
-
-# What a machine decides; a longer run is checked by itself.
-_FREE = names_of(TrainConfig, "machine") | {"steps_per_task"}
-
-
-def _require_same(job: Job, run: Run) -> None:
-    asked, found = job.config.to_json(), run.config.to_json()
-    different = [
-        f"{n} ({asked[n]} asked, {found[n]} there)"
-        for n in asked
-        if n not in _FREE and asked[n] not in ("auto", found[n])  # auto: what the machine gave when the run began
-    ]
-    if job.config.steps_per_task < run.config.steps_per_task:
-        different.append(f"steps_per_task ({job.config.steps_per_task} asked, {run.config.steps_per_task} there)")
-    if different:
-        raise UsageError(
-            f"expected at {job.path} the run of this sweep; found one with other settings: {', '.join(different)}. "
-            "Choose another --out."
-        )
-
-
-def set_aside(path: Path) -> None:
-    """Move a run that has no checkpoint to go on from out of the way, into `abandoned/` beside it."""
-    folder = path.parent / ABANDONED
-    folder.mkdir(exist_ok=True)
-    path.rename(folder / f"{path.name}-{sum(1 for _ in folder.iterdir())}")
+    action = next_action(job.path, job.config)
+    if action == "resume":
+        with claimed(job.path):
+            pass  # nobody else trains there
+    return Plan(job, action)

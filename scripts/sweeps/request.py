@@ -54,6 +54,9 @@ class SweepConfig:
     """Runs side by side; auto: one per core, with one thread each, which uses a machine best."""
     threads: Literal["auto"] | int = "auto"
     """Torch threads of each run; auto: cores / runs side by side. A resumed run keeps its number."""
+    retries: int = 2
+    """How often a run goes on again after a worker died, the disk was full, its folder was in use, or the system killed
+    it."""
     dry_run: bool = False
     """Print the commands and stop."""
     run_code: bool = False
@@ -77,6 +80,15 @@ def parse(argv: Sequence[str], description: str) -> SweepConfig:
     groups = "; ".join(f"{name}: {', '.join(arms)}" for name, arms in GROUPS.items())
     listing = f"Arms: {', '.join(ARMS)}, torchjd:NAME, path/to/file.py:NAME. Groups of arms: {groups}."
     return tyro.cli(SweepConfig, prog=PROGRAM, args=argv, description=f"{description}\n\n{listing}")
+
+
+def check_numbers(request: SweepConfig) -> None:
+    """Raise UsageError for a number that makes no sense."""
+    for name in ("jobs", "threads"):
+        if (number := getattr(request, name)) != "auto" and number < 1:
+            raise UsageError(f"--{name}: expected auto or at least 1; found {number}.")
+    if request.retries < 0:
+        raise UsageError(f"--retries: expected 0 or more; found {request.retries}.")
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

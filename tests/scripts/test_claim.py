@@ -81,7 +81,7 @@ def failing(number):
 def test_a_file_system_without_locks_is_told_and_trained_on(number, tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", failing(number))
     with pytest.warns(UserWarning, match="file system without locks"), claimed(tmp_path / "run"):
-        assert (tmp_path / "run" / ".lock").read_text() == str(os.getpid())
+        assert (tmp_path / "run" / ".lock").read_text() == f"{os.getpid()} {claim.node()}"
 
 
 def test_a_full_disk_is_no_mistake_of_the_user(tmp_path, monkeypatch):

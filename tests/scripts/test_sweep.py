@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,10 +20,12 @@ from scripts.common.usage import UsageError
 from scripts.runs import Run
 from scripts.runs.claim import claimed
 from scripts.runs.files import write_json
-from scripts.sweeps import launchers as launcher
-from scripts.sweeps import plan as sweep_plan
+from scripts.sweeps import execution
 from scripts.sweeps.board import Board
-from scripts.sweeps.launchers import Stop, execute
+from scripts.sweeps.child import Command
+from scripts.sweeps.execution import Stop, execute
+from scripts.sweeps.launchers import LAUNCHERS
+from scripts.sweeps.local import LocalLauncher
 from scripts.sweeps.plan import make_jobs, plan
 from scripts.sweeps.request import ARMS, GROUPS, SweepConfig, parse
 from tests.runs import wait_until
@@ -43,14 +45,20 @@ def jobs(out, **settings):
 
 
 class Fake:
-    """A launcher whose runs end with given codes after so many looks; a stopped one ends with 143."""
+    """A launcher whose runs end with given codes, one after the other, after so many looks; a stopped one with 143."""
+
+    remote = False
 
     def __init__(self, codes, looks=2):
         self.codes, self.looks, self.started, self.stops, self.most = codes, looks, [], [], 0
         self.running = set()
 
-    def start(self, argv, log):
-        name = argv[0]
+    def code(self, name):
+        codes = self.codes.get(name, [0])
+        return codes.pop(0) if len(codes) > 1 else codes[0]
+
+    def start(self, job):
+        name = job.name
         self.started.append(name)
         self.running.add(name)
         self.most = max(self.most, len(self.running))
@@ -65,7 +73,7 @@ class FakeRun:
         self.left -= 1
         if self.stopped or self.left <= 0:
             self.fake.running.discard(self.name)
-            return 143 if self.stopped else self.fake.codes.get(self.name, 0)
+            return 143 if self.stopped else self.fake.code(self.name)
         return None
 
     def stop(self, at_once=False):
@@ -73,19 +81,51 @@ class FakeRun:
         self.stopped = True
 
 
-def run_fake(fake, names, at_once=2, tell=lambda *_: None, stop=None):
-    commands = {name: ((name,), Path(os.devnull)) for name in names}
+def run_fake(fake, names, at_once=2, tell=lambda *_: None, stop=None, retries=0):
+    jobs = [SimpleNamespace(name=name) for name in names]
     fake.at_once = at_once
-    return execute(commands, fake, stop or Stop(print), tell, every=0.001)
+    return execute(jobs, fake, stop or Stop(print), tell, retries, every=0.001)
 
 
 # ----------------------------------------------------------------------------------------------------- the launcher
 def test_no_more_than_so_many_at_once_and_a_failure_stops_nobody():
-    fake = Fake({"b": 3, "d": -9})
+    fake = Fake({"b": [3], "d": [-9]})
     assert run_fake(fake, "abcde") == {"a": 0, "b": 3, "c": 0, "d": -9, "e": 0}
     assert fake.started == list("abcde")
     assert fake.most == 2
     assert not fake.stops
+
+
+def test_an_accident_is_tried_again_so_often_and_no_other_ending_is(monkeypatch, capsys):
+    monkeypatch.setattr(execution, "AGAIN", dict.fromkeys(execution.AGAIN, 0.0))
+    codes = {"a": [4, 0], "b": [5, 6, 4], "c": [-9, -9, 0], "d": [3], "e": [2], "f": [143], "g": [1]}
+    fake = Fake({name: [*found] for name, found in codes.items()})
+    assert run_fake(fake, codes, retries=2) == {"a": 0, "b": 4, "c": 0, "d": 3, "e": 2, "f": 143, "g": 1}
+    assert {name: fake.started.count(name) for name in codes} == dict(
+        zip("abcdefg", (2, 3, 3, 1, 1, 1, 1), strict=True)
+    )
+    assert "a: exit code 4; it goes on (try 2 of 3)" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_given_a_minute_and_keeps_nobody_waiting(monkeypatch):
+    now, seen = [0.0], []
+
+    def tell(running, codes):
+        now[0] += 1
+        seen.append((now[0], sorted(running)))
+
+    monkeypatch.setattr(execution.time, "monotonic", lambda: now[0])
+    assert run_fake(Fake({"a": [5, 0]}), "ab", at_once=1, tell=tell, retries=1) == {"a": 0, "b": 0}
+    first_of_b = next(time for time, names in seen if names == ["b"])
+    second_of_a = next(time for time, names in seen if names == ["a"] and time > first_of_b)
+    assert first_of_b < 10
+    assert second_of_a > 60
+
+
+def test_a_run_whose_node_was_taken_away_goes_on_uncounted():
+    fake = Fake({"a": [140, 143, 143, 0]})
+    fake.remote = True
+    assert run_fake(fake, "a") == {"a": 0}
 
 
 def test_ctrl_c_asks_every_run_once_and_begins_no_other(capsys):
@@ -119,7 +159,7 @@ def test_only_ctrl_c_makes_a_second_signal_an_order_to_quit(first, second, capsy
             os.kill(os.getpid(), number)
         fake.looks -= 1
 
-    fake.start = lambda argv, log: Stubborn(fake, argv[0])
+    fake.start = lambda job: Stubborn(fake, job.name)
     with stop.listening():
         codes = run_fake(fake, "ab", tell=tell, stop=stop)
     assert codes == {"a": 143, "b": 143}
@@ -136,8 +176,22 @@ def test_a_training_that_a_signal_ended_was_stopped(number, tmp_path, capsys):
     assert [board.lines[name].state for name in names] == ["stopped", "stopped", "failed (signal 9)"]
 
 
-def test_a_training_knows_its_sweep():
-    assert launcher.LocalLauncher("auto", 1, 1).environment["MTRL_SWEEP"] == str(os.getpid())
+def test_a_board_of_several_machines_names_the_node_of_each_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    (job,) = jobs(tmp_path, arms=("mean",))
+    board = Board([plan(job)], Screen(), nodes=True)
+    line = board.lines[job.name]
+    board.update({job.name: None}, {})
+    assert board.plainly(line).startswith(f"{job.name}: queued, 0/60 steps")
+    with claimed(job.path):
+        line.look()
+    assert board.plainly(line).startswith(f"{job.name}: running on n7, 0/60 steps")
+    assert len(board.table().columns) == 6
+
+
+def test_a_training_knows_its_sweep(tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", lambda words, **options: options["env"])
+    assert Command((), tmp_path / "log", 1).begin()["MTRL_SWEEP"] == str(os.getpid())
 
 
 def test_an_error_of_ours_leaves_no_training_behind():
@@ -163,20 +217,19 @@ def test_every_baseline_of_the_paper_is_an_arm():
 
 
 def test_what_is_finished_is_skipped_and_what_was_stopped_goes_on(tmp_path):
-    new, finished, failed, stopped, empty = jobs(tmp_path, arms=("mean",), seeds=(0, 1, 2, 3, 4))
+    all_jobs = new, finished, failed, stopped, empty = jobs(tmp_path, arms=("mean",), seeds=(0, 1, 2, 3, 4))
     for job in (finished, failed, stopped, empty):
         folder(job)
     write_json(finished.path / "result.json", {"status": "finished", "env_steps_per_task": 60})
     write_json(failed.path / "postmortem.json", {})
     (stopped.path / "checkpoints" / "step_000000020").mkdir(parents=True)
-    actions = {job.name[-1]: plan(job).action for job in (new, finished, failed, stopped, empty)}
-    assert actions == {"0": "begin", "1": "finished", "2": "failed", "3": "resume", "4": "restart"}
-    assert plan(stopped).argv == ("--resume", str(stopped.path), "--no-progress")
+    assert [plan(job).action for job in all_jobs] == ["begin", "finished", "failed", "resume", "resume"]
+    assert new.argv[-3:] == ("--run-dir", str(new.path), "--go-on")
     (longer,) = make_jobs(replace(request(tmp_path, arms=("mean",), seeds=(1,)), flags=SHORT.replace("60", "90", 1)))
     with pytest.raises(UsageError, match="has no checkpoint to go on from"):
         plan(longer)
     (finished.path / "checkpoints" / "step_000000060").mkdir(parents=True)
-    assert plan(longer).argv[2:4] == ("--steps-per-task", "90")
+    assert plan(longer).action == "resume"
 
 
 def test_a_sweep_with_an_aggregator_in_a_file_goes_on(tmp_path):
@@ -186,7 +239,6 @@ def test_a_sweep_with_an_aggregator_in_a_file_goes_on(tmp_path):
     for job in jobs(tmp_path / "runs", arms=tuple(define), define=define):
         (folder(job).checkpoints / "step_000000020").mkdir(parents=True)
         assert plan(job).action == "resume"
-        assert ("--run-code" in plan(job).argv) == ("none" not in job.name)
 
 
 def test_trials_of_a_sweep_are_in_nobodys_way(tmp_path, monkeypatch):
@@ -211,14 +263,6 @@ def folder(job):
     return Run.new(job.path, job.config, describe(job.config, names, goals), goals).save()
 
 
-def test_a_run_without_a_checkpoint_is_set_aside_not_deleted(tmp_path):
-    (job,) = jobs(tmp_path, arms=("mean",))
-    folder(job)
-    sweep_plan.set_aside(job.path)
-    assert not job.path.exists()
-    assert [path.name for path in (tmp_path / "abandoned").iterdir()] == ["toy-mean-seed0-0"]
-
-
 def test_cores_are_shared(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     for asked, shared in (
@@ -227,9 +271,11 @@ def test_cores_are_shared(monkeypatch):
         ((2, "auto", 20), (2, 4)),
         ((2, 1, 20), (2, 1)),
     ):
-        local = launcher.LocalLauncher(*asked)
+        at_once, threads, runs = asked
+        local = LocalLauncher(SweepConfig(presets=("toy",), jobs=at_once, threads=threads), runs)
         assert (local.at_once, local.threads) == shared
-        assert local.flags == ("--threads", str(shared[1]))
+        command = local.command(SimpleNamespace(argv=("toy",), log=None))
+        assert command.words == ("toy", "--threads", str(shared[1]))
 
 
 def test_one_worker_unless_the_user_says_how_many():
@@ -299,6 +345,9 @@ BAD = {
     "toy --flags=--run_dir=x": "found --run_dir=x. Instead: --out of the sweep",
     "toy --flags=--resume=x": "found --resume=x. Instead: the same command again",
     "toy --jobs 0": "--jobs: expected auto or at least 1",
+    "toy --launcher lokal": "unknown launcher 'lokal': did you mean local",
+    "toy --retries -1": "--retries: expected 0 or more; found -1",
+    "toy --flags=--go-on": "found --go-on. Instead: the same command again",
     "toy --arms independent --flags --multi-head": "--multi-head: expected False with --algorithm independent",
 }
 
@@ -324,14 +373,7 @@ def test_a_file_of_a_sweep_runs_no_code_unasked(text, tmp_path, monkeypatch, cap
     assert sweep.main(["s.toml", "--dry-run", "--arms", "mean", "--flags", "--gamma 0.5"]) == 0  # nothing of it is used
 
 
-def test_a_run_with_a_file_of_code_goes_on_with_it(tmp_path):
-    (tmp_path / "mine.py").write_text("from mtrl import Mean\nclass Mine(Mean): pass\n")
-    (job,) = jobs(tmp_path, arms=(f"{tmp_path}/mine.py:Mine",))
-    (folder(job).checkpoints / "step_000000020").mkdir(parents=True)
-    assert "--run-code" in plan(job).argv
-
-
-@pytest.mark.parametrize("place", ["toy-mean-seed0", "logs", "logs/toy-mean-seed0.log", "abandoned"])
+@pytest.mark.parametrize("place", ["toy-mean-seed0", "logs", "logs/toy-mean-seed0.log"])
 def test_a_link_in_the_folder_of_a_sweep_is_refused(place, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (job,) = jobs(tmp_path / "runs", arms=("mean",))
@@ -345,7 +387,7 @@ def test_a_link_in_the_folder_of_a_sweep_is_refused(place, tmp_path):
 def test_what_a_run_prints_is_never_written_through_a_link(tmp_path):
     (tmp_path / "log").symlink_to(tmp_path / "bashrc")
     with pytest.raises(OSError, match="symbolic links"):
-        launcher.LocalLauncher("auto", 1, 1).start([], tmp_path / "log")
+        Command((), tmp_path / "log", 1).begin()
     assert not (tmp_path / "bashrc").exists()
 
 
@@ -373,7 +415,7 @@ def test_a_run_that_another_process_trains_is_named(tmp_path):
 @pytest.mark.parametrize(("words", "message"), BAD.items())
 def test_bad_flags_get_one_clear_line_before_anything_runs(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launcher.LocalLauncher, "start", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(LocalLauncher, "start", lambda *_: pytest.fail("started"))
     monkeypatch.setattr(sys, "argv", ["sweep", *words.split()])
     with pytest.raises(SystemExit) as end:
         command.run(sweep.main)
@@ -395,23 +437,23 @@ def test_another_run_at_its_place_is_named(tmp_path):
 class Here:
     """Trains in this process, which is faster than to begin another."""
 
-    at_once, flags = 1, ("--threads", "1")
+    at_once, remote = 1, False
 
-    def __init__(self, jobs, threads, runs):
-        assert threads == 1
+    def __init__(self, request, runs):
+        pass
 
-    def start(self, argv, log):
-        with log.open("w") as file, contextlib.redirect_stdout(file):
+    def start(self, job):
+        with job.log.open("w") as file, contextlib.redirect_stdout(file):
             try:
-                code = train.main(list(argv))
+                code = train.main([*job.argv, "--threads", "1"])
             except NonFiniteError as error:
                 file.write(f"error: {error}\n")
                 code = command.EXIT_NON_FINITE
-        return FakeRun(Fake({"": code}, looks=0), "")
+        return FakeRun(Fake({"": [code]}, looks=0), "")
 
 
 def test_a_failed_run_is_named_and_the_rest_is_finished_and_skipped_next_time(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(launcher.LAUNCHERS, "local", Here)
+    monkeypatch.setitem(LAUNCHERS, "local", Here)
     (tmp_path / "s.toml").write_text(
         'presets = ["toy"]\narms = ["mean", "bad"]\ndefine.bad = "--aggregator mean --reward-scale 1,1,1e30,1"'
     )
@@ -445,5 +487,6 @@ def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(tmp_path, capsys):
     assert "2 runs: 1 stopped, 1 waiting" in capsys.readouterr().out
     assert sweep.main([*words, "--dry-run"]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == f"python -m scripts.train --resume {run.path} --no-progress"
+    assert first.startswith("python -m scripts.train toy --aggregator mean")
+    assert f"--run-dir {run.path} --go-on --threads" in first
     assert "--seed 1" in second
