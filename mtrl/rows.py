@@ -33,7 +33,8 @@ class Rows(NamedTuple):
         Gradients longer than 1e18 or shorter than 1e-13 are brought to length 1 before; not on devices, where a look at
         the lengths would make the program wait: there they must lie between 1e-13 and 1e18.
         """
-        each = torch.stack([_products(flat) for flat in self.flat()])
+        flat = self.flat()
+        each = torch.stack([_products([piece]) for piece in flat]) if apart else _products(flat)[None]
         products = each.sum(0)
         if self.sizes is None and not _are_ordinary(products):
             return self._resized().measured(apart)
@@ -75,18 +76,30 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
-def _products(flat: Float[Tensor, "tasks params"]) -> Float64[Tensor, "tasks tasks"]:
+def _products(pieces: list[Tensor]) -> Float64[Tensor, "tasks tasks"]:
     """J J^T: products in the precision of J over `COLUMNS` at a time, summed in float64.
 
-    In float32 the relative error is a few 1e-7 of |g_i| |g_j|, and the time is that of one product.
+    In float32 the relative error is a few 1e-7 of |g_i| |g_j|, and the time is that of one product. What is left of
+    all pieces is put together, as most of them are short and each call costs as much as their products.
     """
+    products, rests = [], []
+    for flat in pieces:
+        parts, rest = _parts(flat)
+        products += [parts @ parts.mT] if len(parts) else []
+        rests += [rest] if rest.shape[1] else []
+    if rests:
+        parts, rest = _parts(torch.cat(rests, 1) if len(rests) > 1 else rests[0])
+        products += [parts @ parts.mT, (rest @ rest.T)[None]]
+    if not products:
+        return pieces[0].new_zeros(2 * [len(pieces[0])], dtype=torch.float64)
+    return torch.cat(products).double().sum(0)
+
+
+def _parts(flat: Float[Tensor, "tasks params"]) -> tuple[Tensor, Tensor]:
+    """Split a piece into (pieces, T, COLUMNS), a view, and what is left of it."""
     whole = flat.shape[1] // COLUMNS
-    rest = flat[:, whole * COLUMNS :]
-    products = (rest @ rest.T).double()
-    if whole:  # a view, no copy: (pieces, T, COLUMNS)
-        parts = flat[:, : whole * COLUMNS].unflatten(1, (whole, COLUMNS)).transpose(0, 1)
-        products += (parts @ parts.mT).double().sum(0)
-    return products
+    parts = flat[:, : whole * COLUMNS].unflatten(1, (whole, COLUMNS)).transpose(0, 1)
+    return parts, flat[:, whole * COLUMNS :]
 
 
 def _are_ordinary(products: Tensor) -> bool:

@@ -65,6 +65,12 @@ def assert_equal_to_reference(found, gramian, orders):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_numpy_on_the_cpu_equals_the_reference(case):
+    for gramian, orders in problem(*case):
+        assert_equal_to_reference(project_conflicts(gramian, orders), gramian, orders)
+
+
 def run(script, tmp_path, **environment):
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1", **environment}
