@@ -141,6 +141,8 @@ def test_all_aggregators_are_on_the_pages():
 
     page = PAGE.read_text()
     assert page == written(page), "docs/aggregators.md is out of date: python -m tests.aggregators_page"
+    measured = (ROOT / "docs" / "aggregators_measured.md").read_text()
     for name, kind in (AGGREGATORS | WEIGHTINGS).items():
         assert f"`{name}`" in README
+        assert name in WEIGHTINGS or f"| `{name}` |" in measured, f"docs/aggregators_measured.md: the cost of {name}?"
         assert "Use it when" in kind.__doc__

@@ -21,7 +21,8 @@ class SDMGrad(TwoBatches):
     the gradients' mean length, and the update is divided by 1 + lambda. The paper takes a third batch for the update;
     here it is the mean of the two. With one batch and no lambda the weights go to those of `mgda`.
 
-    MTSAC deals each task's `batch_size` rows out to the two batches, so an update costs what others do.
+    MTSAC deals each task's `batch_size` rows out to the two batches, so an update sees as many transitions as with
+    others; twice as many gradients make it up to 1.5 times as long as that of `pcgrad`.
 
     Use it when batches are small, so that weights computed from one of them follow its noise.
 

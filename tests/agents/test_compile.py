@@ -40,7 +40,7 @@ def assert_close(first, second):
 @pytest.mark.parametrize(
     ("aggregator", "form"),
     [
-        *((name, {}) for name in ("mean", "famo", "pcgrad", "nash_mtl", "mocograd")),
+        *((name, {}) for name in ("mean", "famo", "pcgrad", "nash_mtl", "mocograd", "sdmgrad")),
         ("pcgrad", {"multi_head": True, "critic_layer_norm": True, "weight_decay": 0.1}),
         ("mean", {"actor_l2": 0.1}),
         ("pcgrad", {"actor_torso": "soft-modularization", "critic_torso": "soft-modularization", "n_critics": 1}),
