@@ -2,6 +2,7 @@
 
     python -m scripts.triad                        reach and button-press-topdown, 100 updates: a minute or two
     python -m scripts.triad --preset toy --updates 50   seconds
+    python -m scripts.triad --aggregators mean,pcgrad --preset mt10-paper2020   several methods on one picture
 
 Repeats the measurement of Section 5.3 of Yu et al. 2020 (arXiv 2001.06782): surgery helps where gradients conflict
 with a negative cosine, differ in norm, and curvature is high. Theorem 2 asks that (a) the cosine is at most minus the
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +29,7 @@ from rich.table import Table
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from mtrl import diagnostics
-from scripts.analysis.style import COLORS, picture_path, set_style
+from scripts.analysis.style import COLORS, literal, looks, picture_path, set_style
 from scripts.common import methods
 from scripts.common.flags import Names
 from scripts.common.screen import Screen
@@ -50,8 +51,8 @@ class TriadConfig:
     """Two task names; by default reach-v3 and button-press-topdown-v3, of the toy suite the first two."""
     preset: str = "mt10"
     """Preset of scripts.train that gives networks, batch size and rewards."""
-    aggregator: str = "mean"
-    """Aggregator that updates the networks meanwhile; the paper measured under the mean."""
+    aggregators: Annotated[Names, tyro.conf.arg(aliases=("--aggregator",))] = ("mean",)
+    """Aggregators that update the networks meanwhile, one training each; the paper measured under the mean."""
     updates: int = 100
     """Updates to measure."""
     warmup_steps: int = 500
@@ -96,22 +97,29 @@ class Recorder(KVWriter):
 def main(argv: Sequence[str]) -> int:
     """Measures, draws, prints; returns the exit code."""
     request = tyro.cli(TriadConfig, prog="python -m scripts.triad", args=argv, description=__doc__)
-    config, out = check(request), picture_path(request.out)
+    configs, out = check(request), picture_path(request.out)
     check_not_of_a_run("--out", out.with_suffix(".csv"))
     console = Screen()
-    with console.status(f"{request.warmup_steps} steps of warm-up, {request.updates} updates"):
-        recorder = measure(config, request.updates)
-    series = {name: recorder.series(name) for name in NETWORKS}
-    title = f"{' and '.join(config.tasks)}: the first {request.updates} updates under {config.aggregator}"
-    draw(series, title).savefig(out, dpi=150)
-    write_csv(out.with_suffix(".csv"), series)
-    console.print(table(recorder))
+    recorders = {}
+    for config in configs:
+        with console.status(f"{config.aggregator}: {request.warmup_steps} steps of warm-up, {request.updates} updates"):
+            recorders[config.aggregator] = measure(config, request.updates)
+    found = {name: {net: recorder.series(net) for net in NETWORKS} for name, recorder in recorders.items()}
+    title = f"{' and '.join(configs[0].tasks)}: the first {request.updates} updates"
+    if len(found) == 1:
+        ((name, series),) = found.items()
+        draw(series, f"{title} under {name}").savefig(out, dpi=150)
+    else:
+        draw_side_by_side(found, title).savefig(out, dpi=150)
+    write_csv(out.with_suffix(".csv"), found)
+    for name, recorder in recorders.items():
+        console.print(table(recorder, name))
     console.print(f"wrote {out} and {out.with_suffix('.csv')}", soft_wrap=True)
     return 0
 
 
-def check(request: TriadConfig) -> TrainConfig:
-    """Return the run's config.
+def check(request: TriadConfig) -> list[TrainConfig]:
+    """Return a run's config per aggregator.
 
     :raises UsageError: for what cannot be measured.
     """
@@ -121,14 +129,13 @@ def check(request: TriadConfig) -> TrainConfig:
         if getattr(request, name) < least:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag}: expected at least {least}, found {getattr(request, name)}.")
-    methods.check_aggregators([request.aggregator])
+    methods.check_aggregators(request.aggregators)
     preset = find(request.preset).config
     suite, tasks = ("toy", TOY) if preset.suite == "toy" else ("custom", PAPER)
-    config = replace(
-        preset, suite=suite, tasks=request.tasks or tasks, aggregator=request.aggregator, seed=request.seed
-    )
+    config = replace(preset, suite=suite, tasks=request.tasks or tasks, seed=request.seed)
     config = replace(config, warmup_steps=request.warmup_steps, train_freq=1, gradient_steps=1, workers=0)
-    return resolve(replace(config, log_conflicts=1, log_every=1))
+    config = replace(config, log_conflicts=1, log_every=1)
+    return [resolve(replace(config, aggregator=name)) for name in request.aggregators]
 
 
 def measure(config: TrainConfig, updates: int) -> Recorder:
@@ -140,9 +147,10 @@ def measure(config: TrainConfig, updates: int) -> Recorder:
     return recorder
 
 
-def table(recorder: Recorder) -> Table:
+def table(recorder: Recorder, aggregator: str) -> Table:
     """How often the conditions held."""
-    result = Table("network", "updates", "conflict", "of these: (a) cos <= -similarity", "(b) xi <= 1", "curvature > 0")
+    headings = ("network", "updates", "conflict", "of these: (a) cos <= -similarity", "(b) xi <= 1", "curvature > 0")
+    result = Table(*headings, title=aggregator)
     for name in NETWORKS:
         gramians = torch.as_tensor(np.array(recorder.gramians[name]))
         shares = [f"{float(share):.2f}" for share in diagnostics.theorem_2(gramians)]
@@ -150,9 +158,14 @@ def table(recorder: Recorder) -> Table:
     return result
 
 
-def write_csv(path: Path, series: dict[str, dict[str, np.ndarray]]) -> None:
-    """One row per update."""
-    columns = {f"{network}_{name}": values for network, found in series.items() for name, values in found.items()}
+def write_csv(path: Path, found: dict[str, dict[str, dict[str, np.ndarray]]]) -> None:
+    """One row per update; the columns of several aggregators begin with their names."""
+    columns = {
+        f"{f'{aggregator}_' * (len(found) > 1)}{network}_{name}": values
+        for aggregator, series in found.items()
+        for network, own in series.items()
+        for name, values in own.items()
+    }
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["update", *columns])
@@ -174,6 +187,34 @@ def draw(series: dict[str, dict[str, np.ndarray]], title: str) -> Figure:
         column[2].axhline(0, color="0.4", linewidth=0.8)
         column[2].ticklabel_format(axis="y", scilimits=(-2, 3))
         column[2].set_xlabel("update")
+    figure.suptitle(title)
+    return figure
+
+
+def draw_side_by_side(found: dict[str, dict[str, dict[str, np.ndarray]]], title: str) -> Figure:
+    """Draw a column per network and a line per aggregator; cosine, xi and curvature from top to bottom."""
+    set_style()
+    figure, panels = plt.subplots(3, 2, figsize=(9, 6.5), sharex=True, layout="constrained", squeeze=False)
+    for column, network in zip(panels.T, NETWORKS, strict=True):
+        for look, (name, series) in zip(looks(list(found)), found.items(), strict=True):
+            own, style = (
+                series[network],
+                {"color": look.color, "linestyle": look.dashes, "linewidth": 1.0, "alpha": 0.8},
+            )
+            column[0].plot(
+                own["cosine"], **style, label=f"{literal(name)}: conflict in {np.mean(own['cosine'] < 0):.0%}"
+            )
+            column[1].plot(own["xi"], **style)
+            column[2].plot(own["curvature"], **style)
+        for axes, level in zip(column, (0, 1, 0), strict=True):
+            axes.axhline(level, color="0.4", linewidth=0.8)
+        column[0].set(title=network, ylim=(-1.05, 1.75), yticks=(-1, -0.5, 0, 0.5, 1))
+        column[0].legend(fontsize=8, loc="upper right", ncols=2)
+        column[1].set_yscale("log")
+        column[2].set_yscale("asinh")
+        column[2].set_xlabel("update")
+    for axes, label in zip(panels[:, 0], ("cosine of the gradients", "xi", "curvature along the step"), strict=True):
+        axes.set_ylabel(label)
     figure.suptitle(title)
     return figure
 

@@ -26,12 +26,26 @@ def test_it_writes_a_picture_numbers_and_a_table(tmp_path, capsys, aggregator):
     assert "critic" in capsys.readouterr().out
 
 
+def test_several_methods_are_on_one_picture(tmp_path, capsys):
+    out = tmp_path / "triad.png"
+    assert main([*TOY[:-1], "4", "--aggregators", "mean,pcgrad", "--out", str(out)]) == 0
+    with out.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert rows[0]["mean_critic_cosine"] == rows[0]["pcgrad_critic_cosine"]  # the same warm-up and first batch
+    assert rows[3]["mean_critic_curvature"] != rows[3]["pcgrad_critic_curvature"]
+    shown = capsys.readouterr().out
+    assert "mean" in shown
+    assert "pcgrad" in shown
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--tasks reach-v3", "expected two task names, found 1"),
         ("--preset toys", "unknown preset 'toys': did you mean toy"),
         ("--aggregator pcgard", "unknown aggregator 'pcgard'"),
+        ("--aggregators mean,gls", "gls is for losses from 0 on"),
         ("--updates 0", "--updates: expected at least 1, found 0"),
         ("--out /no/such/folder/a.png", "there is no folder"),
         ("--out a.gif", "found the ending '.gif'"),
