@@ -30,7 +30,7 @@ class EvaluateConfig:
     """Success per task of a run's newest checkpoint, with Wilson 95 % intervals."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run, or the name of a trained agent of this package, such as mt10-quick-pcgrad."""
+    """Folder of the run; the name of a trained agent of this package, such as mt10-quick-pcgrad; or hub:USER/NAME."""
     episodes: int = 50
     """Goals (= episodes) per task, beginning with the first."""
     best: bool = False

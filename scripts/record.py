@@ -59,7 +59,8 @@ def main(argv: Sequence[str]) -> int:
     request = tyro.cli(RecordConfig, prog="python -m scripts.record", args=argv)
     run = Run(request.run).verified()
     tasks = check(request, run)
-    home = run.path if run.path.parent != TRAINED else Path(run.path.name)  # the package's own folder stays as it is
+    elsewhere = run.path.parent == TRAINED or run.path != request.run  # the package's own folder, or a cache
+    home = Path(run.path.name) if elsewhere else run.path
     out = request.out or home / ("videos" if request.each else "video.mp4")
     if out.parent == home != run.path:
         home.mkdir(exist_ok=True)

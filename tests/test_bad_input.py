@@ -70,6 +70,9 @@ COMMANDS = [  # a command line, and what it answers on the way to exit code 2; R
     ("train toy --aggregator nowhere.py:Mine", "nowhere.py"),
     ("train toy --aggregator torchjd:Nothing", "Nothing"),
     ("train toy --critic-aggregator mean --critic-aggregator.c 1", "--critic-aggregator.c"),
+    ("train toy --track sacred", "unknown logger 'sacred'"),
+    ("train toy --track", "--track: expected trackers"),
+    ("train toy --track ,", "unknown logger ''"),
     ("train mt10 --tasks ,", "names separated by commas"),
     ("train mt1 --tasks reach-v2", "reach-v3"),
     ("train mt10 --reward-version v3", "v3"),
@@ -284,12 +287,12 @@ def test_a_run_with_any_damage_is_opened_or_told(data, name, finished):
 
 def test_a_run_whose_logger_is_not_there_any_more_is_told_so(run, monkeypatch, capsys):
     config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"loggers": ["csv", "wandb"]}))
+    (run / "config.json").write_text(json.dumps(config | {"loggers": ["csv", "sacred"]}))
     monkeypatch.setattr(sys, "argv", ["train", "--resume", str(run), "--steps-per-task", "60"])
     with pytest.raises(SystemExit) as end:
         command.run(train.main)
     assert end.value.code == 2
-    assert "unknown logger 'wandb'" in capsys.readouterr().err
+    assert "unknown logger 'sacred'" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_an_error_of_the_user_too(run, monkeypatch, capsys):

@@ -63,7 +63,7 @@ def conflicts(methods: Sequence[Method]) -> Figure:
     return figure
 
 
-def conflicts_over_time(method: Method, network: str) -> tuple[np.ndarray, list[np.ndarray]]:
+def conflicts_over_time(method: Method, network: str, windows: int = WINDOWS) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return the edges of the windows in steps per task, and how often each pair conflicts in each of them.
 
     A share of the measurements, (T, T) with NaN on the diagonal.
@@ -82,9 +82,9 @@ def conflicts_over_time(method: Method, network: str) -> tuple[np.ndarray, list[
             f"expected cosines of the {network}'s gradients in the runs of {method.label}; found none. They need two "
             "tasks, --log-conflicts above 0 and gradients that meet."
         )
-    edges = np.linspace(0, max(steps), WINDOWS + 1)
-    window = np.clip(np.digitize(steps, edges, right=True) - 1, 0, WINDOWS - 1)
-    return edges, [_matrix(np.array(values)[window == k], pairs, len(tasks)) for k in range(WINDOWS)]
+    edges = np.linspace(0, max(steps), windows + 1)
+    window = np.clip(np.digitize(steps, edges, right=True) - 1, 0, windows - 1)
+    return edges, [_matrix(np.array(values)[window == k], pairs, len(tasks)) for k in range(windows)]
 
 
 def _matrix(values: np.ndarray, pairs: Sequence[tuple[int, int]], size: int) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 
 from agents.saving.atomic import sync
 from scripts.common.usage import UsageError
-from scripts.runs import software
+from scripts.runs import hub, software
 from scripts.runs.files import (
     as_usage_error,
     read_goals,
@@ -56,6 +56,8 @@ def trained_agents() -> list[str]:
 
 def _found(path: Path) -> Path:
     """Return the folder that a path or name means: a folder that is there goes before a trained agent of that name."""
+    if not path.exists() and (name := hub.repository(path)):
+        return hub.fetch(name)
     return TRAINED / path if not path.exists() and str(path) in trained_agents() else path
 
 
@@ -65,7 +67,8 @@ class Run:
     `config` and `protocol` say what was trained and how success was measured; `metrics`, `evaluations` and `conflicts`
     are tables, read when they are asked for.
 
-    :param path: its folder; or the name of one of the trained agents that come with the package (`TRAINED`).
+    :param path: its folder; or the name of one of the trained agents that come with the package (`TRAINED`); or
+        `hub:USER/NAME`, which is fetched from the Hugging Face Hub.
     :raises UsageError: if there is no run, or config.json or protocol.json is damaged.
     """
 

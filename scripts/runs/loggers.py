@@ -5,48 +5,21 @@ A logger is a class with `metrics` and a row in LOGGERS. What else it can show, 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
-from jaxtyping import Float
-from numpy import ndarray
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat, filter_excluded_keys
 
 from agents.evaluation import Evaluation
 from scripts.common.usage import UsageError, choose
 from scripts.runs.folder import Run
+from scripts.runs.run_logger import Cosines, CurveLogger, RunLogger
 from scripts.runs.tables import STEP
+from scripts.runs.trackers import MLflowLogger, TrackioLogger, WandbLogger
 
 _COSINES = "cosines/"  # under which an agent logs a matrix per network
-Cosines = Mapping[str, Float[ndarray, "tasks tasks"]]
-
-
-class RunLogger:
-    """One place for the numbers of a run. Steps are steps per task.
-
-    :param run: whose numbers they are; its path, config and protocol are known.
-    """
-
-    essential: ClassVar[bool] = False  # whether an error of it ends the training
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        """Take the numbers of a log point, by name. By default nothing."""
-
-    def conflicts(self, step: int, cosines: Cosines) -> None:
-        """Take the cosines between the tasks' gradients, by network. By default nothing."""
-
-    def evaluation(self, step: int, evaluation: Evaluation) -> None:
-        """Take an evaluation. By default its successes as metrics."""
-        rates = zip(evaluation.task_names, evaluation.task_success, strict=True)
-        by_task = {f"eval/success/{name}": rate for name, rate in rates}
-        self.metrics(step, {"eval/success": evaluation.mean_success, **by_task})
-
-    def close(self) -> None:
-        """End with the training. By default nothing."""
 
 
 class CsvLogger(RunLogger):
@@ -72,14 +45,14 @@ class CsvLogger(RunLogger):
         self.run.add_evaluation(step, evaluation)
 
 
-class TensorBoardLogger(RunLogger):
+class TensorBoardLogger(CurveLogger):
     """Event files for TensorBoard."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self.format = TensorBoardOutputFormat(str(run.path / "tensorboard"))
 
-    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+    def draw(self, step: int, values: Mapping[str, Any]) -> None:
         """Add a point to each curve."""
         self.format.write(dict(values), dict.fromkeys(values, ()), step)
 
@@ -88,16 +61,28 @@ class TensorBoardLogger(RunLogger):
         self.format.close()
 
 
-LOGGERS: dict[str, type[RunLogger]] = {"csv": CsvLogger, "tensorboard": TensorBoardLogger}
+LOGGERS: dict[str, type[RunLogger]] = {
+    "csv": CsvLogger,
+    "tensorboard": TensorBoardLogger,
+    "wandb": WandbLogger,
+    "mlflow": MLflowLogger,
+    "trackio": TrackioLogger,
+}
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Look at --loggers before anything is made.
+    """Look at --loggers and --track before anything is made.
 
-    :raises UsageError: for an unknown name or one that stands twice, and without `csv`.
+    :raises UsageError: for an unknown name or one that stands twice, without `csv`, and where its package is missing.
     """
     for name in names:
-        choose("logger", name, LOGGERS)
+        package = LOGGERS[choose("logger", name, LOGGERS)].package
+        found = importlib.util.find_spec(package) if package else None
+        if package and (found is None or found.origin is None):  # a folder `wandb` of its offline runs is no package
+            how = "-e '.[track]'" if package != "trackio" else "trackio"
+            raise UsageError(
+                f"--track {name}: expected the package {package}; it is not installed. Install it: pip install {how}"
+            )
     if len(set(names)) < len(names):
         raise UsageError(f"--loggers: expected each once; found {', '.join(names)}.")
     if "csv" not in names:

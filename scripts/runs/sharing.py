@@ -13,8 +13,7 @@ from agents.saving.checkpoint import SUMS, sums
 from scripts.common.usage import UsageError, usage_errors
 from scripts.runs.files import as_usage_error, read_json
 from scripts.runs.folder import Run
-
-_FILES = ("config.json", "protocol.json", "versions.json", "goals.npz", "evaluations.csv", "result.json")
+from scripts.runs.hub import SHARED
 
 
 def share(run: Run, to: Path) -> Path:
@@ -31,7 +30,7 @@ def share(run: Run, to: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        for name in _FILES:
+        for name in SHARED:
             shutil.copyfile(run.path / name, partial / name)
         with usage_errors():
             if isinstance(agent, MTSAC):

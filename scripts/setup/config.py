@@ -145,7 +145,7 @@ class RunSettings:
     loggers: Annotated[
         tuple[str, ...], Role(resume="Continue with other loggers; by default those of the run.", added=True)
     ] = ("csv", "tensorboard")
-    """Where metrics and evaluations are written; csv must be among them."""
+    """Where metrics and evaluations are written; csv must be among them. --track wandb,mlflow,trackio adds trackers."""
 
 
 @dataclass(frozen=True)

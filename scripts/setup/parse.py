@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
@@ -18,23 +17,20 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import tyro
-from rich import box
-from rich.table import Table
 from tyro.constructors import StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from agents.fields import help_of, settings_of
 from agents.learning.aggregation import refuse_for_actor
 from envs import find_benchmark
-from mtrl import AGGREGATORS, WEIGHTINGS, make_aggregator
+from mtrl import make_aggregator
 from mtrl.aggregators import WRAPPERS
 from scripts.common.flags import auto_true_false, comma_separated
 from scripts.common.methods import aggregator_kind
-from scripts.common.screen import Screen, strong
 from scripts.common.usage import UsageError, given, step_limit, usage_errors
 from scripts.setup.config import TrainConfig, check, fitted, shorten
+from scripts.setup.overview import PROGRAM, print_difference, print_overview
 from scripts.setup.presets import PRESETS, Preset, find, to_toml
 
-PROGRAM = "python -m scripts.train"
 _ALSO = " With --go-on: begin this run, resume it, or say that it is finished."
 _AGGREGATOR_FLAGS = ("aggregator", "actor_aggregator", "critic_aggregator")
 
@@ -50,6 +46,7 @@ class Resume:
     changes: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
     run_code: bool = False
+    track: tuple[str, ...] = ()
 
     def apply(self, config: TrainConfig) -> TrainConfig:
         """Return the run's config with the few changes that this command makes."""
@@ -58,7 +55,7 @@ class Resume:
                 f"expected a run to go on with; {self.resume} is a trial, made with STEPS set, and no beginning of a "
                 "result. Train anew without STEPS, or set it to go on with the trial."
             )
-        changed = replace(config, progress=self.progress, **self.changes)
+        changed = tracked(replace(config, progress=self.progress, **self.changes), self.track)
         if changed.device != config.device:
             capture = self.changes.get("capture", "auto")
             changed = replace(changed, capture=capture, compile="auto")
@@ -89,6 +86,7 @@ class _Resumed:
 def _parse_resume(argv: Sequence[str]) -> Resume:
     """Besides `_Resumed`, every setting is a flag whose role says that a run can go on with another value."""
     hints = get_type_hints(TrainConfig, include_extras=True)
+    argv, track = _without_track(argv)
     flags = [
         (name, Annotated[hints[name] | None, tyro.conf.arg(help=setting.role.resume)], None)
         for name, setting in settings_of(TrainConfig).items()
@@ -97,7 +95,23 @@ def _parse_resume(argv: Sequence[str]) -> Resume:
     kind = make_dataclass("Resume", flags, bases=(_Resumed,), frozen=True)
     found: Any = _cli(kind, argv, PROGRAM, "Go on with a run, exactly where it stopped.")
     changes = {name: value for name, *_ in flags if (value := getattr(found, name)) is not None}
-    return Resume(found.resume, changes, found.progress, found.run_code)
+    return Resume(found.resume, changes, found.progress, found.run_code, track)
+
+
+def _without_track(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Return the words without `--track A,B`, and what it names."""
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    reader.add_argument("--track", action="append", default=[])
+    try:
+        known, rest = reader.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UsageError("--track: expected trackers, as in --track wandb,mlflow; found nothing.") from error
+    return rest, tuple(name.strip() for text in known.track for name in text.split(","))
+
+
+def tracked(config: TrainConfig, track: Sequence[str]) -> TrainConfig:
+    """Return the config with these loggers, too."""
+    return replace(config, loggers=(*config.loggers, *(name for name in track if name not in config.loggers)))
 
 
 def _cli(kind: Any, argv: Sequence[str], program: str, description: str) -> Any:
@@ -133,9 +147,10 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | GoOn | None:
     if argv[0].startswith("-"):
         raise UsageError(f"expected a preset first, found {argv[0]!r}. Write: {PROGRAM} PRESET {' '.join(argv)}")
     words = (("--algorithm", "independent") if word == "--independent" else (word,) for word in argv[1:])
-    flags, other, printed, go_on = _own_words([*chain.from_iterable(words)])
+    rest, track = _without_track([*chain.from_iterable(words)])
+    flags, other, printed, go_on = _own_words(rest)
     preset = find(argv[0])
-    config = _parse_preset(preset, flags)
+    config = tracked(_parse_preset(preset, flags), track)
     with usage_errors():
         check(config)
     if other is not None:
@@ -163,30 +178,6 @@ def _own_words(flags: Sequence[str]) -> tuple[list[str], str | None, bool, bool]
     except argparse.ArgumentError as error:
         raise UsageError(f"--diff: expected a preset, one of {', '.join(sorted(PRESETS))}; found nothing.") from error
     return rest, known.diff, known.print_preset, known.go_on
-
-
-def print_difference(config: TrainConfig, other: TrainConfig) -> None:
-    """Every setting in which two configs differ, options of aggregators included; a dash where one has no such."""
-    ours, theirs = _by_flag(config), _by_flag(other)
-    table = Table("", config.preset, other.preset, box=box.SIMPLE_HEAD)
-    for flag in dict.fromkeys([*ours, *theirs]):
-        if flag != "--preset" and (mine := ours.get(flag, "")) != (its := theirs.get(flag, "")):
-            table.add_row(flag, _shown(mine), _shown(its))
-    Screen().print(table if table.rows else f"no difference to {other.preset}")
-
-
-def _by_flag(config: TrainConfig) -> dict[str, Any]:
-    """All settings by flag; options of an aggregator one by one, as --aggregator.NAME."""
-    found: dict[str, Any] = {}
-    for name, value in config.to_json().items():
-        flag = f"--{name.removesuffix('_options').replace('_', '-')}"
-        options = value if isinstance(value, dict) else {"": value}
-        found |= {f"{flag}.{key.replace('_', '-')}".rstrip("."): item for key, item in options.items()}
-    return found
-
-
-def _shown(value: Any) -> str:
-    return (",".join(map(str, value)) if isinstance(value, list) else str(value)) or "-"
 
 
 def _parse_preset(preset: Preset, flags: Sequence[str]) -> TrainConfig:
@@ -272,33 +263,3 @@ def _peek(flag: str, flags: Sequence[str], defaults: TrainConfig) -> str:
         return str(getattr(reader.parse_known_args(flags)[0], flag))
     except argparse.ArgumentError:  # the flag came last, without its value: the full parser says so
         return str(getattr(defaults, flag))
-
-
-def print_overview() -> None:
-    """Usage, presets and aggregators, one line each."""
-    console = Screen()
-    console.print(f"Train one agent on many tasks.\n\n  {PROGRAM} PRESET [--aggregator NAME] [--steps-per-task N] ...")
-    console.print(f"  {PROGRAM} PRESET --help\n  {PROGRAM} PRESET [flags] --diff OTHER-PRESET")
-    console.print(f"  {PROGRAM} PRESET [flags] --print-preset > mine.toml, then {PROGRAM} mine.toml")
-    console.print(f"  {PROGRAM} PRESET [flags] --go-on   begins the run, resumes it, or says that it is finished")
-    console.print(f"  {PROGRAM} --resume RUN [--steps-per-task N]\n")
-    listings = {
-        "Presets": {name: preset.summary for name, preset in PRESETS.items()},
-        "Aggregators": {name: first_line(kind) for name, kind in AGGREGATORS.items()},
-        "Weightings of the losses, for --critic-aggregator or before another: NAME:pcgrad": {
-            name: first_line(kind) for name, kind in WEIGHTINGS.items()
-        },
-    }
-    for title, rows in listings.items():
-        table = Table.grid(padding=(0, 2), pad_edge=True)
-        table.add_column(style="cyan", overflow="fold")
-        for name, summary in rows.items():
-            table.add_row(f"  {name}", summary)
-        console.print(strong(title), table, "", sep="\n")
-    console.print("Also torchjd:NAME for TorchJD's aggregators, and path/to/file.py:NAME for one of your own.")
-    console.print(f"Around one that sees inner products: {', '.join(f'{wrapper}:NAME' for wrapper in WRAPPERS)}.\n")
-
-
-def first_line(kind: type) -> str:
-    """Return the claim that opens a docstring, up to its colon or full stop."""
-    return re.split(r"[:.]\s", (kind.__doc__ or "").strip())[0]

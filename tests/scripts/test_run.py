@@ -69,6 +69,9 @@ def test_runs_are_read_without_torch_and_neither_needs_the_command_line_nor_pict
 
 
 # --------------------------------------------------------------------------------------------------------- loggers
+KINDS, OF = ("success", "success_last", "return"), ("", "/reach-v3", "/push-v3")
+
+
 class Recorder(RunLogger):
     def __init__(self, run):
         super().__init__(run)
@@ -105,7 +108,7 @@ def test_every_logger_gets_metrics_and_evaluations_and_one_that_fails_is_left_ou
     found.evaluation(20, evaluation([0.0, 1.0]))
     assert found.loggers["recorder"].seen == [
         (10, {"loss": 0.5}),
-        (20, {"eval/success": 0.5, "eval/success/reach-v3": 0.0, "eval/success/push-v3": 1.0}),
+        (20, {f"eval/{name}{of}": rate for name in KINDS for of, rate in zip(OF, (0.5, 0.0, 1.0), strict=True)}),
     ]
     assert said == ["The logger failing failed and is left out from here on: ConnectionError: the server is gone"]
     assert run.metrics["secret"].tolist() == [1]
@@ -125,7 +128,7 @@ def test_the_tables_of_the_run_are_essential(run, monkeypatch):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("csv", "wandb"), "unknown logger 'wandb'"),
+        (("csv", "wandbx"), "unknown logger 'wandbx': did you mean wandb?"),
         (("csv", "CSV"), "unknown logger 'CSV'"),
         (("csv", ""), "unknown logger ''"),
         (("csv", "tensorboard", "csv"), "--loggers: expected each once; found csv, tensorboard, csv"),

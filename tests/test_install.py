@@ -1,0 +1,73 @@
+"""What `make` does before there is an environment, with stand-ins for Python; and the console command."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts import __main__ as console
+
+ROOT = Path(__file__).resolve().parents[1]
+
+STAND_IN = """#!/bin/sh
+echo "$@" >> {log}
+case "$*" in *{fails}*) exit 1 ;; esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def stand_in(path, fails):
+    """A program in place of Python that notes what it is called with, and fails at some of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(STAND_IN.format(log=path.with_suffix(".log"), fails=fails))
+    path.chmod(0o755)
+    return path
+
+
+def make(checkout, *words):
+    return subprocess.run(["make", *words], cwd=checkout, capture_output=True, text=True, timeout=60)
+
+
+def test_without_the_venv_module_make_says_what_to_install_and_makes_nothing(checkout):
+    python = stand_in(checkout / "python", fails="ensurepip")
+    done = make(checkout, "train", f"PYTHON={python}")
+    assert done.returncode == 2
+    assert "needs the venv module" in done.stdout
+    assert "apt-get install python3-venv" in done.stdout
+    assert not (checkout / ".venv").exists()
+
+
+def test_an_environment_that_is_half_made_is_begun_anew_and_training_needs_no_development_tools(checkout):
+    python = stand_in(checkout / "python", fails="nothing")
+    inside = stand_in(checkout / ".venv/bin/python", fails="'import pip'")  # as it is left without ensurepip
+    (checkout / ".venv/pyvenv.cfg").touch()
+    make(checkout, "train", f"PYTHON={python}")
+    assert "-m venv --clear .venv" in python.with_suffix(".log").read_text()
+    installed = inside.with_suffix(".log").read_text()
+    assert "-c constraints.txt -e .\n" in installed
+    assert "[dev]" not in installed
+
+
+def test_the_console_command_knows_every_command_and_no_other(monkeypatch, capsys):
+    assert {"train", "evaluate", "report", "bench", "share"} <= set(console.commands())
+    assert all((Path(console.__file__).parent / f"{name}.py").exists() for name in set(console.commands()) - {"bench"})
+    monkeypatch.setattr("sys.argv", ["mtrl-surgery", "sweeep"])
+    with pytest.raises(SystemExit) as end:
+        console.main()
+    assert end.value.code == 2
+    assert "unknown command 'sweeep': did you mean sweep" in capsys.readouterr().err
+
+
+def test_the_console_command_runs_a_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["mtrl-surgery", "plot", "nothing/there"])
+    with pytest.raises(SystemExit) as end:
+        console.main()
+    assert end.value.code == 2
+    assert "expected the folder of a run" in capsys.readouterr().err
