@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the same for tools that only read
     from agents.independent import IndependentSAC as IndependentSAC
     from agents.learning.guard import NonFiniteError as NonFiniteError
     from agents.mtsac import MTSAC as MTSAC
+    from agents.mttd3 import MTTD3 as MTTD3
     from agents.networks.policies import MultiTaskPolicy as MultiTaskPolicy
     from agents.saving.actor_file import TrainedActor as TrainedActor
     from agents.saving.actor_file import load_actor as load_actor
@@ -33,6 +34,7 @@ _HOMES = {
     "agents.independent": ("IndependentSAC",),
     "agents.learning.guard": ("NonFiniteError",),
     "agents.mtsac": ("MTSAC",),
+    "agents.mttd3": ("MTTD3",),
     "agents.networks.policies": ("MultiTaskPolicy",),
     "agents.saving.actor_file": ("TrainedActor", "load_actor", "save_actor"),
     "agents.saving.checkpoint": ("latest_checkpoint", "load_checkpoint", "save_checkpoint"),

@@ -13,6 +13,7 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 import mtrl
+from agents.algorithms import Algorithm
 from agents.collecting.replay import TaskReplayBuffer
 from agents.environment import check_kind
 from agents.fields import build, settings_of, taken_by
@@ -61,10 +62,11 @@ class Arguments(AgentSettings):
         refuse_unknown(function, keywords, inspect.signature(cls).parameters)
         return cls(*args, **keywords)
 
-    def checked(self, keywords: Mapping[str, Any]) -> AgentSettings:
+    def checked(self, keywords: Mapping[str, Any], algorithm: Algorithm) -> AgentSettings:
         """Check all arguments and return the agent's settings: those of `settings`, and before them single keywords.
 
         :param keywords: of the call, as a setting that was left out may still be among `settings`.
+        :param algorithm: whose agent it is.
         :raises TypeError: if `settings` are of another kind.
         :raises ValueError: for what does not fit, alone or together, or would have no effect where it stands.
         """
@@ -73,12 +75,13 @@ class Arguments(AgentSettings):
                 f"settings: expected AgentSettings; found {self.settings!r}. Single ones are keywords: gamma=0.9"
             )
         single = {name: value for name, value in keywords.items() if name in settings_of(AgentSettings)}
-        settings = AgentSettings.of({**vars(self.settings or AgentSettings()), **single})
-        self._check(settings)
+        given = algorithm.fixed(AgentSettings) if self.settings is None else vars(self.settings)
+        settings = AgentSettings.of({**given, **single})
+        self._check(settings, algorithm)
         check_kind(self.env)
         return settings
 
-    def _check(self, settings: AgentSettings) -> None:
+    def _check(self, settings: AgentSettings, algorithm: Algorithm) -> None:
         policy_kwargs, buffer_kwargs = by_name(self.policy_kwargs or {}), self.replay_buffer_kwargs or {}
         of_buffer = taken_by(TaskReplayBuffer, vars(settings)).keys() - {"seed"}
         # settings, or facts about the environment, that MTSAC hands on
@@ -102,6 +105,8 @@ class Arguments(AgentSettings):
         if self.capture and self.compile:
             raise ValueError("capture is for CUDA, compile for a CPU: expected at most one of them, found both.")
         networks = network_settings(policy_kwargs)
+        for chosen in (settings, networks):
+            algorithm.check(chosen)
         check_together(settings, networks)
         warn_of_range(settings, networks, stacklevel=5)
 

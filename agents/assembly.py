@@ -24,8 +24,9 @@ from agents.learning.guard import FiniteGuard
 from agents.learning.metrics import TaskMetrics
 from agents.learning.returns import RETURN_SCALES, ReturnScale, reward_factors
 from agents.learning.rounds import NotedUpdate, UpdateRounds
+from agents.learning.sac import SACUpdate
 from agents.learning.temperatures import FixedTemperatures, LearnedTemperatures
-from agents.learning.update import SACUpdate
+from agents.learning.update import Update
 from agents.networks.policies import MultiTaskPolicy
 from agents.schedules import learning_schedule
 from agents.settings import AgentSettings
@@ -48,7 +49,7 @@ class Parts(NamedTuple):
     """What an agent holds beside its networks, buffer and aggregators."""
 
     return_scale: ReturnScale
-    update: SACUpdate
+    update: Update
     task_metrics: TaskMetrics
     guard: FiniteGuard
     captured: CapturedUpdates | None
@@ -70,6 +71,7 @@ class Assembly:
     seed: int
     policy: MultiTaskPolicy
     buffer: TaskReplayBuffer
+    update_class: type[Update] = SACUpdate
 
     def aggregators(self, *given: tuple[str | mtrl.Aggregator, dict[str, Any] | None]) -> list[mtrl.Aggregator]:
         """Return the aggregators of actor and critic on their device, from names or instances with their options."""
@@ -110,13 +112,13 @@ class Assembly:
         kind = RETURN_SCALES[self.settings.return_scale]
         scale = kind(tasks, self.columns, self.settings.gamma, self.policy.v_max, target_entropy, device)
         options["reward_scale"] = reward_factors(self.settings.reward_scale, tasks, self.buffer.rows)
-        update = SACUpdate(
+        update = self.update_class(
             self.policy,
             {"actor": self.policy.actor.optimizer, "critic": self.policy.critic.optimizer},
             dict(zip(("actor", "critic"), aggregators, strict=True)),
             scale,
             temperatures,
-            **taken_by(SACUpdate, options),
+            **taken_by(self.update_class, options),
         )
         update.reset_aggregators()
         metrics = TaskMetrics(self.task_names, self.settings.stats_window_size)

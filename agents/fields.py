@@ -22,7 +22,9 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 Kind = Literal["method", "protocol", "machine", "monitoring"]
-KEEP: Any = object()  # plain SAC takes the setting as it is
+Lack = Literal["plain_sac", "no_entropy", "no_added_noise"]  # a field of `Role`: what an algorithm cannot follow
+KEEP: Any = object()  # it takes the setting as it is
+DEFAULT: Any = object()  # the setting means nothing to it, and stays as it is by default
 
 
 class SettingError(ValueError):
@@ -81,6 +83,8 @@ class Role:
         at itself. None: as its class says.
     :param resume: help of its flag beside `--resume`; empty: a run cannot go on with another value.
     :param plain_sac: the only value that plain SAC can have, such as what switches the setting off.
+    :param no_entropy: the only value of an algorithm that gives no bonus for entropy, such as TD3.
+    :param no_added_noise: the only value of one whose policy is random by itself, such as SAC.
     :param added: newer than the first run folders: where one lacks it, it had its default, which is off.
     :param in_presets: whether a preset may set it.
     """
@@ -88,6 +92,8 @@ class Role:
     kind: Kind | None = None
     resume: str = ""
     plain_sac: Any = KEEP
+    no_entropy: Any = KEEP
+    no_added_noise: Any = KEEP
     added: bool = False
     in_presets: bool = True
 
@@ -143,10 +149,19 @@ def names_of(kind: type, *roles: Kind) -> set[str]:
     return {setting.name for setting in settings_of(kind).values() if setting.role.kind in roles}
 
 
-def fixed_by_plain_sac(kind: type) -> dict[str, Any]:
-    """Return the fields that plain SAC can have at one value only, with that value."""
-    roles = {setting.name: setting.role.plain_sac for setting in settings_of(kind).values()}
-    return {name: value for name, value in roles.items() if value is not KEEP}
+def fixed_by(kind: type, lack: Lack) -> dict[str, Any]:
+    """Return the fields that an algorithm with this lack can have at one value only, with that value."""
+    roles = {name: getattr(setting.role, lack) for name, setting in settings_of(kind).items()}
+    return {
+        name: settings_of(kind)[name].default if value is DEFAULT else value
+        for name, value in roles.items()
+        if value is not KEEP
+    }
+
+
+def equal(found: Any, expected: Any) -> bool:
+    """Whether a setting has this value; a number may be written as text."""
+    return bool(found == expected) or (isinstance(expected, float) and found in (str(expected), f"{expected:g}"))
 
 
 @functools.cache

@@ -14,13 +14,11 @@ from torch import nn
 from agents.arguments import network_settings
 from agents.collecting.rollout import Collection
 from agents.environment import check_columns, check_env
-from agents.fields import SettingError, fixed_by_plain_sac
 from agents.learning.guard import FiniteGuard
 from agents.learning.metrics import TaskMetrics
 from agents.learning.returns import RETURN_SCALES, reward_factors
 from agents.mtsac import MTSAC
 from agents.plain_sac import PlainSAC, SizedPolicy, TaskBuffers, make_sac, rows_of
-from agents.settings import AgentSettings
 
 
 class Networks(nn.ModuleList):
@@ -75,6 +73,7 @@ class IndependentSAC(MTSAC):
     :raises ValueError: for what plain SAC does not have, or an environment that does not fit.
     """
 
+    algorithm: ClassVar[str] = "independent"
     policy_aliases: ClassVar[dict[str, Any]] = {"MlpPolicy": SizedPolicy}
     modules: ClassVar[tuple[str, ...]] = ("learners",)
     policy: Any  # and what else is here of the tasks, side by side
@@ -105,13 +104,9 @@ class IndependentSAC(MTSAC):
             verbose=verbose,
             device=device,
             _init_setup_model=False,
-            **{**fixed_by_plain_sac(AgentSettings), **keywords},
+            **keywords,
         )
         self.networks = network_settings(self.policy_kwargs)
-        for given in (self.settings, self.networks):
-            for name, value in fixed_by_plain_sac(type(given)).items():
-                if (found := getattr(given, name)) != value:
-                    raise SettingError(name, f"{value!r}, as plain SAC has it", found)
         if _init_setup_model:
             self._setup_model()
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.algorithms import ALGORITHMS
 from agents.arguments import Arguments, takes
 from agents.assembly import Assembly, Parts, buffer_options, sac_options
 from agents.collecting.logs import write_row
@@ -21,9 +22,11 @@ from agents.collecting.rollout import Step
 from agents.collecting.stopwatch import Stopwatch
 from agents.environment import check_columns, check_env, check_kind, check_one_hot, task_names
 from agents.learning.rounds import CHECK_EVERY
+from agents.learning.sac import SACUpdate
 from agents.learning.temperatures import LearnedTemperatures
+from agents.learning.update import Update
 from agents.networks import asked
-from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
+from agents.networks.actor_critic import Actor, MultiTaskCritic
 from agents.networks.form import by_name
 from agents.networks.policies import MultiTaskPolicy
 from agents.saving import agent_file
@@ -57,9 +60,11 @@ class MTSAC(SAC):
     :raises ValueError: for settings or environments that do not fit; the message says what was expected.
     """
 
+    algorithm: ClassVar[str] = "mtsac"  # its row in `ALGORITHMS`
+    update_class: ClassVar[type[Update]] = SACUpdate
     policy_aliases: ClassVar[dict[str, Any]] = {"MultiTaskMlpPolicy": MultiTaskPolicy, "MlpPolicy": MultiTaskPolicy}
     policy: MultiTaskPolicy  # type: ignore[assignment]
-    actor: MultiTaskActor  # type: ignore[assignment]
+    actor: Actor  # type: ignore[assignment]
     critic: MultiTaskCritic  # type: ignore[assignment]
     replay_buffer: TaskReplayBuffer  # type: ignore[assignment]
     target_entropy: float
@@ -72,7 +77,7 @@ class MTSAC(SAC):
     @takes(Arguments)
     def __init__(self, *args: Any, **keywords: Any):
         given = Arguments.of_call(type(self).__name__, args, keywords)
-        self.settings = given.checked(keywords)
+        self.settings = given.checked(keywords, ALGORITHMS[self.algorithm])
         self.capture, self.compile = given.capture, given.compile
         self.timed = Stopwatch("env", "act", "learn", "evaluate")
         self.seconds = self.timed.seconds
@@ -113,7 +118,8 @@ class MTSAC(SAC):
         self.replay_buffer_kwargs = buffer_options(self.settings, self.num_tasks, seed, self.replay_buffer_kwargs)
         super()._setup_model()
         self.policy.check_trained()
-        assembly = Assembly(self.settings, self.task_names, self.n_envs, seed, self.policy, self.replay_buffer)
+        given = self.settings, self.task_names, self.n_envs, seed, self.policy, self.replay_buffer
+        assembly = Assembly(*given, self.update_class)
         temperatures = assembly.temperatures(self.log_ent_coef, self.lr_schedule(1), self.target_entropy)
         if isinstance(temperatures, LearnedTemperatures):
             self.log_ent_coef, self.ent_coef_optimizer = temperatures.log_alpha, temperatures.optimizer

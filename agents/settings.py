@@ -31,6 +31,7 @@ from agents.bounds import (
     is_positive,
 )
 from agents.fields import (
+    DEFAULT,
     Bound,
     Count,
     NotNegative,
@@ -88,16 +89,20 @@ class SACSettings:
     """Discount factor."""
     tau: Annotated[float, Bound("more than 0, at most 1", lambda value: 0 < value <= 1)] = 0.005
     """Polyak coefficient: how far the target critics move towards the critics at each update."""
-    ent_coef: Annotated[str | float, TEMPERATURE] = "auto"
+    ent_coef: Annotated[str | float, TEMPERATURE, Role(no_entropy=0.0)] = "auto"
     """Temperature: auto learns one per task; auto_0.1 starts it there; a number fixes it, 0: no entropy bonus."""
-    ent_coef_min: Annotated[NotNegative, Role(plain_sac=0.0)] = 0.0
+    ent_coef_min: Annotated[NotNegative, Role(plain_sac=0.0, no_entropy=0.0)] = 0.0
     """Lower limit of learned temperatures."""
-    ent_coef_max: Annotated[NotNegative, Role(plain_sac=0.0, added=True)] = 0.0
+    ent_coef_max: Annotated[NotNegative, Role(plain_sac=0.0, no_entropy=0.0, added=True)] = 0.0
     """Upper limit of learned temperatures; 0: none."""
-    shared_temperature: Annotated[bool, Role(plain_sac=False, added=True)] = False
+    shared_temperature: Annotated[bool, Role(plain_sac=False, no_entropy=False, added=True)] = False
     """Learn one temperature for all tasks, which keeps their mean entropy at the target."""
-    target_entropy: Annotated[Literal["auto"] | float, AUTO_OR_FINITE] = "auto"
+    target_entropy: Annotated[Literal["auto"] | float, AUTO_OR_FINITE, Role(no_entropy=0.0)] = "auto"
     """Target entropy of the learned temperatures; auto: minus the number of action dimensions."""
+    target_noise: Annotated[NotNegative, Role(no_added_noise=DEFAULT, added=True)] = 0.2
+    """TD3: standard deviation of the noise on the target actor's actions, which range from -1 to 1."""
+    target_noise_clip: Annotated[NotNegative, Role(no_added_noise=DEFAULT, added=True)] = 0.5
+    """TD3: limit of that noise."""
     noise_hold: Annotated[Count, Role(plain_sac=1)] = 1
     """Vector steps for which the exploration noise is held."""
     critic_reduction: Annotated[Reduction, Role(plain_sac="min")] = "min"
@@ -109,7 +114,7 @@ class SACSettings:
     reset_at: Annotated[tuple[int, ...], GROWING, Role(plain_sac=())] = ()
     """Steps per task at which networks, optimizers, temperatures and aggregators are reset; the buffer and the return
     scale stay."""
-    loss_weighting: Annotated[Literal["none", "temperature"], Role(plain_sac="none")] = "none"
+    loss_weighting: Annotated[Literal["none", "temperature"], Role(plain_sac="none", no_entropy="none")] = "none"
     """Weights of the tasks' losses; temperature: T softmax(-log alpha)_i for task i."""
     overlap: Annotated[bool, Role("protocol", plain_sac=False)] = True
     """Learn while the environments step; the update of step t cannot draw transition t."""
@@ -182,6 +187,8 @@ class NetworkSettings:
     """Units in a hidden layer of each critic."""
     critic_depth: Count = 3
     """Hidden layers of each critic."""
+    exploration_noise: Annotated[NotNegative, Role(no_added_noise=DEFAULT, added=True)] = 0.1
+    """TD3: standard deviation of the noise on actions to explore with, which range from -1 to 1."""
     actor_layer_norm: bool = False
     """LayerNorm before each ReLU of the actor."""
     critic_layer_norm: bool = False
@@ -228,9 +235,9 @@ class NetworkSettings:
     """Weight decay of AdamW; 0: Adam."""
     actor_l2: Annotated[NotNegative, Role(plain_sac=0.0, added=True)] = 0.0
     """L2 penalty on the actor: this times its weights is added to the gradient, after surgery and clipping."""
-    log_std_min: Annotated[float, FINITE, Role(plain_sac=-20.0, added=True)] = -20.0
+    log_std_min: Annotated[float, FINITE, Role(plain_sac=-20.0, no_entropy=DEFAULT, added=True)] = -20.0
     """Lower limit of the logarithm of the policy's standard deviation, before the tanh."""
-    log_std_max: Annotated[float, FINITE, Role(plain_sac=2.0, added=True)] = 2.0
+    log_std_max: Annotated[float, FINITE, Role(plain_sac=2.0, no_entropy=DEFAULT, added=True)] = 2.0
     """Upper limit of it."""
 
 

@@ -44,12 +44,12 @@ def cuda(test):
     return pytest.mark.cuda(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")(test))
 
 
-def toy_agent(env=None, aggregator="pcgrad", **settings):
+def toy_agent(env=None, aggregator="pcgrad", kind=MTSAC, **settings):
     """An agent on two toy tasks that learns from its 20th step per task on."""
     env = env or envs.toy.make(num_tasks=2, seed=0)
     defaults = {"batch_size": 8, "learning_starts": 40, "buffer_size": 120, "seed": 0, "device": "cpu"}
     kwargs = {"policy_kwargs": SMALL, "log_every": 1_000_000, **defaults, **settings}
-    return MTSAC("MultiTaskMlpPolicy", env, aggregator, **kwargs)
+    return kind("MlpPolicy", env, aggregator, **kwargs)
 
 
 def tensors(state):

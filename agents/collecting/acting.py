@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents.device.graphs import Graphs, Replays
 from agents.device.transfer import HostBlock
-from agents.networks.actor_critic import MultiTaskActor
+from agents.networks.actor_critic import Actor
 from agents.networks.policies import MultiTaskPolicy
 
 
@@ -38,7 +38,7 @@ class HeldNoise:
     :param rows: E T, number of columns of the environment.
     """
 
-    def __init__(self, actor: MultiTaskActor, hold: int, rows: int, action_dim: int):
+    def __init__(self, actor: Actor, hold: int, rows: int, action_dim: int):
         self._actor, self._hold, self._shape = actor, hold, (rows, action_dim)
         self.noise: Float[Tensor, "rows actions"] | None = None
 
@@ -67,7 +67,7 @@ class DeviceActing:
     :param graphs: what captures; None: each call runs eagerly.
     """
 
-    def __init__(self, actor: MultiTaskActor, graphs: Graphs | None = None):
+    def __init__(self, actor: Actor, graphs: Graphs | None = None):
         self.actor = actor
         self.replays = Replays(graphs, "Acting") if graphs else None
         self._shape: tuple[int, ...] = ()

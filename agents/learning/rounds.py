@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agents.learning.guard import FiniteGuard
 from agents.learning.metrics import TaskMetrics
-from agents.learning.update import Batch, SACUpdate, Turn
+from agents.learning.update import Batch, Turn, Update
 
 CHECK_EVERY = 100  # updates between two looks at the non-finite flags: looking synchronises with the device
 
@@ -32,7 +32,7 @@ class Buffer(Protocol):
 class NotedUpdate:
     """An update with what surrounds it on the device: the batch is drawn before, and its numbers are noted after."""
 
-    def __init__(self, update: SACUpdate, buffer: Buffer, metrics: TaskMetrics, guard: FiniteGuard):
+    def __init__(self, update: Update, buffer: Buffer, metrics: TaskMetrics, guard: FiniteGuard):
         self.update, self.buffer, self.metrics, self.guard = update, buffer, metrics, guard
         self.number = torch.zeros((), dtype=torch.int64, device=buffer.rows.device)  # of the update, for the device
 
@@ -49,7 +49,8 @@ class UpdateRounds:
     """What the host decides between updates.
 
     :param replay: makes an update that nothing is measured in, such as a captured one; None: `update` does.
-    :param policy_delay: updates of the critics per update of the actor.
+    :param policy_delay: updates of the critics per update of the actor: in the first of them, or in the last if the
+        update is `delayed`.
     :param target_update_interval: updates of a round per update of the target critics, the first included.
     :param log_conflicts: updates between two measurements of conflict; 0: none.
     :param reset_at: steps per task at which the networks begin anew.
@@ -102,11 +103,17 @@ class UpdateRounds:
 
     def turn(self, step: int, number: int) -> Turn:
         """Return what that update moves."""
-        return Turn(actor=number % self._policy_delay == 0, target=step % self._target_update_interval == 0)
+        delayed = self._update.update.delayed
+        actor, target = self._on_turn(number, self._policy_delay), step % self._target_update_interval == 0
+        return Turn(actor, target and (actor or not delayed))
 
     def measures(self, number: int) -> bool:
         """Whether that update measures conflict."""
-        return self._measure_every > 0 and number % self._measure_every == 0
+        return self._measure_every > 0 and self._on_turn(number, self._measure_every)
+
+    def _on_turn(self, number: int, every: int) -> bool:
+        """Whether that update is the first of so many; the last, if the algorithm lets its critics learn before."""
+        return (number + self._update.update.delayed) % every == 0
 
     def counters(self) -> dict[str, int]:
         """Return what the next rounds depend on, by its name in a saved agent."""

@@ -1,16 +1,16 @@
-"""One update of multi-task SAC as a function of tensors on the device, and of nothing else.
+"""What the updates of all algorithms share: tensors on the device in, losses per task, surgery, one step each.
 
 What the host decides (which networks move, measure or not) comes as arguments; whatever an update changes is a tensor
 that stays where it is and is changed in place. So the same code runs eagerly and inside the capture of a CUDA graph
-(`agents.device.captured`).
+(`agents.device.captured`). `agents.learning.sac` and `agents.learning.td3` say what an update computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from agents.learning import batches
 from agents.learning.metrics import StepPath
 from agents.learning.returns import ReturnScale
 from agents.learning.temperatures import FixedTemperatures
-from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
+from agents.networks.actor_critic import Actor, MultiTaskCritic
 
 Network = Literal["actor", "critic"]
 
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 class Turn(NamedTuple):
     """What an update moves besides the critics."""
 
-    actor: bool  # and the temperatures with it
+    actor: bool  # and SAC's temperatures with it
     target: bool
 
 
@@ -48,7 +48,7 @@ class Turn(NamedTuple):
 class Networks(Protocol):
     """What learns: `agents.MultiTaskPolicy`, or anything else that holds these three."""
 
-    actor: MultiTaskActor
+    actor: Actor
     critic: MultiTaskCritic
     critic_target: MultiTaskCritic
 
@@ -62,7 +62,7 @@ class SoftBackup:
 
     rewards: Tensor
     discounts: Tensor
-    entropy_cost: Tensor  # alpha log pi
+    entropy_cost: Tensor | float  # alpha log pi; 0: no bonus for entropy
     shift: Tensor | None  # (T, 1, 1)
 
     def __call__(self, value: Tensor) -> Tensor:
@@ -91,97 +91,60 @@ class Report:
     watched: Float[Tensor, "quantities tasks"] = field(init=False)  # losses of critic and actor, and temperatures
 
 
-class SACUpdate:
-    """Multi-task SAC's update: a loss per task for critics and actor, surgery on the tasks' gradients, one step each.
+@dataclass(eq=False)
+class Update:
+    """What an update of actor and critics holds, and the steps that it is made of; each algorithm inherits from it.
 
-    With one task and the mean it is that of Stable-Baselines3's SAC. Build it once, with what lives on: it changes
-    networks, optimizers, temperatures and aggregators in place, and keeps no tensor of its own.
+    Build it once, with what lives on: it changes networks, optimizers, temperatures and aggregators in place, and keeps
+    no tensor of its own.
 
     :param optimizers: of "actor" and "critic".
     :param aggregators: of "actor" and "critic": two instances, as each has a state of its own.
     :param scale: what brings the tasks' returns to one size.
+    :param temperatures: of the entropy bonus, fixed at 0 where there is none.
     :param gamma: discount of a step.
-    :param tau: share by which the target critics move towards the critics.
+    :param tau: share by which a target network moves towards its own.
     :param reward_scale: (T,), what rewards are multiplied by; None: by one.
     :param critic_reduction: "min" or "mean" over the critics, in the target and for the actor.
-    :param loss_weighting: "temperature" weights task i's losses with T softmax(-log alpha)_i, "none" equally.
     :param max_grad_norm: largest global norm of an update after surgery; 0: no clipping.
     """
 
-    def __init__(
-        self,
-        networks: Networks,
-        optimizers: Mapping[Network, torch.optim.Optimizer],
-        aggregators: Mapping[Network, mtrl.Aggregator],
-        scale: ReturnScale,
-        temperatures: FixedTemperatures,
-        *,
-        gamma: float = 0.99,
-        tau: float = 0.005,
-        reward_scale: Float[Tensor, " tasks"] | None = None,
-        critic_reduction: str = "min",
-        loss_weighting: str = "none",
-        max_grad_norm: float = 0.0,
-    ):
-        self.actor, self.critic, self.critic_target = networks.actor, networks.critic, networks.critic_target
-        self.optimizers, self.aggregators = dict(optimizers), dict(aggregators)
-        self.scale, self.temperatures = scale, temperatures
-        self.num_tasks = scale.num_tasks
-        self.gamma, self.tau = gamma, tau
-        self.reward_scale = torch.ones_like(scale.scale) if reward_scale is None else reward_scale
-        self.critic_reduction, self.loss_weighting = critic_reduction, loss_weighting
-        self.max_grad_norm = max_grad_norm
+    delayed: ClassVar[bool] = False  # the actor moves in the last of `policy_delay` updates, and the targets with it
+
+    networks: Networks
+    optimizers: Mapping[Network, torch.optim.Optimizer]
+    aggregators: Mapping[Network, mtrl.Aggregator]
+    scale: ReturnScale
+    temperatures: FixedTemperatures
+    _: KW_ONLY
+    gamma: float = 0.99
+    tau: float = 0.005
+    reward_scale: Float[Tensor, " tasks"] | None = None
+    critic_reduction: str = "min"
+    max_grad_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.critic, self.critic_target = self.networks.critic, self.networks.critic_target
+        self.optimizers, self.aggregators = dict(self.optimizers), dict(self.aggregators)
+        self.num_tasks = self.scale.num_tasks
         self._batches = batches.agreed(self.aggregators.values())
         self._trusted = False  # an update of all networks was made, under the eyes of `mtrl.record`
 
+    @property
+    def actor(self) -> Actor:
+        """That of the networks."""
+        return self.networks.actor
+
     def update(self, batch: Batch, turn: Turn, measure: bool = False) -> Report:
-        """Move the critics, and on its turn the actor with the temperatures, and the target critics.
+        """Move the critics, and on their turn the actor and the target networks.
 
         :param measure: measure how the tasks' gradients conflict, too, which costs several backward passes.
         """
-        report = Report()
-        batch = batches.deal(batch, self.num_tasks, self._batches)
-        alpha = self.temperatures.values()
-        noise = None
-        if turn.actor:
-            # a_pi ~ pi(. | s): one draw serves temperatures and actor, and comes before the critics' step
-            noise = torch.randn_like(batch.actions)
-            with self._record("actor") as actor_tape:
-                actions_pi, log_prob = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
-            # log alpha_i descends -log alpha_i (mean_B log pi(a_pi | s) + target entropy)
-            self.temperatures.step(self.by_task(log_prob))
-        # w_i = T softmax(-log alpha)_i, or 1
-        weights = self.loss_weights(alpha)
+        raise NotImplementedError
 
-        # y = r + gamma (1 - terminated) (min_n Q_target_n(s', a') - alpha_i log pi(a' | s')), a' ~ pi(. | s')
-        target = self.target(batch, alpha)
-        # PopArt: the statistics of y move, and the critics' heads with them, so that no value changes
-        returns = self.scale.denormalise(target)
-        self.scale.observe_targets(returns, self.critic, self.critic_target)
-        target = self.scale.normalise(returns).to(target.dtype)
-
-        # critics: L_i = w_i mean_B sum_n loss(Q_n(s, a), y)
-        with self._record("critic") as critic_tape:
-            outputs = self.q_outputs(self.critic, batch.observations, batch.actions)
-        critic_losses = self.critic_losses(outputs, target)
-        given = Given(batch, alpha, weights, target, noise)
-        self._step("critic", critic_losses, critic_tape, given, measure, report)
-
-        actor_losses = None
-        if turn.actor:
-            # actor: L_i = w_i mean_B (alpha_i log pi(a_pi | s) - min_n Q_n(s, a_pi)), the critics of now are constants
-            actor_losses = self.actor_losses(batch.observations, actions_pi, log_prob, alpha)
-            self._step("actor", actor_losses, actor_tape, given, measure, report)
-            actor_losses = batches.of_tasks(actor_losses, self.num_tasks)
-            report.numbers |= {"actor_loss": actor_losses, "entropy": -self.by_task(log_prob).mean(-1)}
-            self._trusted = True
-
-        if turn.target:
-            # Q_target_n <- Q_target_n + tau (Q_n - Q_target_n)
-            with torch.no_grad():
-                torch._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
-        self._conclude(report, batches.of_tasks(critic_losses, self.num_tasks), actor_losses, alpha, outputs)
-        return report
+    def actor_losses_again(self, given: Given) -> Float[Tensor, " losses"]:
+        """Return the actor's losses of the same batch and noise, with the parameters of now."""
+        raise NotImplementedError
 
     def restart(self) -> None:
         """Forget moments, temperatures and the aggregators' state, for networks that begin anew; all tensors stay."""
@@ -194,7 +157,7 @@ class SACUpdate:
 
     def reset_aggregators(self) -> None:
         """Let the aggregators begin anew, for as many tasks and shared parameters as there are."""
-        networks: dict[Network, MultiTaskActor | MultiTaskCritic] = {"actor": self.actor, "critic": self.critic}
+        networks: dict[Network, Actor | MultiTaskCritic] = {"actor": self.actor, "critic": self.critic}
         for name, network in networks.items():
             self.aggregators[name].reset(self.num_tasks, sum(p.numel() for p in network.shared_parameters()))
 
@@ -216,39 +179,66 @@ class SACUpdate:
         self, outputs: Float[Tensor, "critics tasks rows outputs"], target: Float[Tensor, "tasks rows targets"]
     ) -> Float[Tensor, " losses"]:
         """Mean over the task's rows, or over those of each of its batches; sum over the critics."""
-        return batches.mean(self.critic.values.loss(outputs, target), self.aggregators["critic"].batches).sum(0)
+        return self.mean("critic", self.critic.values.loss(outputs, target)).sum(0)
 
-    def actor_losses(
-        self, observations: Tensor, actions: Tensor, log_prob: Tensor, alpha: Float[Tensor, " tasks"]
-    ) -> Float[Tensor, " losses"]:
-        """Mean of alpha log pi(a | s) - Q(s, a), likewise."""
-        outputs = self.q_outputs(self.critic, observations, actions)
-        q_pi = self.critic.values.reduce(outputs, self.critic_reduction)
-        return batches.mean(alpha.unsqueeze(1) * self.by_task(log_prob) - q_pi, self.aggregators["actor"].batches)
+    def deal(self, batch: Batch) -> Batch:
+        """Return the batch with each task's rows dealt out to as many batches as the aggregators want."""
+        return batches.deal(batch, self.num_tasks, self._batches)
 
-    def loss_weights(self, alpha: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"] | float:
-        """Weight of each task's losses; they sum to T."""
-        return self.num_tasks * torch.softmax(-alpha.log(), 0) if self.loss_weighting == "temperature" else 1.0
+    def mean(self, name: Network, rows: Float[Tensor, "*rest tasks rows"]) -> Float[Tensor, "*rest losses"]:
+        """Mean over the task's rows, or over those of each of the batches that the network's aggregator wants."""
+        return batches.mean(rows, self.aggregators[name].batches)
 
-    @torch.no_grad()
-    def target(self, batch: Batch, alpha: Float[Tensor, " tasks"]) -> Float[Tensor, "tasks rows targets"]:
-        """Return what the critics learn, in the units of the return scale; a scalar critic has one target.
+    def of_tasks(self, losses: Float[Tensor, " losses"]) -> Float[Tensor, " tasks"]:
+        """Mean over the batches of each task."""
+        return batches.of_tasks(losses, self.num_tasks)
 
-        With n steps the reward is their discounted sum, without the entropies of the states between, and gamma is
-        gamma^n.
+    def q_values(
+        self, outputs: Float[Tensor, "critics tasks rows outputs"], first: bool = False
+    ) -> Float[Tensor, "tasks rows"]:
+        """Return the mean of the critics' values, or the least, as `critic_reduction` says.
+
+        :param first: in place of the least, the first critic's.
         """
-        next_actions, next_log_prob = self.actor.action_log_prob(batch.next_observations, blocks=True)
-        outputs = self.q_outputs(self.critic_target, batch.next_observations, next_actions)
+        chosen = outputs[:1] if first and self.critic_reduction == "min" else outputs
+        return self.critic.values.reduce(chosen, self.critic_reduction)
+
+    def backed_up(
+        self,
+        batch: Batch,
+        outputs: Float[Tensor, "critics tasks rows outputs"],
+        alpha: Float[Tensor, " tasks"],
+        entropy_cost: Tensor | float = 0.0,
+    ) -> Float[Tensor, "tasks rows targets"]:
+        """Return the target that the target critics' outputs at the batch's next states lead to.
+
+        :param entropy_cost: alpha log pi (T, B, 1) at the next states.
+        """
         by_task = (self.num_tasks, -1, 1)
-        reward_scale = self.reward_scale / self.scale.divisor(alpha)
+        factor = 1.0 if self.reward_scale is None else self.reward_scale
+        reward_scale = factor / self.scale.divisor(alpha)
         gamma = self.gamma if batch.discounts is None else batch.discounts.view(by_task)
         backup = SoftBackup(
             rewards=batch.rewards.view(by_task) * reward_scale.view(by_task),
             discounts=gamma * (1 - batch.dones.view(by_task)),
-            entropy_cost=alpha.view(by_task) * next_log_prob.view(by_task),
+            entropy_cost=entropy_cost,
             shift=None if self.scale.shift is None else self.scale.shift.view(by_task),
         )
         return self.critic_target.values.target(outputs, backup, self.critic_reduction)
+
+    def rescale(self, target: Float[Tensor, "tasks rows targets"]) -> Float[Tensor, "tasks rows targets"]:
+        """Return the target in the units of the return scale, which move with it (PopArt).
+
+        The critics' heads move with the units, so that no value changes.
+        """
+        returns = self.scale.denormalise(target)
+        self.scale.observe_targets(returns, self.critic, self.critic_target)
+        return self.scale.normalise(returns).to(target.dtype)
+
+    @torch.no_grad()
+    def follow(self, target: nn.Module, network: nn.Module) -> None:
+        """Move a target network towards its own, by the share tau."""
+        torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), self.tau)
 
     @torch.no_grad()
     def recompute_losses(self, name: Network, given: Given) -> Float[Tensor, " losses"]:
@@ -257,8 +247,7 @@ class SACUpdate:
         if name == "critic":
             losses = self.critic_losses(self.q_outputs(self.critic, batch.observations, batch.actions), given.target)
         else:
-            drawn = self.actor.action_log_prob(batch.observations, blocks=True, noise=given.noise)
-            losses = self.actor_losses(batch.observations, *drawn, given.alpha)
+            losses = self.actor_losses_again(given)
         return batches.weighted(losses, given.weights)
 
     def _record(self, name: Network) -> AbstractContextManager[mtrl.Tape]:
@@ -278,7 +267,7 @@ class SACUpdate:
         """Reconcile the tasks' gradients of the actor or the critics, clip, and take the optimizer's step."""
         network, aggregator = getattr(self, name), self.aggregators[name]
         losses = batches.weighted(losses, given.weights)
-        path = StepPath(batches.of_tasks(losses, self.num_tasks), network) if measure else None
+        path = StepPath(self.of_tasks(losses), network) if measure else None
         found = mtrl.backward(losses, aggregator, tape=tape, diagnostics=measure)
         if self.max_grad_norm:
             norm = nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
@@ -289,7 +278,7 @@ class SACUpdate:
             after = self.recompute_losses(name, given)
             aggregator.after_step(after)
             if path and found:
-                found["curvature"] = path.curvature(batches.of_tasks(after, self.num_tasks))
+                found["curvature"] = path.curvature(self.of_tasks(after))
                 report.measured |= {f"{name}_{key}": value for key, value in found.items()}
 
     @torch.no_grad()
@@ -297,9 +286,10 @@ class SACUpdate:
         self, report: Report, critic_losses: Tensor, actor_losses: Tensor | None, alpha: Tensor, outputs: Tensor
     ) -> None:
         """Add what the logs show, and what is watched."""
+        critic_losses = self.of_tasks(critic_losses)
         no_loss = torch.zeros_like(critic_losses)
         report.watched = torch.stack([critic_losses, no_loss if actor_losses is None else actor_losses, alpha])
         q_values = self.critic.values.value(outputs).mean((0, 2))
-        report.numbers |= {"critic_loss": critic_losses, "ent_coef": alpha, "q_value": q_values}
+        report.numbers |= {"critic_loss": critic_losses, "q_value": q_values}
         if self.scale.measured:
             report.numbers["return_scale"] = self.scale.divisor(alpha)

@@ -108,7 +108,20 @@ class MultiTaskNetwork(nn.Module):
         return self.head(hidden, task) if self.multi_head else self.head(hidden)
 
 
-class MultiTaskActor(MultiTaskNetwork):
+class Actor(MultiTaskNetwork):
+    """Acts in (-1, 1); the last T of the D observation columns are a one-hot of the task."""
+
+    def forward(
+        self, observations: Float[Tensor, "rows obs"], deterministic: bool = False, noise: Tensor | None = None
+    ) -> Tensor:
+        """Actions (rows, A) for rows in any order.
+
+        :param noise: standard normal numbers (rows, A) to explore with instead of fresh ones.
+        """
+        raise NotImplementedError
+
+
+class MultiTaskActor(Actor):
     """A tanh-squashed diagonal Gaussian policy; the last T of the D observation columns are a one-hot of the task.
 
     :param log_std_min: lower limit of the logarithm of the standard deviation, before the tanh.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
@@ -10,8 +10,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
 from agents.fields import build, check_fields, taken_by
-from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
+from agents.networks.actor_critic import Actor, MultiTaskActor, MultiTaskCritic
 from agents.networks.asked import actions_of
+from agents.networks.deterministic import DeterministicActor
 from agents.networks.form import Form, by_name, takes_task
 from agents.networks.values import make_value
 from agents.settings import NetworkSettings
@@ -20,7 +21,7 @@ from agents.settings import NetworkSettings
 class MultiTaskPolicy(BasePolicy):
     """Actor, critics and target critics of a multi-task SAC, sized apart.
 
-    A subclass may have networks of its own; see `make_optimizers`.
+    A subclass may have networks of its own; see `make_optimizers`, and `actor_class` for another kind of actor.
 
     :param num_tasks: T; set by MTSAC from its environment.
     :param optimizer_kwargs: further options of Adam, such as `eps`.
@@ -29,7 +30,8 @@ class MultiTaskPolicy(BasePolicy):
     :raises ValueError: for a setting that does not fit, and for networks that the settings do not describe.
     """
 
-    actor: MultiTaskActor
+    actor_class: ClassVar[type[Actor]] = MultiTaskActor
+    actor: Actor
     critic: MultiTaskCritic
     critic_target: MultiTaskCritic
 
@@ -55,8 +57,8 @@ class MultiTaskPolicy(BasePolicy):
             )
         self.v_max = self.settings.v_max
         obs_dim, action_dim = observation_space.shape[0], action_space.shape[0]
+        self.actor = self.make_actor(actor)
         named = vars(self.settings)
-        self.actor = MultiTaskActor(actor, obs_dim, action_dim, **taken_by(MultiTaskActor, named))
         self.critic, self.critic_target = (
             MultiTaskCritic(
                 critic, obs_dim, action_dim, values=make_value(**taken_by(make_value, named)),
@@ -69,6 +71,11 @@ class MultiTaskPolicy(BasePolicy):
         for network in (self.actor, self.critic, self.critic_target):
             network.precision = self.settings.precision
         self.make_optimizers(lr_schedule)
+
+    def make_actor(self, form: Form) -> Actor:
+        """Make a new actor of that form."""
+        sizes = self.observation_space.shape[0], self.action_space.shape[0]  # type: ignore[index]
+        return self.actor_class(form, *sizes, **taken_by(self.actor_class, vars(self.settings)))
 
     def make_optimizers(self, lr_schedule: Schedule) -> None:
         """Make new optimizers, of the parameters that actor and critics have now.
@@ -133,3 +140,29 @@ class MultiTaskPolicy(BasePolicy):
         raise ValueError("A policy is loaded with its agent: MTSAC.load(path).policy, from a file of agent.save(path).")
 
     _predict = forward = actions_of
+
+
+class DeterministicPolicy(MultiTaskPolicy):
+    """Actor, critics, and a slow copy of each: the targets.
+
+    :param settings: as for `MultiTaskPolicy`.
+    """
+
+    actor_class: ClassVar[type[Actor]] = DeterministicActor
+    actor: DeterministicActor
+    actor_target: DeterministicActor
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        num_tasks: int,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **settings: Any,
+    ):
+        super().__init__(observation_space, action_space, lr_schedule, num_tasks, optimizer_kwargs, **settings)
+        target = self.make_actor(Form.of("actor", num_tasks, vars(self.settings)))
+        target.load_state_dict(self.actor.state_dict())
+        target.precision = self.actor.precision
+        self.actor_target = target.requires_grad_(False)  # type: ignore[assignment]

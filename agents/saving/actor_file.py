@@ -16,12 +16,14 @@ from stable_baselines3.common.utils import get_device
 
 from agents.fields import build, check_fields, taken_by
 from agents.networks import asked
-from agents.networks.actor_critic import MultiTaskActor
+from agents.networks.actor_critic import Actor, MultiTaskActor
+from agents.networks.deterministic import DeterministicActor
 from agents.networks.form import Form, by_name
 from agents.saving.atomic import whole_file
 from agents.saving.state_file import StateFileError, damage_told
 from agents.settings import NetworkSettings
 
+ACTORS: dict[str, type[Actor]] = {"gaussian": MultiTaskActor, "deterministic": DeterministicActor}
 _NAME, _VERSION = "mtrl-surgery-actor", 1  # the key of our metadata, and its version
 
 
@@ -30,6 +32,7 @@ class TrainedActor(BasePolicy):
 
     :param task_names: of the T tasks, in the order of the one-hot that ends each observation.
     :param steps_per_task: environment steps per task that it was trained for.
+    :param kind: a name in `ACTORS`.
     :param settings: of `NetworkSettings`; those of the critics have no effect.
     """
 
@@ -39,6 +42,7 @@ class TrainedActor(BasePolicy):
         action_space: spaces.Box,
         task_names: tuple[str, ...],
         steps_per_task: int,
+        kind: str = "gaussian",
         **settings: Any,
     ):
         super().__init__(observation_space, action_space, squash_output=True)
@@ -47,24 +51,25 @@ class TrainedActor(BasePolicy):
         named = vars(build(NetworkSettings, settings))
         form = Form.of("actor", len(task_names), named)
         sizes = observation_space.shape[0], action_space.shape[0]
-        self.actor = MultiTaskActor(form, *sizes, **taken_by(MultiTaskActor, named))
+        self.actor = ACTORS[kind](form, *sizes, **taken_by(ACTORS[kind], named))
 
     _predict = forward = asked.actions_of
     eval_action, reset = asked.eval_action, asked.reset
 
 
 def save_actor(agent: Any, path: str | Path) -> None:
-    """Write the actor of an `MTSAC` alone: its weights, and what it takes to build it again.
+    """Write the actor of an `MTSAC` or `MTTD3` alone: its weights, and what it takes to build it again.
 
     :param path: of the .safetensors file, which appears whole or not at all.
     :raises ValueError: for an agent with an actor per task; for an actor, torso or conditioning of a class of the
         user's own, as files hold no code.
     """
-    if not isinstance(agent.actor, MultiTaskActor):
+    if not isinstance(agent.actor, Actor):
         raise ValueError(f"expected an agent with one actor for all tasks; found {type(agent).__name__}.")
     settings = by_name(vars(agent.policy.settings))
     own = [settings[name] for name in ("actor_torso", "conditioning") if ":" in settings[name]]
-    own += [] if type(agent.policy.actor) is MultiTaskActor else [type(agent.policy.actor).__name__]
+    kind = next((name for name, known in ACTORS.items() if type(agent.policy.actor) is known), "")
+    own += [] if kind else [type(agent.policy.actor).__name__]
     if own:
         raise ValueError(
             f"expected an actor of this package's parts; found {', '.join(own)}, and files hold no code. "
@@ -73,6 +78,7 @@ def save_actor(agent: Any, path: str | Path) -> None:
     boxes = (agent.observation_space, agent.action_space)
     described = {
         "version": _VERSION,
+        "kind": kind,
         "settings": settings,
         "task_names": list(agent.task_names),
         "steps_per_task": agent.steps_per_task,
@@ -108,7 +114,8 @@ def load_actor(path: str | Path, device: torch.device | str = "auto") -> Trained
             for name, dtype in zip(("observations", "actions"), values["dtypes"], strict=True)
         )
         names, steps = tuple(values["task_names"]), values["steps_per_task"]
-        actor = TrainedActor(observations, actions, names, steps, **values["settings"])
+        kind = values.get("kind", "gaussian")  # as all were before they said so
+        actor = TrainedActor(observations, actions, names, steps, kind, **values["settings"])
         actor.actor.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
     actor.set_training_mode(False)
     return actor.to(get_device(device))

@@ -74,12 +74,14 @@ def load(
     with damage_told(path):
         settings = dict(saved["settings"])
         observations, actions = (spaces.Box(b["low"], b["high"], dtype=b["low"].dtype) for b in settings.pop("spaces"))
+        # until version 0.2 a file did not say so
+        algorithm = settings.pop("algorithm", "mtsac" if AGGREGATORS[0] in settings else "independent")
         task_names, copies = tuple(settings.pop("task_names")), settings.pop("envs_per_task", 1)
         if unknown := settings.keys() - OF_FILES - settings_of(AgentSettings).keys():
             raise ValueError(f"it has settings that no agent has: {', '.join(sorted(unknown))}")
         settings = {**settings, "policy_kwargs": dict(settings["policy_kwargs"])}
         files = {name: str(settings[name]) for name in (*AGGREGATORS, "policy") if name in settings}
-    if (AGGREGATORS[0] in settings) != (AGGREGATORS[0] in inspect.signature(kind).parameters):
+    if algorithm != kind.algorithm:
         raise StateFileError(f"{path} holds no {kind.__name__}: load it with the class that saved it.")
     _check_changes(kind, path, settings, files, changes, run_code)
     if "policy_kwargs" in changes:  # some of them: the others stay
@@ -189,6 +191,7 @@ def settings_state(agent: Any) -> dict[str, Any]:
     return {
         **replace(agent.settings, target_entropy=agent.target_entropy).to_json(),  # "auto" is settled
         **named,
+        "algorithm": agent.algorithm,
         "policy": policy_name(agent),
         "policy_kwargs": {k: v for k, v in agent.policy_kwargs.items() if k != "num_tasks"},
         "task_names": list(agent.task_names),

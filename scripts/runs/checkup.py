@@ -134,7 +134,13 @@ def task_map(agent: MTSAC, env: TaskVecEnv) -> Table:
     width = agent.observation_space.shape[0]  # type: ignore[index]
     for i, name in enumerate(env.task_names):
         head = f"{i}" if agent.actor.multi_head else "shared"
-        table.add_row(str(i), name, f"observation[{width - env.num_tasks + i}]", f"log_ent_coef[{i}]", head)
+        table.add_row(
+            str(i),
+            name,
+            f"observation[{width - env.num_tasks + i}]",
+            "fixed" if agent.log_ent_coef is None else f"log_ent_coef[{i}]",
+            head,
+        )
     return table
 
 

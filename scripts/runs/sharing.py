@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from agents import save_actor
+from agents.algorithms import ALGORITHMS
 from agents.mtsac import MTSAC
 from agents.saving.atomic import whole_file
 from agents.saving.checkpoint import SUMS, sums
@@ -59,7 +60,7 @@ def card(run: Run, name: str) -> str:
     folder = shlex.quote(name)
     return f"""# {name}
 
-The actor of a multi-task SAC agent on {config.suite}, gradients reconciled by {methods}:
+The actor of a {ALGORITHMS[config.algorithm].title} agent on {config.suite}, gradients reconciled by {methods}:
 {config.steps_per_task:,} steps per task, mean success {_rate(evaluation["mean"]["success"], 3)}.
 
 | task | success |

@@ -76,8 +76,10 @@ class MethodSettings:
     """Another aggregator for the critic; empty: the same one."""
     critic_aggregator_options: dict[str, Any] = field(default_factory=dict)
     algorithm: Annotated[str, Registered("agents.algorithms:ALGORITHMS"), Role(added=True)] = "mtsac"
-    """Who learns. mtsac: one agent for all tasks; independent: one plain Stable-Baselines3 SAC per task, nothing
-    shared, with neither clipping nor overlap: the baseline. --independent says the same."""
+    """Who learns. mtsac: one SAC for all tasks; td3: one TD3 for all tasks, with no entropy and settings of its own,
+    --target-noise, --target-noise-clip and --exploration-noise (TD3's own --policy-delay is 2); independent: one plain
+    Stable-Baselines3 SAC per task, nothing shared, with neither clipping nor overlap: the baseline. --independent says
+    the same."""
     warmup_steps: Whole = 4_000
     """Steps per task with random actions, before the first update."""
     adam_eps: Positive = 1e-5
@@ -221,15 +223,17 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def fitted(config: TrainConfig, algorithm: str) -> TrainConfig:
     """Return the config as far as the algorithm can follow it, with plain layers in place of other torsos."""
-    if algorithm not in ALGORITHMS or not (fixed := ALGORITHMS[algorithm].fixed(TrainConfig)):
+    if algorithm not in ALGORITHMS or algorithm == config.algorithm:
         return config
-    from agents.networks.torsos import TORSOS  # torch comes with it, and run folders are read without
-
+    fixed, before = (ALGORITHMS[name].fixed(TrainConfig) for name in (algorithm, config.algorithm))
+    back = {name: setting.default for name, setting in settings_of(TrainConfig).items() if name in before}
     layers: dict[str, Any] = {}
-    for network in ("actor", "critic"):
+    for network in ("actor", "critic") if "actor_torso" in fixed else ():
+        from agents.networks.torsos import TORSOS  # torch comes with it, and run folders are read without
+
         torso, depth = (getattr(config, f"{network}_{name}") for name in ("torso", "depth"))
         layers |= {f"{network}_{name}": value for name, value in TORSOS[torso].as_mlp(depth).items()}
-    return replace(config, **fixed, **layers)
+    return TrainConfig.from_json({**config.to_json(), **back, **fixed, **layers, "algorithm": algorithm})
 
 
 def check(config: TrainConfig) -> None:
@@ -259,7 +263,4 @@ def check_settings(config: TrainConfig) -> None:
     for name in ("eval_goals", "final_goals"):
         if getattr(config, name) > config.goals:
             raise SettingError(name, f"at most --goals ({config.goals}), each goal once", getattr(config, name))
-    for name, value in ALGORITHMS[config.algorithm].fixed(TrainConfig).items():
-        if getattr(config, name) != value:
-            expected = f"{value!r} with --algorithm {config.algorithm}, as plain SAC has it"
-            raise SettingError(name, expected, getattr(config, name))
+    ALGORITHMS[config.algorithm].check(config, f" with --algorithm {config.algorithm}")

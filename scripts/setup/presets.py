@@ -22,7 +22,7 @@ from typing import Any
 from agents.fields import SettingError, help_of, settings_of
 from scripts.common.text import parse_json
 from scripts.common.usage import UsageError, check_folder, choose
-from scripts.setup.config import TrainConfig, check_settings, renamed
+from scripts.setup.config import TrainConfig, check_settings, fitted, renamed
 from scripts.setup.trust import code_of
 
 FOLDER = Path(__file__).parent / "presets"
@@ -75,7 +75,8 @@ def _preset(path: Path, name: Any, summary: Any, keys: dict[str, Any]) -> Preset
         raise UsageError(f"{path}: expected a preset with a name; found {name!r}.")
     check_folder(str(path), name)  # runs will be called after it
     try:
-        config = TrainConfig.from_json({**TrainConfig().to_json(), "preset": name, **keys})
+        defaults = fitted(TrainConfig(), str(keys.get("algorithm", TrainConfig.algorithm)))
+        config = TrainConfig.from_json({**defaults.to_json(), "preset": name, **keys})
         check_settings(config)
     except SettingError as error:
         raise UsageError(f"{path}: {error}.") from error

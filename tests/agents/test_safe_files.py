@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents import MTSAC, StateFileError, latest_checkpoint, load_checkpoint, save_checkpoint
-from agents.fields import fixed_by_plain_sac
+from agents.algorithms import ALGORITHMS
 from agents.saving.state_file import JSON, TENSORS, read_state
 from scripts import compare, evaluate, plot, train
 from scripts.common.usage import UsageError
@@ -193,7 +193,7 @@ SAYS_MORE_THAN_A_NAME = ["=HYPERLINK(1)", "<script>", "a|b", "a\x1b[31m", "$\\fr
 
 @pytest.mark.parametrize("name", BUILDS_A_PATH + SAYS_MORE_THAN_A_NAME)
 def test_a_task_has_a_plain_name_or_nothing_is_read_or_written(name, tmp_path):
-    run = make_run(tmp_path / "run", algorithm="independent", **fixed_by_plain_sac(TrainConfig))
+    run = make_run(tmp_path / "run", algorithm="independent", **ALGORITHMS["independent"].fixed(TrainConfig))
     values = json.loads((run.path / "protocol.json").read_text()) | {"tasks": [name, "push-v3"]}
     del values["id"]
     id_ = Protocol(**values | {"tasks": tuple(values["tasks"])}).id
@@ -206,7 +206,7 @@ def test_a_task_has_a_plain_name_or_nothing_is_read_or_written(name, tmp_path):
 
 
 def test_tasks_of_another_suite_are_refused_before_a_file_is_written(tmp_path):
-    run = make_run(tmp_path / "run", algorithm="independent", **fixed_by_plain_sac(TrainConfig))
+    run = make_run(tmp_path / "run", algorithm="independent", **ALGORITHMS["independent"].fixed(TrainConfig))
     (run.path / "result.json").unlink()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UsageError, match=r"expected goals|expected the tasks"):

@@ -20,7 +20,7 @@ from agents.fields import (
     SettingError,
     build,
     check_fields,
-    fixed_by_plain_sac,
+    fixed_by,
     help_of,
     names_of,
     settings_of,
@@ -204,7 +204,7 @@ def test_a_method_is_what_is_left_without_protocol_machine_and_looks():
 
 
 def test_plain_sac_has_no_setting_of_surgery():
-    fixed = fixed_by_plain_sac(TrainConfig)
+    fixed = fixed_by(TrainConfig, "plain_sac")
     assert fixed["aggregator"] == "mean"
     assert fixed["overlap"] is False
     assert not {"batch_size", "gamma", "actor_width"} & fixed.keys()

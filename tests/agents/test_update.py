@@ -8,8 +8,9 @@ import torch
 
 import mtrl
 from agents.learning.returns import ReturnScale
+from agents.learning.sac import SACUpdate
 from agents.learning.temperatures import LearnedTemperatures
-from agents.learning.update import Batch, SACUpdate, Turn
+from agents.learning.update import Batch, Turn
 from agents.networks.actor_critic import MultiTaskActor, MultiTaskCritic
 from agents.networks.form import Form
 from agents.networks.values import ScalarValue

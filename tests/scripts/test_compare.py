@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.fields import fixed_by_plain_sac
+from agents.algorithms import ALGORITHMS
 from scripts import compare
 from scripts.analysis.methods import find_runs, group
 from scripts.analysis.published import published
@@ -62,7 +62,8 @@ def test_the_table_has_final_and_best_pairs_and_the_mean_first(runs, capsys):
 def test_tci_per_task_where_an_arm_trained_each_task_alone(runs, capsys):
     for seed, rates in enumerate(((0.7, 0.5), (0.5, 0.5))):
         curve = {100: (0.9, 0.9), 200: rates}
-        make_run(runs / f"alone-{seed}", curve, algorithm="independent", seed=seed, **fixed_by_plain_sac(TrainConfig))
+        fixed = ALGORITHMS["independent"].fixed(TrainConfig)
+        make_run(runs / f"alone-{seed}", curve, algorithm="independent", seed=seed, **fixed)
     assert compare.main([str(runs), "--no-published"]) == 0
     printed = capsys.readouterr().out
     tci = tables(printed)[-1]

@@ -174,7 +174,7 @@ BAD = {  # what is in the file bad.toml -> what is said, besides its name
     "return_scale = 'popart'": "bad.toml: return_scale='popart' rescales each task's own output layer: it needs",
     "return_scale = 'brc'\nreward_scale = [0.5]": "bad.toml: return_scale='brc' undoes any reward_scale",
     "goals = 5": "bad.toml: eval_goals: expected at most --goals (5)",
-    "algorithm = 'independent'": "bad.toml: aggregator: expected 'mean' with --algorithm independent",
+    "algorithm = 'independent'\naggregator = 'pcgrad'": "bad.toml: aggregator: expected 'mean' with --algorithm",
     "aggregator = 'evil.py:Mine'": "bad.toml: expected settings that run no code; found 'evil.py:Mine'",
     "summary = 'a\\nb'": None,
     'summary = "a\\nb"': "bad.toml: summary: expected one line",
