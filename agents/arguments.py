@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Concatenate, ParamSpec, get_type_hints
+from typing import Any, Concatenate, ParamSpec, Self, get_type_hints
 
 import gymnasium
 import torch
@@ -25,11 +25,33 @@ Given = ParamSpec("Given")
 
 
 @dataclass(frozen=True)
-class Arguments(AgentSettings):
-    """What `MTSAC` takes, which explains it: these, and each setting by its name."""
+class Basics(AgentSettings):
+    """What every algorithm takes: these, and each setting by its name."""
 
     policy: str | type[MultiTaskPolicy]
     env: gymnasium.Env | VecEnv | None
+    _: KW_ONLY
+    tensorboard_log: str | None = None
+    policy_kwargs: dict[str, Any] | None = None
+    verbose: int = 0
+    device: torch.device | str = "auto"
+    settings: AgentSettings | None = None
+    _init_setup_model: bool = True
+
+    @classmethod
+    def of_call(cls, function: str, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Self:
+        """Return the arguments of a call.
+
+        :raises TypeError: for those that are missing, given twice or unknown.
+        """
+        refuse_unknown(function, keywords, inspect.signature(cls).parameters)
+        return cls(*args, **keywords)
+
+
+@dataclass(frozen=True)
+class Arguments(Basics):
+    """What `MTSAC` takes, which explains it."""
+
     aggregator: str | mtrl.Aggregator = "pcgrad"
     aggregator_kwargs: dict[str, Any] | None = None
     critic_aggregator: str | mtrl.Aggregator | None = None
@@ -37,13 +59,7 @@ class Arguments(AgentSettings):
     _: KW_ONLY
     capture: bool = False
     compile: bool = False
-    tensorboard_log: str | None = None
-    policy_kwargs: dict[str, Any] | None = None
     replay_buffer_kwargs: dict[str, Any] | None = None
-    verbose: int = 0
-    device: torch.device | str = "auto"
-    settings: AgentSettings | None = None
-    _init_setup_model: bool = True
 
     @property
     def aggregators(self) -> tuple[tuple[str | mtrl.Aggregator, dict[str, Any] | None], ...]:
@@ -52,15 +68,6 @@ class Arguments(AgentSettings):
         if self.critic_aggregator is None:
             return actor, actor
         return actor, (self.critic_aggregator, self.critic_aggregator_kwargs)
-
-    @classmethod
-    def of_call(cls, function: str, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Arguments:
-        """Return the arguments of a call.
-
-        :raises TypeError: for those that are missing, given twice or unknown.
-        """
-        refuse_unknown(function, keywords, inspect.signature(cls).parameters)
-        return cls(*args, **keywords)
 
     def checked(self, keywords: Mapping[str, Any], algorithm: Algorithm) -> AgentSettings:
         """Check all arguments and return the agent's settings: those of `settings`, and before them single keywords.

@@ -8,10 +8,9 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.type_aliases import GymEnv
 from torch import nn
 
-from agents.arguments import network_settings
+from agents.arguments import Basics, network_settings, takes
 from agents.collecting.rollout import Collection
 from agents.environment import check_columns, check_env
 from agents.learning.guard import FiniteGuard
@@ -83,31 +82,13 @@ class IndependentSAC(MTSAC):
     update: Any
     rounds: Any
 
-    def __init__(
-        self,
-        policy: str,
-        env: GymEnv | None,
-        *,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
-        **keywords: Any,
-    ) -> None:
-        super().__init__(
-            policy,
-            env,
-            "mean",
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            device=device,
-            _init_setup_model=False,
-            **keywords,
-        )
+    @takes(Basics)
+    def __init__(self, *args: Any, **keywords: Any):
+        given = Basics.of_call(type(self).__name__, args, keywords)
+        own = {"policy": given.policy, "env": given.env, "aggregator": "mean", "_init_setup_model": False}
+        super().__init__(**{**keywords, **own})
         self.networks = network_settings(self.policy_kwargs)
-        if _init_setup_model:
+        if given._init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:

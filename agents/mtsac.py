@@ -69,9 +69,8 @@ class MTSAC(SAC):
     replay_buffer: TaskReplayBuffer  # type: ignore[assignment]
     target_entropy: float
 
-    dump_logs = write_row
     eval_action, reset = asked.eval_action, asked.reset
-    save, export_onnx = agent_file.save, export_onnx
+    dump_logs, save, export_onnx = write_row, agent_file.save, export_onnx
     save_replay_buffer, load_replay_buffer = agent_file.save_buffer, agent_file.load_buffer
 
     @takes(Arguments)
@@ -261,8 +260,7 @@ class MTSAC(SAC):
         agent_file.check_load(cls, changes, custom_objects, print_system_info, trust)
         if not trust:
             return agent_file.load(cls, path, env, device, changes, force_reset, run_code)
-        path = agent_file.existing(path)
-        with agent_file.of_this_version(path):
+        with agent_file.of_this_version(path := agent_file.existing(path)):
             return super().load(path, env, device, custom_objects, print_system_info, force_reset, **changes)
 
     def export_sb3(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
@@ -284,8 +282,7 @@ class MTSAC(SAC):
 
     def load_counters(self, saved: Mapping[str, Any]) -> None:
         """Go on from `counters`."""
-        for name in COUNTERS:
-            setattr(self, name, saved[name])
+        vars(self).update({name: saved[name] for name in COUNTERS})
         self.seconds.update(saved["seconds"])
         self.collection.load_counters(saved)
         self.rounds.load_counters(saved)

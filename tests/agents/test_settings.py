@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import pytest
 
-from agents import MTSAC
+from agents import MTSAC, IndependentSAC
 from agents.fields import (
     Bound,
     Count,
@@ -298,15 +298,20 @@ def test_numbers_of_numpy_are_numbers_also_as_a_seed():
     assert [type(value) for value in (found.seed, found.gamma, found.batch_size)] == [int, float, int]
 
 
-def test_the_signature_of_an_agent_shows_every_setting_with_type_and_default():
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [(MTSAC, ["policy", "env", "aggregator", "aggregator_kwargs"]), (IndependentSAC, ["policy", "env"])],
+)
+def test_the_signature_of_an_agent_shows_every_setting_with_type_and_default(kind, first):
     """What `help` and an editor show; `tests/typed_calls.py` is for type checkers."""
-    shown = inspect.signature(MTSAC).parameters
-    assert [*shown][:4] == ["policy", "env", "aggregator", "aggregator_kwargs"]
+    shown = inspect.signature(kind).parameters
+    assert [*shown][: len(first)] == first
+    assert ("aggregator" in shown) == (kind is MTSAC)
     for name, setting in settings_of(AgentSettings).items():
         assert (shown[name].annotation, shown[name].default) == (setting.type, setting.default)
         assert shown[name].kind == inspect.Parameter.KEYWORD_ONLY
-    with pytest.raises(TypeError, match=r"MTSAC\(\) takes .* and gama is none; did you mean gamma\?"):
-        MTSAC("MultiTaskMlpPolicy", None, gama=0.9)
+    with pytest.raises(TypeError, match=rf"{kind.__name__}\(\) takes .* and gama is none; did you mean gamma\?"):
+        kind("MlpPolicy", None, gama=0.9)
 
 
 @pytest.mark.parametrize("settings", [{"gamma": 0.9}, "x", AgentSettings])
