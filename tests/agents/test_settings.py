@@ -131,6 +131,9 @@ MORE = {  # settings whose names stand in more files than their field and their 
     "return_scale": "the assembly builds it, the agent feeds it, files refuse another; old configs are told its name",
     "conditioning": "a name or a class: a form looks it up, some torsos refuse it, a file holds no class",
     "actor_torso": "a name or a class: a form looks it up, a message of the policy names it, a file holds no class",
+    "critic_torso": "as actor_torso, and the benchmark of architectures gives both networks the same one",
+    "experts": "each architecture with experts takes their number",
+    "embedding_size": "each conditioning with an embedding takes its size",
     "multi_head": "a form of networks, by which methods are labelled, compared and looked over, too",
     "high_reward_fraction": "the buffer's, and plain SAC's has none",
     "noise_hold": "acting holds the noise, and so does the collector's own copy of the actor",
@@ -213,7 +216,8 @@ def test_plain_sac_has_no_setting_of_surgery():
 
 def test_a_run_may_go_on_with_another_rate_but_not_with_another_discount():
     saved = {**agent_settings(CONFIG, 4), "task_names": ["a"] * 4}
-    assert {"learning_rate", "steps_per_task", "device", "capture", "workers", "max_grad_norm", "loggers"} == RESUMABLE
+    allowed = {"learning_rate", "steps_per_task", "device", "capture", "workers", "max_grad_norm", "loggers"}
+    assert allowed | {"eval_envs_per_task"} == RESUMABLE
     require_settings(replace(CONFIG, learning_rate=1.0), saved, Path("agent.zip"))
     with pytest.raises(Exception, match=r"gamma 0.5 there, 0.9 trained"):
         require_settings(replace(CONFIG, gamma=0.5), saved, Path("agent.zip"))
