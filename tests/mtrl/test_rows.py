@@ -154,7 +154,7 @@ def test_each_gradient_comes_in_its_parameters_precision(dtypes, route) -> None:
 @pytest.mark.parametrize("size", [2.0**-70, 2.0**70])
 @pytest.mark.parametrize("route", ["losses", "blocks"])
 def test_backward_with_very_large_and_very_small_losses(route, size, name) -> None:
-    """Weights of 1 and losses that are linear in them: the gradients are as large as the losses, of which some are negative."""
+    """Weights of 1 and losses that are linear in them, some negative: the gradients are as large as the losses."""
     found = []
     for scale, dtype in ((size, torch.float32), (size, torch.float64)):
         layer = nn.Linear(5, 1, bias=False, dtype=dtype)
