@@ -67,19 +67,7 @@ def backward(
     :raises RuntimeError: if the losses depend on none of the shared parameters, or hide some in a checkpoint.
     """
     shared, heads = _parameters(tape, parameters, task_parameters)
-    check_losses(losses, tape)
-    if not isinstance(aggregator, Aggregator):
-        raise TypeError(
-            "expected an instance of mtrl.Aggregator, such as mtrl.PCGrad() or one of "
-            f"mtrl.make_aggregator('torchjd:NAME'); found {aggregator!r}"
-        )
-    if len(losses) % aggregator.batches:
-        raise ValueError(
-            f"expected {aggregator.batches} losses per task, one of each batch, as the aggregator's batches are "
-            f"{aggregator.batches}; found {len(losses)} losses in all"
-        )
-    if tape is not None:
-        tape.check_uses(losses)
+    _check(losses, aggregator, tape)
     between = None if features is None else Features.of(features, losses, shared, tape)
     _warn_of_processes()
     values, asked = losses.detach(), between.tensors if between else shared
@@ -101,6 +89,22 @@ def backward(
         update = None if update is None else update.detach().to(parameter.dtype)
         parameter.grad = _sum(parameter.grad, update) if accumulate else update
     return report
+
+
+def _check(losses: Tensor, aggregator: Aggregator, tape: Tape | None) -> None:
+    check_losses(losses, tape)
+    if not isinstance(aggregator, Aggregator):
+        raise TypeError(
+            "expected an instance of mtrl.Aggregator, such as mtrl.PCGrad() or one of "
+            f"mtrl.make_aggregator('torchjd:NAME'); found {aggregator!r}"
+        )
+    if len(losses) % aggregator.batches:
+        raise ValueError(
+            f"expected {aggregator.batches} losses per task, one of each batch, as the aggregator's batches are "
+            f"{aggregator.batches}; found {len(losses)} losses in all"
+        )
+    if tape is not None:
+        tape.check_uses(losses)
 
 
 def _warn_of_processes() -> None:
