@@ -126,7 +126,7 @@ def test_an_evaluation_counts_any_step_and_last_step_success():
     agent = MTSAC("MultiTaskMlpPolicy", env, "mean", device="cpu")
     result = evaluate(agent, env, 4)
     assert result.task_names == ("a", "b")
-    for found, expected in zip(result[1:], (1.0, 0.0, 6.0, 3.0), strict=True):
+    for found, expected in zip(result[1:], (1.0, 0.0, 6.0, 3.0, 2.0), strict=True):
         assert np.array_equal(found, np.full((2, 4), expected))
     assert result.mean_success == 1.0
 
@@ -325,7 +325,7 @@ def test_another_number_of_environments_per_task_needs_load(tmp_path):
 
 def test_only_environments_with_whole_episodes_evaluate():
     for options in ({"envs_per_task": 2}, {"staggered": True}):
-        with pytest.raises(ValueError, match="one environment per task and whole episodes"):
+        with pytest.raises(ValueError, match="tasks with goals to share out, and whole episodes"):
             evaluate(toy_agent(), envs.toy.make(num_tasks=2, **options), 1)
 
 

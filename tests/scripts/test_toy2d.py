@@ -130,7 +130,7 @@ def test_the_median_is_of_the_last_hundredth():
         ("--aggregators mean,pcgard", "unknown aggregator 'pcgard': did you mean pcgrad"),
         ("--aggregators mean,mean", "expected every name once; found mean more than once"),
         ("--aggregators mean,gls", "expected methods for losses of any sign, .* gls is for losses from 0 on"),
-        ("--aggregators cagrad@c=2", r"c must lie in .*; found 2"),
+        ("--aggregators cagrad@c=-2", r"c must lie in .*; found -2"),
         ("--aggregators no_file.py:Mine", "expected a Python file at 'no_file.py'"),
         ("--steps 0", "--steps: expected at least 1, found 0"),
         ("--learning-rate nan", "--learning-rate: expected a finite number above 0"),
