@@ -27,26 +27,10 @@ from mtrl.aggregators import (
     UPGrad,
 )
 from mtrl.solvers import dual_cone_weights
-from mtrl.testing import FAMILIES, SIZES, matrix
+from mtrl.testing import matrix
+from tests.answers import answer, close, every_family, rows, samples
 
 torch.set_num_threads(1)
-every_family = pytest.mark.parametrize("family", FAMILIES)
-
-
-def rows(*values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def answer(aggregator, jacobian: Tensor, losses: Tensor | None = None) -> Tensor:
-    return aggregator(jacobian, torch.ones(len(jacobian)) if losses is None else losses)
-
-
-def samples(family: str) -> list[Tensor]:
-    return [matrix(family, *size, seed=seed) for seed, size in enumerate(SIZES)]
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-8) -> None:
-    assert (found - expected).norm() <= tolerance * expected.norm() + 1e-12, (found, expected)
 
 
 # ---- PCGrad's family

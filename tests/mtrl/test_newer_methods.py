@@ -10,22 +10,10 @@ from torch import Tensor, nn
 import mtrl
 from mtrl import make_aggregator
 from mtrl.solvers import project_on_simplex
-from mtrl.testing import FAMILIES, SIZES, matrix
+from mtrl.testing import SIZES, matrix
+from tests.answers import answer, close, every_family, rows
 
 torch.set_num_threads(1)
-every_family = pytest.mark.parametrize("family", FAMILIES)
-
-
-def rows(*values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def answer(aggregator, jacobian: Tensor, losses: Tensor | None = None) -> Tensor:
-    return aggregator(jacobian, torch.ones(len(jacobian)) if losses is None else losses)
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-8) -> None:
-    assert (found - expected).norm() <= tolerance * expected.norm() + 1e-12, (found, expected)
 
 
 # ---- ConicGrad
