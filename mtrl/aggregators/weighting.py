@@ -44,8 +44,8 @@ class Weighted(GramianAggregator):
         self.weighting.reset(num_tasks, num_params)
 
     def weights(
-        self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
-    ) -> Float[Tensor, " tasks"]:
+        self, gramian: Float[Tensor, "*pieces tasks tasks"], losses: Float[Tensor, " tasks"]
+    ) -> Float[Tensor, "*pieces tasks"]:
         """Return what the method makes of gradients w_i g_i with w of mean 1, in terms of the g_i."""
         w = len(losses) * self.weighting.weights(losses).to(gramian.dtype)
         found: Tensor = super().weights(w[:, None] * gramian * w, w * losses)  # type: ignore[safe-super]  # see `wrapped`

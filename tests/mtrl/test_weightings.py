@@ -1,13 +1,14 @@
 """Weightings of the losses: each against its formula written again or TorchJD's, and surgery on top of one."""
 
 import math
+from inspect import signature
 
 import pytest
 import torch
 
 import mtrl
 from agents.learning.aggregation import refuse_for_actor
-from mtrl import WEIGHTINGS, make_aggregator
+from mtrl import AGGREGATORS, WEIGHTINGS, make_aggregator
 from mtrl.testing import matrix
 from scripts.common import methods
 from scripts.common.usage import UsageError
@@ -128,6 +129,27 @@ def test_surgery_after_a_weighting_is_surgery_on_the_weighted_losses(method, red
         jacobian = matrix("conflicting", 3, 6, step)
         w = 3 * weighting.weights(losses)
         torch.testing.assert_close(combined(jacobian, losses), plain(w[:, None] * jacobian, losses))
+
+
+@pytest.mark.parametrize(
+    "method", [n for n, kind in AGGREGATORS.items() if "per_parameter" in signature(kind).parameters]
+)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_surgery_parameter_by_parameter_after_a_weighting(weighting, method):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2)).double()
+    weigh, plain = make_aggregator(weighting), make_aggregator(method, per_parameter=True)
+    combined = make_aggregator(f"{weighting}:{method}", per_parameter=True)
+    for shift in (0.0, 0.3):
+        losses, again = (
+            torch.stack([(net(torch.full((4,), k + shift).double()) - k).square().mean() for k in range(3)])
+            for _ in range(2)
+        )
+        mtrl.backward(3 * weigh.weights(losses) * losses, plain, parameters=net.parameters())
+        expected = [p.grad.clone() for p in net.parameters()]
+        mtrl.backward(again, combined, parameters=net.parameters())
+        for parameter, gradient in zip(net.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
 
 
 def test_through_backward_heads_are_untouched():
