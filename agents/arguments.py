@@ -19,7 +19,8 @@ from agents.environment import check_kind
 from agents.fields import build, settings_of, taken_by
 from agents.networks.form import by_name
 from agents.networks.policies import MultiTaskPolicy
-from agents.settings import AgentSettings, NetworkSettings, check_together, warn_of_range
+from agents.settings import AgentSettings, NetworkSettings
+from agents.together import check_together, warn_of_range
 
 Given = ParamSpec("Given")
 

@@ -18,7 +18,7 @@ from agents.collecting.rollout import Collection
 from agents.collecting.stopwatch import Stopwatch
 from agents.device.captured import CapturedUpdates
 from agents.device.compiled import CompiledUpdates
-from agents.fields import taken_by
+from agents.fields import SettingError, taken_by
 from agents.learning.aggregation import build_aggregator, check_batches, refuse_for_actor
 from agents.learning.guard import FiniteGuard
 from agents.learning.metrics import TaskMetrics
@@ -28,6 +28,7 @@ from agents.learning.sac import SACUpdate
 from agents.learning.temperatures import FixedTemperatures, LearnedTemperatures
 from agents.learning.update import Update
 from agents.networks.policies import MultiTaskPolicy
+from agents.networks.task_vectors import with_task_vectors
 from agents.schedules import learning_schedule
 from agents.settings import AgentSettings
 
@@ -43,6 +44,11 @@ def buffer_options(settings: AgentSettings, num_tasks: int, seed: int, given: di
     of_settings = taken_by(TaskReplayBuffer, {**asdict(settings), "num_tasks": num_tasks})
     del of_settings["buffer_size"], of_settings["seed"]
     return {"seed": seed, **given, **of_settings}
+
+
+def policy_options(given: dict[str, Any], task_names: Sequence[str]) -> dict[str, Any]:
+    """Options of the policy: a user's, and what follows from the tasks."""
+    return {**with_task_vectors(given, task_names), "num_tasks": len(task_names)}
 
 
 class Parts(NamedTuple):
@@ -112,6 +118,7 @@ class Assembly:
         kind = RETURN_SCALES[self.settings.return_scale]
         scale = kind(tasks, self.columns, self.settings.gamma, self.policy.v_max, target_entropy, device)
         options["reward_scale"] = reward_factors(self.settings.reward_scale, tasks, self.buffer.rows)
+        self._check_loss_limit()
         update = self.update_class(
             self.policy,
             {"actor": self.policy.actor.optimizer, "critic": self.policy.critic.optimizer},
@@ -128,6 +135,13 @@ class Assembly:
         captured = CompiledUpdates(noted) if compile else CapturedUpdates(noted) if capture else None
         rounds = UpdateRounds(noted, captured, **taken_by(UpdateRounds, options))
         return Parts(scale, update, metrics, noted.guard, captured, rounds, self._collection(timed, captured))
+
+    def _check_loss_limit(self) -> None:
+        torsos = [network.torso for network in (self.policy.actor, self.policy.critic)]
+        if self.settings.loss_limit and not any(torso.sets_back for torso in torsos):
+            named = " and ".join(dict.fromkeys(type(torso).__name__ for torso in torsos))
+            expected = f"0, as no task can begin anew in {named}; a limit is for paco"
+            raise SettingError("loss_limit", expected, self.settings.loss_limit)
 
     def _collection(self, timed: Stopwatch, captured: CapturedUpdates | None) -> Collection:
         hold = self.settings.noise_hold

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.algorithms import ALGORITHMS
 from agents.arguments import Arguments, takes
-from agents.assembly import Assembly, Parts, buffer_options, sac_options
+from agents.assembly import Assembly, Parts, buffer_options, policy_options, sac_options
 from agents.collecting.logs import write_row
 from agents.collecting.replay import TaskReplayBuffer
 from agents.collecting.rollout import Step
@@ -113,7 +113,7 @@ class MTSAC(SAC):
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         # without a seed it is another one each time, from the generator that Stable-Baselines3 would sample with
         seed = np.random.randint(2**31) if self.seed is None else self.seed
-        self.policy_kwargs["num_tasks"] = self.num_tasks
+        self.policy_kwargs = policy_options(self.policy_kwargs, self.task_names)
         self.replay_buffer_kwargs = buffer_options(self.settings, self.num_tasks, seed, self.replay_buffer_kwargs)
         super()._setup_model()
         self.policy.check_trained()

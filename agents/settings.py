@@ -8,10 +8,8 @@ one method and what plain SAC cannot follow are all read from the fields (`agent
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -37,7 +35,6 @@ from agents.fields import (
     NotNegative,
     Positive,
     Role,
-    SettingError,
     Share,
     Whole,
     build,
@@ -85,6 +82,9 @@ class SACSettings:
         NotNegative, Role(resume="Continue with another limit of the gradient norm; 0: off.", plain_sac=0.0)
     ] = 0.0
     """Gradient clipping: limit of the global norm of an update, after surgery; 0: off."""
+    loss_limit: Annotated[NotNegative, Role(plain_sac=0.0, added=True)] = 0.0
+    """PaCo: a task whose critics' loss is beyond it has no gradient in that update, and its weights of the sets begin
+    anew from those of the others; 0: no limit."""
     gamma: Share = 0.99
     """Discount factor."""
     tau: Annotated[float, Bound("more than 0, at most 1", lambda value: 0 < value <= 1)] = 0.005
@@ -226,6 +226,9 @@ class NetworkSettings:
     mmoe, ple and paco have their own way."""
     embedding_size: Count = 32
     """Numbers in a task's embedding."""
+    task_embeddings: Annotated[str, Role(plain_sac="", added=True)] = ""
+    """JSON file with a list of numbers for each task by its name, for care: fixed vectors, such as a language model
+    makes of a description, from which it learns --embedding-size numbers; empty: it learns those freely."""
     multi_head: Annotated[bool, Role(plain_sac=False)] = False
     """One output layer per task, on a shared torso."""
     precision: Annotated[Precision, Role(plain_sac="float32")] = "float32"
@@ -239,59 +242,6 @@ class NetworkSettings:
     """Lower limit of the logarithm of the policy's standard deviation, before the tanh."""
     log_std_max: Annotated[float, FINITE, Role(plain_sac=2.0, no_entropy=DEFAULT, added=True)] = 2.0
     """Upper limit of it."""
-
-
-def check_together(settings: SACSettings, networks: NetworkSettings) -> None:
-    """Refuse settings that make no sense together.
-
-    :raises ValueError: saying what was expected, what was found, and why.
-    """
-    kind, coefficient, target = settings.return_scale, settings.ent_coef, settings.target_entropy
-    if 0 < settings.high_reward_fraction * settings.batch_size <= 0.5:
-        expected = f"0, or one row of batch_size={settings.batch_size} or more"
-        raise SettingError("high_reward_fraction", expected, settings.high_reward_fraction)
-    if kind != "none" and any(scale != 1 for scale in settings.reward_scale):
-        raise ValueError(
-            f"return_scale={kind!r} undoes any reward_scale: leave that at 1; found {settings.reward_scale!r}."
-        )
-    if kind == "brc" and settings.gamma == 1:
-        raise ValueError("return_scale='brc' counts with the horizon 1 / (1 - gamma): gamma must be below 1.")
-    if kind == "brc" and isinstance(target, Real) and target > 0:
-        raise ValueError(f"return_scale='brc' takes a target_entropy of at most 0, or auto; found {target}.")
-    if kind == "popart" and networks.critic_head != "scalar":
-        raise ValueError(
-            "return_scale='popart' moves the values, and the bins of critic_head="
-            f"{networks.critic_head!r} stay where they are: take 'brc' with it, or critic_head='scalar'."
-        )
-    if kind == "popart" and not networks.multi_head:
-        raise ValueError("return_scale='popart' rescales each task's own output layer: it needs multi_head.")
-    learned = isinstance(coefficient, str) and coefficient.startswith("auto")
-    if settings.loss_weighting == "temperature" and not learned and float(coefficient) == 0:
-        raise ValueError("loss_weighting='temperature' weights by the temperatures: it needs an ent_coef above 0.")
-    for name in ("ent_coef_min", "ent_coef_max", "shared_temperature"):
-        if getattr(settings, name) and not learned:
-            raise ValueError(f"{name} is for learned temperatures; ent_coef={coefficient!r} is a fixed one.")
-    if 0 < settings.ent_coef_max <= settings.ent_coef_min:
-        raise SettingError("ent_coef_max", f"more than ent_coef_min={settings.ent_coef_min}", settings.ent_coef_max)
-    if settings.loss_weighting == "temperature" and settings.shared_temperature:
-        raise ValueError(
-            "loss_weighting='temperature' weights by how the temperatures differ, and under shared_temperature they "
-            "do not: take one of them."
-        )
-    if networks.actor_l2 and networks.weight_decay:
-        raise ValueError("actor_l2 and weight_decay both shrink the actor's weights: take one of them.")
-    if networks.log_std_min >= networks.log_std_max:
-        raise SettingError("log_std_max", f"more than log_std_min={networks.log_std_min}", networks.log_std_max)
-
-
-def warn_of_range(settings: SACSettings, networks: NetworkSettings, stacklevel: int = 4) -> None:
-    """Warn of returns that a histogram may not reach."""
-    if networks.critic_head != "scalar" and settings.return_scale == "none":
-        warnings.warn(
-            f"critic_head={networks.critic_head!r} with return_scale='none': returns beyond its v_max "
-            f"({networks.v_max}) all count as v_max; return_scale='brc' brings them into its range.",
-            stacklevel=stacklevel,
-        )
 
 
 def half_rate(learning_rate: float | str) -> str:

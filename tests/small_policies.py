@@ -3,6 +3,7 @@
 import torch
 from gymnasium import spaces
 
+import mtrl
 from agents.networks.policies import MultiTaskPolicy
 
 T, B, OBS, ACTIONS = 3, 4, 5, 2
@@ -39,3 +40,18 @@ def actor_losses(policy):
     actions, log_prob = policy.actor.action_log_prob(batch()[0], blocks=True)
     q_values = policy.critic(batch()[0], actions, blocks=True).amin(0)
     return (0.3 * log_prob - q_values).unflatten(0, (T, B)).mean(1)
+
+
+def recorded(policy, name, losses_of):
+    """The tape and the losses of a forward pass."""
+    network = getattr(policy, name)
+    with mtrl.record(network, T, network.task_parameters()) as tape:
+        losses = losses_of(policy)
+    tape.check_uses(losses)
+    return tape, losses
+
+
+def jacobian_of(tape, losses):
+    """The tasks' gradients by one backward pass, (T, P)."""
+    pieces = tape.task_gradients(torch.autograd.grad(losses.sum(), tape.outputs, retain_graph=True, allow_unused=True))
+    return torch.cat([p.flatten(1) for p in pieces], 1)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from agents.learning.explosions import kept, set_back
 from agents.learning.update import Batch, Given, Networks, Report, Turn, Update
 from agents.networks.actor_critic import MultiTaskActor
 
@@ -64,7 +65,8 @@ class SACUpdate(Update):
         with self._record("critic") as critic_tape:
             outputs = self.q_outputs(self.critic, batch.observations, batch.actions)
         critic_losses = self.critic_losses(outputs, target)
-        given = Given(batch, alpha, weights, target, noise)
+        # 0 instead for tasks whose loss explodes
+        given = Given(batch, alpha, weights * kept(self.of_tasks(critic_losses), self.loss_limit), target, noise)
         self._step("critic", critic_losses, critic_tape, given, measure, report)
 
         actor_losses = None
@@ -79,6 +81,7 @@ class SACUpdate(Update):
         if turn.target:
             # Q_target_n <- Q_target_n + tau (Q_n - Q_target_n)
             self.follow(self.critic_target, self.critic)
+        set_back((self.critic, self.critic_target, self.actor), self.of_tasks(critic_losses), self.loss_limit)
         report.numbers["ent_coef"] = alpha
         self._conclude(report, critic_losses, actor_losses, alpha, outputs)
         return report

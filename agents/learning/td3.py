@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from agents.learning.explosions import kept, set_back
 from agents.learning.update import Batch, Given, Networks, Report, Turn, Update
 from agents.networks.deterministic import DeterministicActor
 
@@ -60,7 +61,8 @@ class TD3Update(Update):
         with self._record("critic") as critic_tape:
             outputs = self.q_outputs(self.critic, batch.observations, batch.actions)
         critic_losses = self.critic_losses(outputs, target)
-        given = Given(batch, no_entropy, 1.0, target, None)
+        # but of tasks whose loss explodes
+        given = Given(batch, no_entropy, kept(self.of_tasks(critic_losses), self.loss_limit), target, None)
         self._step("critic", critic_losses, critic_tape, given, measure, report)
 
         actor_losses = None
@@ -77,6 +79,8 @@ class TD3Update(Update):
             # Q_target_n <- Q_target_n + tau (Q_n - Q_target_n), and the actor's likewise
             self.follow(self.critic_target, self.critic)
             self.follow(self.networks.actor_target, self.actor)
+        networks = self.critic, self.critic_target, self.actor, self.networks.actor_target
+        set_back(networks, self.of_tasks(critic_losses), self.loss_limit)
         self._conclude(report, critic_losses, actor_losses, no_entropy, outputs)
         return report
 

@@ -107,6 +107,7 @@ class Update:
     :param reward_scale: (T,), what rewards are multiplied by; None: by one.
     :param critic_reduction: "min" or "mean" over the critics, in the target and for the actor.
     :param max_grad_norm: largest global norm of an update after surgery; 0: no clipping.
+    :param loss_limit: largest critic loss of a task; see `agents.learning.explosions`.
     """
 
     delayed: ClassVar[bool] = False  # the actor moves in the last of `policy_delay` updates, and the targets with it
@@ -122,6 +123,7 @@ class Update:
     reward_scale: Float[Tensor, " tasks"] | None = None
     critic_reduction: str = "min"
     max_grad_norm: float = 0.0
+    loss_limit: float = 0.0
 
     def __post_init__(self) -> None:
         self.critic, self.critic_target = self.networks.critic, self.networks.critic_target

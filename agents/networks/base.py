@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from agents.networks.layers import EnsembleLayerNorm, EnsembleLinear, make_layer_norm, make_linear
@@ -53,6 +53,7 @@ class Torso(nn.Module):
     `actor_width` and the critics' `critic_width`.
     """
 
+    sets_back: ClassVar[bool] = False  # it has a `set_back`, so that single tasks can begin anew
     takes_task: ClassVar[bool] = False  # its features come without the task, which it gets from `task` alone
     out_features: int
 
@@ -68,6 +69,9 @@ class Torso(nn.Module):
     def task_parameters(self) -> list[nn.Parameter]:
         """Parameters of one task each, which take no part in surgery, besides those that its layers name so."""
         return []
+
+    def set_back(self, tasks: Bool[Tensor, " tasks"], shares: Float[Tensor, "tasks tasks"]) -> None:
+        """Let these tasks begin anew, in place, from a mean of the others with the shares in their rows."""
 
     def after_step(self) -> None:
         """Bring parameters back to where they belong, in place, after a step of the optimizer; any layer may do so."""

@@ -6,6 +6,8 @@ the one-hot, T and the number of members; whatever else it names is a setting of
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ class Conditioning(nn.Module):
     :param plain: columns of the observation without its one-hot, and of what else the network sees.
     :param num_members: N networks side by side; None: one, without a dimension for it.
     """
+
+    of_both: ClassVar[bool] = False  # with encoders of its own, for actor and critics: no torso may take the task apart
 
     def __init__(self, plain: int, num_tasks: int, num_members: int | None):
         super().__init__()

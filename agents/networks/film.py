@@ -20,6 +20,7 @@ class Film(TaskEmbedding):
     the task's vector, as in the authors' code, would come to as many free numbers.
     """
 
+    of_both = True
     LAYERS, UNITS = 3, 50  # as in github.com/facebookresearch/mtrl
     per_unit: ClassVar[bool] = True
 

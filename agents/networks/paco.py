@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from agents.networks.base import Inputs, Torso
@@ -34,9 +35,9 @@ class PaCo(Torso):
     """Parameter-compositional layers: W_i = sum_k w_ik W_k in every hidden layer, and likewise for biases.
 
     (Sun et al. 2022, arXiv 2210.11653, Section 3.) The sets W_k are shared, the vectors w_i take no part in surgery.
-    They start at unit length, so that composed layers start as torch's own. Unlike the authors' code: the output layer
-    is the network's own, for all tasks or one per task; tasks whose losses explode are not set back (see
-    docs/architectures.md).
+    They start at unit length, so that composed layers start as torch's own. With a `loss_limit` tasks whose losses
+    explode begin anew. Unlike the authors' code: the output layer is the network's own, for all tasks or one per task;
+    actor and critics have vectors of their own.
 
     :param width: units of a layer.
     :param depth: layers.
@@ -44,7 +45,7 @@ class PaCo(Torso):
     :raises ValueError: for more.
     """
 
-    takes_task = True
+    takes_task = sets_back = True
 
     def __init__(self, inputs: Inputs, width: int, depth: int, experts: int):
         super().__init__()
@@ -71,3 +72,9 @@ class PaCo(Torso):
             layers = sets(self.mix.table)
             x = (x @ layers[..., :-1, :] + layers[..., -1:, :]).relu()
         return x.flatten(-3, -2) if task is None else (x * task.T.unsqueeze(-1)).sum(-3)
+
+    @torch.no_grad()
+    def set_back(self, tasks: Bool[Tensor, " tasks"], shares: Float[Tensor, "tasks tasks"]) -> None:
+        """Put means of other tasks' vectors in the place of these tasks'; as in the authors' code, moments stay."""
+        table = self.mix.table
+        table.copy_(torch.where(tasks.unsqueeze(-1), shares.to(table.dtype) @ table, table))

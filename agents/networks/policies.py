@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from jaxtyping import Float
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 
-from agents.fields import build, check_fields, taken_by
+from agents.fields import SettingError, build, check_fields, taken_by
 from agents.networks.actor_critic import Actor, MultiTaskActor, MultiTaskCritic
 from agents.networks.asked import actions_of
+from agents.networks.conditionings import CONDITIONINGS
 from agents.networks.deterministic import DeterministicActor
 from agents.networks.form import Form, by_name, takes_task
 from agents.networks.values import make_value
@@ -25,6 +30,8 @@ class MultiTaskPolicy(BasePolicy):
 
     :param num_tasks: T; set by MTSAC from its environment.
     :param optimizer_kwargs: further options of Adam, such as `eps`.
+    :param task_vectors: fixed vectors of the tasks, for a conditioning that takes them; MTSAC reads them from the file
+        `task_embeddings`.
     :param settings: those of `agents.settings.NetworkSettings`. `actor_torso`, `critic_torso` and `conditioning` may be
         classes, too (see docs/architectures.md).
     :raises ValueError: for a setting that does not fit, and for networks that the settings do not describe.
@@ -42,23 +49,21 @@ class MultiTaskPolicy(BasePolicy):
         lr_schedule: Schedule,
         num_tasks: int,
         optimizer_kwargs: dict[str, Any] | None = None,
+        task_vectors: Float[np.ndarray, "tasks numbers"] | None = None,
         **settings: Any,
     ):
         super().__init__(observation_space, action_space, optimizer_kwargs=optimizer_kwargs or {}, squash_output=True)
         settings = by_name(settings)
         check_fields(NetworkSettings, settings)
         self.settings: NetworkSettings = build(NetworkSettings, settings)
-        actor, critic = (Form.of(network, num_tasks, vars(self.settings)) for network in ("actor", "critic"))
-        if self.settings.conditioning != "one-hot" and all(takes_task(form.torso) for form in (actor, critic)):
-            torsos = " and ".join(dict.fromkeys([self.settings.actor_torso, self.settings.critic_torso]))
-            raise ValueError(
-                f"conditioning={self.settings.conditioning!r} has no effect on {torsos}: the task enters there in a "
-                "way of its own; leave it at one-hot."
-            )
+        self.task_vectors = task_vectors
+        named = {**vars(self.settings), "task_vectors": task_vectors}
+        actor, critic = (Form.of(network, num_tasks, named) for network in ("actor", "critic"))
+        check_forms(named, actor, critic)
+        self.actor_form = actor
         self.v_max = self.settings.v_max
         obs_dim, action_dim = observation_space.shape[0], action_space.shape[0]
         self.actor = self.make_actor(actor)
-        named = vars(self.settings)
         self.critic, self.critic_target = (
             MultiTaskCritic(
                 critic, obs_dim, action_dim, values=make_value(**taken_by(make_value, named)),
@@ -145,7 +150,7 @@ class MultiTaskPolicy(BasePolicy):
 class DeterministicPolicy(MultiTaskPolicy):
     """Actor, critics, and a slow copy of each: the targets.
 
-    :param settings: as for `MultiTaskPolicy`.
+    :param options: as for `MultiTaskPolicy`.
     """
 
     actor_class: ClassVar[type[Actor]] = DeterministicActor
@@ -159,10 +164,45 @@ class DeterministicPolicy(MultiTaskPolicy):
         lr_schedule: Schedule,
         num_tasks: int,
         optimizer_kwargs: dict[str, Any] | None = None,
-        **settings: Any,
+        **options: Any,
     ):
-        super().__init__(observation_space, action_space, lr_schedule, num_tasks, optimizer_kwargs, **settings)
-        target = self.make_actor(Form.of("actor", num_tasks, vars(self.settings)))
+        super().__init__(observation_space, action_space, lr_schedule, num_tasks, optimizer_kwargs, **options)
+        target = self.make_actor(self.actor_form)
         target.load_state_dict(self.actor.state_dict())
         target.precision = self.actor.precision
         self.actor_target = target.requires_grad_(False)  # type: ignore[assignment]
+
+
+def check_forms(settings: Mapping[str, Any], actor: Form, critic: Form) -> None:
+    """Refuse a conditioning beside torsos that leave it aside, and vectors of the tasks that nothing looks at.
+
+    :param settings: that both were made of.
+    :raises ValueError: saying what was expected, and why.
+    """
+    name, vectors = settings["conditioning"], settings["task_vectors"]
+    torsos = {settings["actor_torso"]: actor.torso, settings["critic_torso"]: critic.torso}
+    taking = [torso for torso, kind in torsos.items() if takes_task(kind)]
+    if name != "one-hot" and len(taking) == len(torsos):
+        raise ValueError(
+            f"conditioning={name!r} has no effect on {' and '.join(taking)}: the task enters there in a way of its "
+            "own; leave it at one-hot."
+        )
+    if taking and getattr(CONDITIONINGS[name], "of_both", False):
+        raise ValueError(
+            f"conditioning={name!r} is an architecture of actor and critics alike, whose encoders stand in the place "
+            f"of the way that the task enters {taking[0]}: take one of the two for both networks."
+        )
+    if settings["task_embeddings"]:
+        raise ValueError("task_embeddings is a file that an agent reads: give a policy by itself task_vectors.")
+    if vectors is None:
+        return
+    if not any("task_vectors" in form.conditioning_options for form in (actor, critic)):
+        takers = [
+            other for other, kind in CONDITIONINGS.items() if "task_vectors" in inspect.signature(kind).parameters
+        ]
+        raise SettingError(
+            "task_embeddings", f"none beside conditioning={name!r}, as {', '.join(takers)} alone looks at them", "some"
+        )
+    if np.ndim(vectors) != 2 or len(vectors) != actor.num_tasks or not np.isfinite(vectors).all():
+        expected = f"a finite vector for each of {actor.num_tasks} tasks"
+        raise SettingError("task_vectors", expected, f"an array of shape {np.shape(vectors)}")

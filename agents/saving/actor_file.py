@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save
 from stable_baselines3.common.policies import BasePolicy
@@ -24,6 +25,7 @@ from agents.saving.state_file import StateFileError, damage_told
 from agents.settings import NetworkSettings
 
 ACTORS: dict[str, type[Actor]] = {"gaussian": MultiTaskActor, "deterministic": DeterministicActor}
+_VECTORS = "task_vectors"
 _NAME, _VERSION = "mtrl-surgery-actor", 1  # the key of our metadata, and its version
 
 
@@ -33,6 +35,7 @@ class TrainedActor(BasePolicy):
     :param task_names: of the T tasks, in the order of the one-hot that ends each observation.
     :param steps_per_task: environment steps per task that it was trained for.
     :param kind: a name in `ACTORS`.
+    :param task_vectors: as for `MultiTaskPolicy`.
     :param settings: of `NetworkSettings`; those of the critics have no effect.
     """
 
@@ -43,13 +46,14 @@ class TrainedActor(BasePolicy):
         task_names: tuple[str, ...],
         steps_per_task: int,
         kind: str = "gaussian",
+        task_vectors: Float[np.ndarray, "tasks numbers"] | None = None,
         **settings: Any,
     ):
         super().__init__(observation_space, action_space, squash_output=True)
         check_fields(NetworkSettings, settings)
         self.task_names, self.steps_per_task = task_names, steps_per_task
         named = vars(build(NetworkSettings, settings))
-        form = Form.of("actor", len(task_names), named)
+        form = Form.of("actor", len(task_names), {**named, "task_vectors": task_vectors})
         sizes = observation_space.shape[0], action_space.shape[0]
         self.actor = ACTORS[kind](form, *sizes, **taken_by(ACTORS[kind], named))
 
@@ -90,6 +94,8 @@ def save_actor(agent: Any, path: str | Path) -> None:
         for end in ("low", "high")
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in agent.policy.actor.state_dict().items()}
+    if (vectors := agent.policy.task_vectors) is not None:
+        weights[_VECTORS] = torch.as_tensor(vectors)
     with whole_file(path) as file:
         file.write(save({**weights, **bounds}, {_NAME: json.dumps(described)}))
 
@@ -115,7 +121,8 @@ def load_actor(path: str | Path, device: torch.device | str = "auto") -> Trained
         )
         names, steps = tuple(values["task_names"]), values["steps_per_task"]
         kind = values.get("kind", "gaussian")  # as all were before they said so
-        actor = TrainedActor(observations, actions, names, steps, kind, **values["settings"])
+        vectors = tensors.pop(_VECTORS).numpy() if _VECTORS in tensors else None
+        actor = TrainedActor(observations, actions, names, steps, kind, vectors, **values["settings"])
         actor.actor.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
     actor.set_training_mode(False)
     return actor.to(get_device(device))

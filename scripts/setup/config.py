@@ -32,7 +32,8 @@ from agents.fields import (
     check_fields,
     settings_of,
 )
-from agents.settings import ARS_REMOVED, NetworkSettings, Precision, SACSettings, check_together
+from agents.settings import ARS_REMOVED, NetworkSettings, Precision, SACSettings
+from agents.together import check_together
 from envs import find_benchmark
 
 

@@ -165,6 +165,8 @@ def test_cares_attention_does_not_move_what_it_looks_at():
         ({"critic_torso": "paco", "experts": 4}, "experts: expected at most 3, the number of tasks, .* found 4"),
         ({"conditioning": "care", "experts": 65}, "experts: expected 1 to 64; found 65"),
         ({"actor_torso": "mmoe", "critic_torso": "moe", "conditioning": "care"}, "has no effect on mmoe and moe"),
+        ({"actor_torso": "moore", "conditioning": "care"}, "'care' is an architecture .* enters moore: take one"),
+        ({"critic_torso": "ple", "conditioning": "film"}, "'film' is an architecture .* enters ple: take one"),
         ({"actor_torso": "simba-v2", "conditioning": "own-columns"}, "own-columns' needs a torso .* SimbaV2 has none"),
     ],
     ids=str,

@@ -11,7 +11,7 @@ from agents.networks.conditionings import CONDITIONINGS
 from agents.networks.torsos import TORSOS
 from mtrl.gradients import per_task_gradients
 from tests.helpers import SMALL, assert_same_tensors, toy_agent
-from tests.small_policies import B, T, actor_losses, batch, critic_losses, make_policy
+from tests.small_policies import B, T, actor_losses, batch, critic_losses, jacobian_of, make_policy, recorded
 from tests.traced_graphs import SETTINGS, capture, eagerly, state_of
 
 SIZES = {"experts": 2, "embedding_size": 3, "actor_module_width": 5, "critic_module_width": 4}
@@ -21,7 +21,7 @@ OTHERS = [  # what else a network can have
     {"actor_layer_norm": True, "critic_layer_norm": True, "n_critics": 1},
     {"actor_torso": "bronet", "critic_torso": "bronet", "conditioning": "own-columns", "multi_head": True},
     {"actor_torso": "soft-modularization", "critic_torso": "soft-modularization", "critic_modules": 3},
-    {"actor_torso": "paco", "critic_torso": "simba", "conditioning": "care", "n_critics": 3},
+    {"actor_torso": "paco", "critic_torso": "simba", "conditioning": "embedding", "n_critics": 3},
 ]
 FORMS = [*ROWS, *({**row, "multi_head": True, "n_critics": 1, "critic_head": "c51"} for row in ROWS), *OTHERS]
 NETWORKS = pytest.mark.parametrize(("name", "losses_of"), [("actor", actor_losses), ("critic", critic_losses)])
@@ -30,21 +30,6 @@ by_form, by_row = (pytest.mark.parametrize("form", forms, ids=str) for forms in 
 
 def policy_of(form):
     return make_policy(**{**SIZES, **form})
-
-
-def recorded(policy, name, losses_of):
-    """The tape and the losses of a forward pass."""
-    network = getattr(policy, name)
-    with mtrl.record(network, T, network.task_parameters()) as tape:
-        losses = losses_of(policy)
-    tape.check_uses(losses)
-    return tape, losses
-
-
-def jacobian_of(tape, losses):
-    """The tasks' gradients by one backward pass, (T, P)."""
-    pieces = tape.task_gradients(torch.autograd.grad(losses.sum(), tape.outputs, retain_graph=True, allow_unused=True))
-    return torch.cat([p.flatten(1) for p in pieces], 1)
 
 
 @by_form
