@@ -2,6 +2,7 @@
 agents are checked while testing."""
 
 import functools
+import gc
 import os
 import signal
 import warnings
@@ -78,3 +79,9 @@ hypothesis.settings.load_profile("same")
 def pytest_collection_modifyitems(items):
     """The longest test begins first: at the end no worker of xdist waits a minute for another."""
     items.sort(key=lambda item: item.name != "test_every_block_runs")
+
+
+def pytest_collection_finish():
+    """What is imported and collected stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()

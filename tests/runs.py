@@ -23,7 +23,9 @@ PATIENCE = 600.0  # seconds: far more than anything here takes, however busy the
 
 # A child of this server has everything imported already: a training begins after a few milliseconds.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["scripts.train", "envs.meta_world.task", "torch._dynamo", "torch.utils.tensorboard"])
+_SERVER.set_forkserver_preload(
+    ["scripts.train", "envs.meta_world.task", "torch._dynamo", "torch.utils.tensorboard", "tests.frozen"]
+)
 # a toy training of tiny networks, which logs, evaluates and saves often
 TINY = "toy --warmup-steps 20 --eval-every 20 --checkpoint-every 20 --log-every 5 --horizon 10 --final-goals 2".split()
 TINY += "--eval-goals 1 --actor-width 8 --critic-width 8 --batch-size 4 --threads 1".split()

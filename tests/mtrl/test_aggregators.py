@@ -55,12 +55,12 @@ def test_one_scale(name, num_tasks) -> None:
 
 
 @every_aggregator
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sum_is_tasks_times_mean(name, family) -> None:
+def test_sum_is_tasks_times_mean(name) -> None:
     """Trap 2: a string tested for truth makes both the same."""
-    jacobian = matrix(family, 5, 9, seed=1)
-    mean, total = (make_aggregator(name, reduction=r)(jacobian, torch.ones(5)) for r in ("mean", "sum"))
-    torch.testing.assert_close(total, 5 * mean)
+    for family in FAMILIES:
+        jacobian = matrix(family, 5, 9, seed=1)
+        mean, total = (make_aggregator(name, reduction=r)(jacobian, torch.ones(5)) for r in ("mean", "sum"))
+        torch.testing.assert_close(total, 5 * mean, msg=lambda text, family=family: f"{family}: {text}")
 
 
 @every_aggregator
