@@ -7,6 +7,7 @@ scripts/test_run_folder.py; those here are the rest.
 import contextlib
 import importlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ import mtrl
 from agents import MTSAC, StateFileError, evaluate, latest_checkpoint, load_checkpoint
 from scripts import train
 from scripts.common import command
-from scripts.common.usage import UsageError
+from scripts.common.usage import UsageError, check_output
 from scripts.runs import Run
 from scripts.setup.config import TrainConfig, check
 from scripts.setup.presets import PRESETS
@@ -97,6 +98,9 @@ COMMANDS = [  # a command line, and what it answers on the way to exit code 2; R
     ("triad --tasks reach-v3", "expected two task names, found 1"),
     ("triad --updates 0", "--updates: expected at least 1"),
     ("triad --preset none", "unknown preset 'none'"),
+    ("sweep toy --flags=--print-preset", "expected flags that the sweep leaves free; found --print-preset"),
+    ("sweep toy --out thesis.txt", "expected another path; found: [Errno 20] Not a directory"),
+    ("share RUN --to thesis.txt/agent", "expected another path; found: [Errno 20] Not a directory"),
     ("toy2d --steps 0", "--steps: expected at least 1"),
     ("toy2d --aggregators meen", "meen"),
     ("toy2d --learning-rate nan", "--learning-rate"),
@@ -246,6 +250,14 @@ def test_a_wrong_call_gets_a_message(call, message, run):
     with pytest.raises((ValueError, TypeError, FileNotFoundError)) as told:
         call(run)
     assert message in str(told.value)
+
+
+def test_no_device_is_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "lost").symlink_to("nowhere")
+    for name in ("pipe", "lost"):
+        with pytest.raises(UsageError, match="expected a new or a plain file"):
+            check_output("--json", tmp_path / name)
 
 
 def test_evaluate_before_reset_and_after_close():

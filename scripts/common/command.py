@@ -17,6 +17,8 @@ from scripts.common.usage import InUse, UsageError
 EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_DISK, EXIT_IN_USE, EXIT_INTERRUPTED = 2, 3, 4, 5, 6, 130
 # what a full or broken disk answers: no space, over quota, over a file-size limit, input or output error
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# a path that cannot be: too long, a file where a folder should be or the reverse, a circle of links
+_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
 # and what else may go wrong with files: permissions, a read-only disk, a folder that is gone, too many open files
 _FILES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 
@@ -55,8 +57,9 @@ def _outcome(main: Callable[[Sequence[str]], int | None]) -> int | str | None:
         print("error:", plain(error, keep="\n"), file=sys.stderr)
         return next(code for kind, code in codes.items() if isinstance(error, kind))
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            print(f"error: expected a shorter name; found: {plain(error)}", file=sys.stderr)
+        if error.errno in _PATHS:
+            expected = "a shorter name" if error.errno == errno.ENAMETOOLONG else "another path"
+            print(f"error: expected {expected}; found: {plain(error)}", file=sys.stderr)
             return EXIT_USAGE
         if error.errno not in (*_DISK, *_FILES):
             raise

@@ -59,6 +59,8 @@ def check_output(flag: str, path: Path) -> None:
     """Raise UsageError unless a file can be written at `path`: better now than after an hour of work."""
     if path.is_dir():
         raise UsageError(f"{flag}: expected a file; {path} is a folder. Add a file name.")
+    if os.path.lexists(path) and not path.is_file():  # /dev/stdout would be replaced by a file, where we may do so
+        raise UsageError(f"{flag}: expected a new or a plain file; {path} is a device, a pipe or a link to nothing.")
     if not path.parent.is_dir():
         raise UsageError(f"{flag}: expected a file in an existing folder; there is no folder {path.parent}.")
     if not os.access(path.parent, os.W_OK):

@@ -23,6 +23,7 @@ _INSTEAD = {  # flags of scripts.train that the sweep gives itself -> what to us
     "--resume": "the same command again, which goes on where it stopped",
     "--go-on": "the same command again, which goes on where it stopped",
     "--diff": "scripts.train itself",
+    "--print-preset": "scripts.train itself",
     "--help": "scripts.train itself",
     "-h": "scripts.train itself",
 }

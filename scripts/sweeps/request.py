@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from agents.fields import SettingError, check_types
-from mtrl import AGGREGATORS
+from mtrl.aggregators import AGGREGATORS, WEIGHTINGS
 from scripts.common.flags import Counts, Names
 from scripts.common.usage import UsageError, choose
 from scripts.setup.presets import parsed
@@ -19,7 +19,7 @@ from scripts.setup.presets import parsed
 PROGRAM = "python -m scripts.sweep"
 ARMS = {
     name: f"--aggregator mean --critic-aggregator {name}" if kind.non_negative else f"--aggregator {name}"
-    for name, kind in AGGREGATORS.items()
+    for name, kind in {**AGGREGATORS, **WEIGHTINGS}.items()
 } | {
     "multi-head-mean": "--aggregator mean --multi-head",
     "multi-head-pcgrad": "--aggregator pcgrad --multi-head",

@@ -12,7 +12,7 @@ import pytest
 
 from agents import NonFiniteError
 from envs.signals import STOP_SIGNALS
-from mtrl import AGGREGATORS
+from mtrl import AGGREGATORS, WEIGHTINGS
 from scripts import sweep, train
 from scripts.common import command
 from scripts.common.screen import Screen
@@ -204,7 +204,7 @@ def test_an_error_of_ours_leaves_no_training_behind():
 # --------------------------------------------------------------------------------------------------------- the plan
 def test_every_baseline_of_the_paper_is_an_arm():
     assert set(GROUPS["paper"]) <= set(ARMS)
-    assert set(AGGREGATORS) <= set(ARMS)
+    assert {*AGGREGATORS, *WEIGHTINGS} <= set(ARMS)
     configs = {job.name: job.config for job in make_jobs(SweepConfig(presets=("mt10-quick",), arms=("paper",)))}
     assert len(configs) == 9
     assert configs["mt10-quick-multi-head-pcgrad-seed0"].multi_head
