@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from mtrl.aggregators import WEIGHTINGS, WRAPPERS
 from scripts.common.text import plain
 from scripts.common.usage import UsageError, check_output
 
@@ -34,8 +35,13 @@ STEPS_LABEL = "environment steps per task"
 
 
 def color_of(method: str) -> str:
-    """Return the colour of an aggregator, or of `independent`, in every picture; grey for one that is not ours."""
-    return METHOD_COLORS.get(method, FOREIGN)
+    """Return the colour of an aggregator, or of `independent`, in every picture; grey for one that is not ours.
+
+    One behind a wrapper or a weighting, `smoothed:pcgrad`, has that of the method.
+    """
+    before, _, base = method.rpartition(":")
+    ours = all(name in (*WRAPPERS, *WEIGHTINGS) for name in before.split(":")) if before else True
+    return METHOD_COLORS.get(base, FOREIGN) if ours else FOREIGN
 
 
 class Look(NamedTuple):

@@ -123,6 +123,13 @@ def test_every_aggregator_has_a_colour_of_its_own():
     assert looks.color_of("torchjd:UPGrad") == looks.FOREIGN not in looks.COLORS
 
 
+def test_what_is_around_a_method_shows_in_its_dashes():
+    names = ["pcgrad", "uncertainty:pcgrad", "scheduled:smoothed:pcgrad", "own.py:pcgrad"]
+    found = looks.looks(names)
+    assert [look.color for look in found] == [looks.METHOD_COLORS["pcgrad"]] * 3 + [looks.FOREIGN]
+    assert len({look.dashes for look in found[:3]}) == 3
+
+
 def test_a_seed_that_broke_down_is_drawn_at_zero_and_told(tmp_path):
     make_run(tmp_path / "a", {100: (1, 1), 200: (1, 1)}, seed=0)
     make_run(tmp_path / "b", {100: (1, 1)}, seed=1, status="failed")
