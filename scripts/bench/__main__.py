@@ -195,7 +195,7 @@ def check(config: BenchConfig) -> None:
             raise UsageError(f"--{kind}s: expected at least one of {', '.join(known)}; found none.")
         for name in names:
             choose(kind, name, known)
-    methods.check_aggregators(config.aggregators)
+    methods.check_aggregators(config.aggregators, any_sign={*config.parts} != {"aggregate"})  # there they are positive
     require_device(config.device)
     resolve_capture(config.capture, config.device)
     resolve_compile(replace(PRESETS[config.preset].config, compile=config.compile), config.device)
