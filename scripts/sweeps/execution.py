@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from types import FrameType
 
 from scripts.common.command import EXIT_DISK, EXIT_IN_USE, EXIT_WORKER
@@ -78,7 +78,7 @@ def described(code: int) -> str:
 
 
 def execute(
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     launcher: Launcher,
     stop: Stop,
     tell: Callable[[dict[str, Started], dict[str, int]], None],
@@ -89,19 +89,29 @@ def execute(
 
     Returns name -> exit code. One that fails does not stop the others. What was not started has no exit code.
 
+    :param jobs: each is taken from it when there is a place for it.
     :param tell: called again and again with those that run and the exit codes so far.
     :param retries: how often a run is tried again that ended with one of `AGAIN` or was killed by the system.
     :param every: seconds between two looks.
     """
-    waiting, running, codes = list(jobs), dict[str, Started](), dict[str, int]()
-    by_name, attempts = {job.name: job for job in jobs}, Attempts(retries, stop.say, launcher.remote)
+    new, waiting, begun = iter(jobs), list[Job](), dict[str, Job]()
+    running, codes = dict[str, Started](), dict[str, int]()
+    attempts = Attempts(retries, stop.say, launcher.remote)
     told = 0  # 1: to stop, 2: at once
+
+    def following() -> Job | None:
+        job = next(new, None) or next((job for job in waiting if attempts.is_due(job.name)), None)
+        if job in waiting:
+            waiting.remove(job)
+        return job
+
     try:
-        while running or (waiting and not stop.signal):
-            for job in [job for job in waiting if attempts.is_due(job.name)]:
-                if len(running) < launcher.at_once and not stop.signal:
-                    waiting.remove(job)
-                    running[job.name] = launcher.start(job)
+        while True:
+            while not stop.signal and len(running) < launcher.at_once and (job := following()):
+                begun[job.name] = job
+                running[job.name] = launcher.start(job)
+            if not running and (stop.signal or not waiting):
+                break
             if told < (wish := bool(stop.signal) + stop.at_once):
                 told = wish
                 for started in running.values():
@@ -112,7 +122,7 @@ def execute(
             for name, code in ended.items():
                 del running[name]
                 if not stop.signal and attempts.again(name, code):
-                    waiting.append(by_name[name])
+                    waiting.append(begun[name])
                 else:
                     codes[name] = code
     finally:

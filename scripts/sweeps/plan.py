@@ -70,8 +70,8 @@ def make_jobs(request: SweepConfig) -> list[Job]:
             raise UsageError(f"--{name}: expected each once; found {', '.join(map(str, values))}.")
     for preset in request.presets:
         find(preset)
-    extra = _words("--flags", request.flags)
-    words = {arm: [*_words(f"define.{arm}", flags), *extra] for arm, flags in arms.items()}
+    extra = train_words("--flags", request.flags)
+    words = {arm: [*train_words(f"define.{arm}", flags), *extra] for arm, flags in arms.items()}
     for arm, flags in words.items():
         if not request.trusted and not request.run_code and _names_code(flags):
             raise UsageError(
@@ -96,7 +96,7 @@ def _names_code(flags: Sequence[str]) -> bool:
     return any(".py:" in word for word in flags) or any(":" in suite for suite in suites)
 
 
-def _words(where: str, flags: str) -> list[str]:
+def train_words(where: str, flags: str) -> list[str]:
     """Return flags of scripts.train, word by word.
 
     :raises UsageError: for one that the sweep gives itself.

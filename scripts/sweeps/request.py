@@ -67,7 +67,7 @@ class SweepConfig:
 
 def parse(argv: Sequence[str], description: str) -> SweepConfig:
     """Return the request in flags, or in a TOML file with flags over it."""
-    argv = _joined(argv)
+    argv = joined(argv)
     files = [word for word in argv if word.lower().endswith(".toml")]
     if files:
         keys = read_toml(Path(files[0]))
@@ -91,7 +91,7 @@ def check_numbers(request: SweepConfig) -> None:
         raise UsageError(f"--retries: expected 0 or more; found {request.retries}.")
 
 
-def _joined(argv: Sequence[str]) -> list[str]:
+def joined(argv: Sequence[str]) -> list[str]:
     """Return `--flags "--x 1"` as one word, or its value would be taken for a flag."""
     words = list(argv)
     if "--flags" in words[:-1]:
