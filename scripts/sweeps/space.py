@@ -35,7 +35,8 @@ class Dimension:
             return distributions.CategoricalDistribution(self.values)
         whole = all(isinstance(value, int) for value in self.values)
         kind = distributions.IntDistribution if whole else distributions.FloatDistribution
-        return kind(*self.values, log=self.kind == "log")
+        low, high = self.values
+        return kind(low, high, log=self.kind == "log")
 
     def __str__(self) -> str:
         if self.kind == "choice":
