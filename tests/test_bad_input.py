@@ -71,6 +71,8 @@ COMMANDS = [  # a command line, and what it answers on the way to exit code 2; R
     ("train toy --aggregator nowhere.py:Mine", "nowhere.py"),
     ("train toy --aggregator torchjd:Nothing", "Nothing"),
     ("train toy --critic-aggregator mean --critic-aggregator.c 1", "--critic-aggregator.c"),
+    ("train toy --actor-torso paco --experts 9", "--experts: expected at most 4, the number of tasks"),
+    ("train toy --log-std-min 3", "--log-std-max: expected more than log_std_min=3.0"),
     ("train toy --track sacred", "unknown logger 'sacred'"),
     ("train toy --track", "--track: expected trackers"),
     ("train toy --track ,", "unknown logger ''"),

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from agents.fields import SettingError
 from agents.networks.base import Inputs, Torso
 from agents.networks.layers import EnsembleLinear, TaskHeads, TaskVectors
 
@@ -82,14 +83,12 @@ class Moore(MixtureOfExperts):
     (Hendawy et al. 2024, arXiv 2311.11385, Section 4: Gram-Schmidt, in the order of the experts.)
 
     :param experts: K, at most `width`: so many directions there are.
-    :raises ValueError: for more.
+    :raises SettingError: for more.
     """
 
     def __init__(self, inputs: Inputs, width: int, depth: int, experts: int):
         if experts > width:
-            raise ValueError(
-                f"experts: expected at most {width}, the width, as moore's are orthogonal; found {experts}"
-            )
+            raise SettingError("experts", f"at most {width}, the width, as moore's are orthogonal", experts)
         super().__init__(inputs, width, depth, experts)
 
     def representations(

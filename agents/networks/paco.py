@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from agents.fields import SettingError
 from agents.networks.base import Inputs, Torso
 from agents.networks.layers import TaskVectors, uniform
 
@@ -42,7 +43,7 @@ class PaCo(Torso):
     :param width: units of a layer.
     :param depth: layers.
     :param experts: K, at most T. In the paper 5 on MT10, 20 on MT50.
-    :raises ValueError: for more.
+    :raises SettingError: for more.
     """
 
     takes_task = sets_back = True
@@ -50,10 +51,8 @@ class PaCo(Torso):
     def __init__(self, inputs: Inputs, width: int, depth: int, experts: int):
         super().__init__()
         if experts > inputs.num_tasks:
-            raise ValueError(
-                f"experts: expected at most {inputs.num_tasks}, the number of tasks, as more sets than tasks add "
-                f"nothing to paco; found {experts}"
-            )
+            expected = f"at most {inputs.num_tasks}, the number of tasks, as more sets than tasks add nothing to paco"
+            raise SettingError("experts", expected, experts)
         self.num_tasks, self.out_features = inputs.num_tasks, width
         self.mix = TaskVectors(inputs.num_tasks, experts, inputs.members)
         self.mix.table.data = F.normalize(nn.init.normal_(self.mix.table.data), dim=-1)

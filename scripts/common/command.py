@@ -65,7 +65,7 @@ def _outcome(main: Callable[[Sequence[str]], int | None]) -> int | str | None:
             raise
         full = error.errno in _DISK
         told = f"the disk took no more: {error}. Make room" if full else f"a file was refused: {error}. Put that right"
-        print(f"error: {plain(told)}, then go on with --resume.", file=sys.stderr)
+        print(f"error: {plain(told)}, then try again; a training goes on with --resume.", file=sys.stderr)
         return EXIT_DISK
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from agents.fields import SettingError
+
 
 class UsageError(Exception):
     """Something the user can put right: says what was expected, what was found and what to do."""
@@ -23,6 +25,9 @@ def usage_errors() -> Iterator[None]:
     """Inside, a ValueError or a missing file or package is about what the user asked for, not about our code."""
     try:
         yield
+    except SettingError as error:
+        flag = f"--{error.name.replace('_', '-')}"
+        raise UsageError(f"{flag}: expected {error.expected}; found {error.found!r}") from error
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise UsageError(str(error)) from error
 

@@ -376,4 +376,4 @@ def test_an_accident_with_files_is_one_line_and_not_the_end(number, capsys, monk
         command.run(accident)
     assert end.value.code == command.EXIT_DISK
     (line,) = capsys.readouterr().err.splitlines()
-    assert "then go on with --resume" in line
+    assert "a training goes on with --resume" in line
