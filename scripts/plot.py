@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from scripts.analysis import success as plot_success
 from scripts.analysis import training as plot_training
-from scripts.analysis.methods import Method, find_runs, group, require_one_protocol
+from scripts.analysis.methods import Method, find_runs, group, relabelled, require_one_protocol
 from scripts.analysis.style import picture_path, save
 from scripts.common import command
 
@@ -44,6 +44,8 @@ class PlotConfig:
     conflicts: cosines of task gradients; triad: conflict, norms, curvature; temperatures: of every task."""
     out: Path | None = None
     """A .png, .pdf or .svg file; by default KIND.png, in the run's folder if there is only one, else in this folder."""
+    labels: tuple[str, ...] = ()
+    """Own names in place of the figure's, e.g. --labels mean=baseline "pcgrad, gamma 0.99=ours"."""
     pdf: bool = False
     """Also write a .pdf."""
 
@@ -55,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     require_one_protocol(runs, "Draw them apart.")
     default = (runs[0].path if len(runs) == 1 else Path()) / f"{request.kind}.png"
     out = picture_path(request.out or default)
-    figure = KINDS[request.kind](group(runs))
+    figure = KINDS[request.kind](relabelled(group(runs), request.labels))
     save(figure, *dict.fromkeys([out, out.with_suffix(".pdf")] if request.pdf else [out]))
     return 0
 

@@ -6,7 +6,7 @@ import glob
 import json
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from agents.algorithms import ALGORITHMS
 from agents.fields import names_of
 from mtrl import AGGREGATORS
-from scripts.common.usage import UsageError
+from scripts.common.usage import UsageError, choose
 from scripts.runs import Run
 from scripts.runs.files import as_usage_error
 from scripts.setup.config import TrainConfig
@@ -129,6 +129,21 @@ def hours_at(run: Run, steps: np.ndarray, evaluations: bool = False) -> np.ndarr
             f"expected times in {run.metrics.path}; found none. Keep metrics.csv with the run to draw them."
         )
     return np.interp(steps, [0, *known], [0, *seconds]) / 3600
+
+
+def relabelled(methods: Sequence[Method], words: Sequence[str]) -> list[Method]:
+    """Return the methods under other labels.
+
+    :param words: LABEL=NAME each.
+    :raises UsageError: for other words, and for labels that no method has.
+    """
+    names = {method.label: method.label for method in methods}
+    for word in words:
+        label, is_, name = word.partition("=")
+        if not (is_ and name.strip()):
+            raise UsageError(f"--labels {word}: expected LABEL=NAME, a label of the figure and what to write instead.")
+        names[choose("label", label, names)] = name
+    return [replace(method, label=names[method.label]) for method in methods]
 
 
 def group(runs: Sequence[Run]) -> list[Method]:

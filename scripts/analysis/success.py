@@ -51,7 +51,9 @@ def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tu
         for i, panel in enumerate(panels):
             panel.set_ylim(-0.04, 1.04)
             band(panel, look, x, curves[:, i : i + 1], thin=True)
-    shading = "; shaded: 95 % bootstrap over seeds" if any(len(method.runs) > 1 for method in methods) else ""
+    shading = (
+        "; thin: seeds; shaded: 95 % bootstrap over them" if any(len(method.runs) > 1 for method in methods) else ""
+    )
     what = f"success, mean over {len(tasks)} tasks" if tasks else f"success on {protocol.tasks[0]}"
     top.suptitle(f"{literal(protocol.benchmark)}: {what}{shading}", fontsize=11)
     mean.set(xlabel=label, ylabel="share of episodes with success", ylim=(-0.04, 1.04))
@@ -91,7 +93,9 @@ def band(
     label: str = "",
     thin: bool = False,
 ) -> None:
-    """Draw the mean over seeds and tasks as a line, its interval as a band; a single seed has no band.
+    """Draw the mean over seeds and tasks as a line, its interval as a band and each seed as a thin line.
+
+    A single seed is the line itself and has no band.
 
     Where a task did not report its success there is no point.
     """
@@ -103,3 +107,4 @@ def band(
     if len(values) > 1 and len(x):
         edges = np.array([intervals.mean_interval(point, RESAMPLES) for point in np.moveaxis(values, -1, 0)])
         axes.fill_between(x, edges[:, 0], edges[:, 1], color=look.color, alpha=0.15, linewidth=0)
+        axes.plot(x, values.mean(1).T, color=look.color, linestyle=look.dashes, linewidth=width / 3, alpha=0.5)

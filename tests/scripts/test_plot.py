@@ -9,7 +9,7 @@ from scripts import compare, plot
 from scripts.analysis import style as looks
 from scripts.analysis import success as plot_success
 from scripts.analysis import training as plot_training
-from scripts.analysis.methods import find_runs, group
+from scripts.analysis.methods import find_runs, group, relabelled
 from scripts.common.usage import UsageError
 from tests import run_folders
 from tests.run_folders import TASKS, make_run
@@ -45,6 +45,22 @@ def test_success_is_the_mean_over_seeds_and_tasks_with_a_band_over_seeds(methods
     assert [panel.get_title() for panel in panels] == list(TASKS)
     np.testing.assert_allclose(panels[1].get_lines()[0].get_ydata(), [0.6, 0.8])
     assert top.get_xlabel() == "environment steps per task"
+
+
+def test_seeds_are_thin_lines_around_their_mean(methods):
+    mean, *seeds, _ = (
+        plot_success.over_environment_steps(methods).axes[0].get_lines()
+    )  # two of the mean, then PCGrad's one
+    assert len(seeds) == 2
+    np.testing.assert_allclose(np.mean([line.get_ydata() for line in seeds], axis=0), mean.get_ydata())
+
+
+def test_a_method_may_have_a_label_of_ones_own(methods):
+    ours = relabelled(methods, ["mean=base=line"])
+    assert [method.label for method in ours] == ["base=line", "pcgrad"]
+    for words, message in (["maen=x"], "did you mean mean"), (["mean"], "expected LABEL=NAME"), (["mean= "], "LABEL"):
+        with pytest.raises(UsageError, match=message):
+            relabelled(methods, words)
 
 
 def test_one_task_is_one_panel(tmp_path, monkeypatch, capsys):
@@ -113,7 +129,7 @@ def test_triad_and_temperatures(methods):
 def test_a_method_has_its_colour_in_every_picture(methods):
     pictures = (plot_success.over_environment_steps, plot_success.over_wall_clock, plot_training.triad)
     for axes in (picture(methods).axes[0] for picture in pictures):
-        colors = [to_hex(line.get_color()).upper() for line in axes.get_lines()[:2]]
+        colors = [to_hex(line.get_color()).upper() for name, line in lines(axes).items() if name[0] != "_"]
         assert colors == [looks.METHOD_COLORS["mean"], looks.METHOD_COLORS["pcgrad"]]
 
 
