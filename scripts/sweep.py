@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from scripts.common import command
+from scripts.common.command import EXIT_INCOMPLETE
 from scripts.common.screen import Screen
 from scripts.common.usage import check_folder, choose, step_limit
 from scripts.sweeps.board import Board
@@ -32,8 +33,6 @@ from scripts.sweeps.execution import Stop, execute
 from scripts.sweeps.launchers import LAUNCHERS
 from scripts.sweeps.plan import make_jobs, plan
 from scripts.sweeps.request import check_numbers, parse
-
-EXIT_INCOMPLETE = 1
 
 
 def main(argv: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, cast
 
 import tyro
 
+from agents.saving.atomic import whole_file
 from scripts.common import command
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError, check_folder, choose
@@ -102,7 +103,8 @@ def main(argv: Sequence[str]) -> int:
         if search.over == search.trials and (best := search.best):
             words = [request.preset, *extra, *flags(best.params), "--seed", str(request.seed)]
             summary = f"trial {best.number} of scripts.tune, success {best.value:.2f}"
-            search.write_winner(out / "winner.toml", to_toml(cast(TrainConfig, parse_train(words)), summary))
+            with whole_file(out / "winner.toml") as file:
+                file.write(to_toml(cast(TrainConfig, parse_train(words)), summary).encode())
         return conclude(search, stop, console, out / "winner.toml")
 
 

@@ -26,10 +26,15 @@ def usage_errors() -> Iterator[None]:
     try:
         yield
     except SettingError as error:
-        flag = f"--{error.name.replace('_', '-')}"
-        raise UsageError(f"{flag}: expected {error.expected}; found {error.found!r}") from error
+        raise UsageError(in_flags(error)) from error
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise UsageError(str(error)) from error
+
+
+def in_flags(error: SettingError) -> str:
+    """Say the error as the command line does: with the setting's flag, a list as it was typed."""
+    found = ",".join(map(str, error.found)) if isinstance(error.found, tuple) else error.found
+    return f"--{error.name.replace('_', '-')}: expected {error.expected}; found {found!r}"
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:

@@ -35,6 +35,7 @@ from agents.fields import (
 from agents.settings import ARS_REMOVED, NetworkSettings, Precision, SACSettings
 from agents.together import check_together
 from envs import find_benchmark
+from scripts.common.usage import in_flags
 
 
 @dataclass(frozen=True)
@@ -247,8 +248,7 @@ def check(config: TrainConfig) -> None:
             expected = f"{names} for {benchmark.name}, e.g. --tasks reach-v3"
             raise SettingError("tasks", expected, config.tasks)
     except SettingError as error:
-        found = ",".join(map(str, error.found)) if isinstance(error.found, tuple) else error.found
-        raise ValueError(f"--{error.name.replace('_', '-')}: expected {error.expected}; found {found!r}") from None
+        raise ValueError(in_flags(error)) from None
 
 
 def check_settings(config: TrainConfig) -> None:

@@ -11,12 +11,11 @@ from types import TracebackType
 from rich.live import Live
 
 from scripts.common.screen import FittedTable, Screen
-from scripts.common.signals import STOP_SIGNALS
 from scripts.common.text import plain
 from scripts.common.usage import UsageError
 from scripts.runs import Run
 from scripts.runs.claim import holder
-from scripts.sweeps.execution import described
+from scripts.sweeps.execution import described, stopped_by_signal
 from scripts.sweeps.launchers import Started
 from scripts.sweeps.plan import Plan
 
@@ -120,9 +119,7 @@ class Board:
     def _ending(line: Line, code: int) -> str:
         if code == 0:
             return "finished"
-        if (
-            code in (-number for number in STOP_SIGNALS) or code - 128 in STOP_SIGNALS
-        ):  # before it listened, or as asked
+        if stopped_by_signal(code):
             return "stopped"
         return f"failed ({described(code)})"
 

@@ -72,6 +72,11 @@ class Attempts:
         return time.monotonic() >= self.due.get(name, 0.0)
 
 
+def stopped_by_signal(code: int) -> bool:
+    """Whether a training ended as a signal asked: with a checkpoint, or before it listened."""
+    return -code in STOP_SIGNALS or code - 128 in STOP_SIGNALS
+
+
 def described(code: int) -> str:
     """Say how a training ended."""
     return f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -100,10 +105,10 @@ def execute(
     told = 0  # 1: to stop, 2: at once
 
     def following() -> Job | None:
-        job = next(new, None) or next((job for job in waiting if attempts.is_due(job.name)), None)
-        if job in waiting:
-            waiting.remove(job)
-        return job
+        if job := next(new, None):
+            return job
+        due = (i for i, job in enumerate(waiting) if attempts.is_due(job.name))
+        return waiting.pop(i) if (i := next(due, None)) is not None else None
 
     try:
         while True:

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agents.fields import names_of
-from agents.saving.atomic import whole_file
-from scripts.common.signals import STOP_SIGNALS
 from scripts.common.usage import UsageError
 from scripts.runs import Run
 from scripts.runs.results import latest_evaluation
 from scripts.setup.config import TrainConfig
+from scripts.sweeps.execution import stopped_by_signal
 from scripts.sweeps.launchers import Started
 from scripts.sweeps.plan import Job
 from scripts.sweeps.space import Dimension
@@ -115,8 +114,7 @@ class Search:
                 self._close(name, trial, codes[name])
 
     def _was_stopped(self, name: str, code: int, stopping: bool) -> bool:
-        stopped = code - 128 in STOP_SIGNALS or -code in STOP_SIGNALS
-        return (stopped and name not in self._pruned) or (stopping and code < 0)
+        return (stopped_by_signal(code) and name not in self._pruned) or (stopping and code < 0)
 
     def _close(self, name: str, trial: optuna.Trial, code: int) -> None:
         del self.live[name]
@@ -155,11 +153,6 @@ class Search:
         import optuna
 
         return optuna.importance.get_param_importances(self.study) if self._complete >= 4 else {}
-
-    def write_winner(self, path: Path, text: str) -> None:
-        """Write the best trial's preset, in one go."""
-        with whole_file(path) as file:
-            file.write(text.encode())
 
 
 def shown(value: Any) -> str:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from rich.live import Live
 
+from scripts.common.command import EXIT_INCOMPLETE
 from scripts.common.screen import FittedTable, Screen
 from scripts.sweeps.board import PLAIN_EVERY, PLAIN_FIRST, duration, progress
 from scripts.sweeps.execution import Stop
 from scripts.sweeps.launchers import Started
 from scripts.sweeps.study import Search, shown
-
-EXIT_INCOMPLETE = 1
 
 
 class TrialsBoard:
