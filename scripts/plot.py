@@ -20,9 +20,12 @@ from matplotlib.figure import Figure
 
 from scripts.analysis import success as plot_success
 from scripts.analysis import training as plot_training
+from scripts.analysis.literature import Literature
 from scripts.analysis.methods import Method, find_runs, group, relabelled, require_one_protocol
+from scripts.analysis.published import require_within_reach
 from scripts.analysis.style import picture_path, save
 from scripts.common import command
+from scripts.common.usage import UsageError
 
 KINDS: dict[str, Callable[[Sequence[Method]], Figure]] = {
     "success": plot_success.over_environment_steps,
@@ -46,6 +49,8 @@ class PlotConfig:
     """A .png, .pdf or .svg file; by default KIND.png, in the run's folder if there is only one, else in this folder."""
     labels: tuple[str, ...] = ()
     """Own names in place of the figure's, e.g. --labels mean=baseline "pcgrad, gamma 0.99=ours"."""
+    published: bool = False
+    """Draw the success rates of papers beside one's own, as far as the steps go; --kind success on MT10 and MT50."""
     pdf: bool = False
     """Also write a .pdf."""
 
@@ -57,9 +62,21 @@ def main(argv: Sequence[str]) -> int:
     require_one_protocol(runs, "Draw them apart.")
     default = (runs[0].path if len(runs) == 1 else Path()) / f"{request.kind}.png"
     out = picture_path(request.out or default)
-    figure = KINDS[request.kind](relabelled(group(runs), request.labels))
+    methods = relabelled(group(runs), request.labels)
+    figure = _beside_published(methods, request.kind) if request.published else KINDS[request.kind](methods)
     save(figure, *dict.fromkeys([out, out.with_suffix(".pdf")] if request.pdf else [out]))
     return 0
+
+
+def _beside_published(methods: Sequence[Method], kind: str) -> Figure:
+    if kind != "success":
+        raise UsageError(
+            f"--published: expected --kind success, which papers report; found {kind}. Leave one of the two out."
+        )
+    protocol = methods[0].runs[0].protocol
+    steps = int(max(method.curves[0][-1] for method in methods))
+    numbers = require_within_reach(protocol.benchmark, steps)
+    return plot_success.over_environment_steps(methods, Literature(numbers, protocol))
 
 
 if __name__ == "__main__":

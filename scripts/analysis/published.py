@@ -6,6 +6,8 @@ import tomllib
 from dataclasses import dataclass, fields
 from importlib import resources
 
+from scripts.common.text import plain
+from scripts.common.usage import UsageError
 from scripts.runs.protocol import Protocol
 
 
@@ -46,8 +48,7 @@ def _spelled(value: object) -> str:
     return "not stated" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def published(benchmark: str) -> list[Published]:
-    """All numbers for a benchmark, in the order of the file."""
+def _all() -> list[Published]:
     document = tomllib.loads((resources.files("scripts.analysis") / "published.toml").read_text())
     known = {field.name for field in fields(Published)}
     numbers = []
@@ -56,4 +57,33 @@ def published(benchmark: str) -> list[Published]:
         if unknown := {name for row in table["rows"] for name in {**shared, **row}} - known:
             raise ValueError(f"published.toml: unknown keys {sorted(unknown)}")
         numbers += [Published(**shared, **row) for row in table["rows"]]
-    return [number for number in numbers if number.benchmark == benchmark]
+    return numbers
+
+
+def published(benchmark: str) -> list[Published]:
+    """All numbers for a benchmark, in the order of the file."""
+    return [number for number in _all() if number.benchmark == benchmark]
+
+
+def within_reach(benchmark: str, steps: int) -> list[Published]:
+    """Those that fit into a picture of curves of so many steps per task: at most half as many again."""
+    return [number for number in published(benchmark) if number.steps <= 1.5 * steps]
+
+
+def require_within_reach(benchmark: str, steps: int) -> list[Published]:
+    """Return those within reach.
+
+    :raises UsageError: if there are none.
+    """
+    if not (found := published(benchmark)):
+        known = ", ".join(sorted({number.benchmark for number in _all()}))
+        raise UsageError(
+            f"--published: expected a benchmark with published figures ({known}); found {plain(benchmark)}."
+        )
+    if not (near := within_reach(benchmark, steps)):
+        first = min(number.steps for number in found)
+        raise UsageError(
+            f"--published: the first published figures of {benchmark} are those after {first:,} steps per task; these "
+            f"runs end at {steps:,}."
+        )
+    return near

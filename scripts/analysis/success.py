@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 
 from scripts.analysis import intervals
+from scripts.analysis.literature import Literature
 from scripts.analysis.methods import Method, hours_at
 from scripts.analysis.style import STEPS_LABEL, Look, literal, looks, over_steps, set_style
 
@@ -19,9 +20,12 @@ RESAMPLES = 1000  # of a shaded interval: its edge is thinner than what more wou
 COLUMNS = 5  # panels in a row
 
 
-def over_environment_steps(methods: Sequence[Method]) -> Figure:
-    """Success over environment steps per task."""
-    figure, panels = _draw(methods, [method.curves[0] for method in methods], STEPS_LABEL)
+def over_environment_steps(methods: Sequence[Method], literature: Literature | None = None) -> Figure:
+    """Success over environment steps per task.
+
+    :param literature: published curves, drawn beside the mean over tasks.
+    """
+    figure, panels = _draw(methods, [method.curves[0] for method in methods], STEPS_LABEL, literature)
     for panel in panels:
         over_steps(panel)
     return figure
@@ -36,14 +40,21 @@ def over_wall_clock(methods: Sequence[Method]) -> Figure:
     return figure
 
 
-def _draw(methods: Sequence[Method], xs: Sequence[np.ndarray], label: str) -> tuple[Figure, list[Axes]]:
+def _draw(
+    methods: Sequence[Method], xs: Sequence[np.ndarray], label: str, literature: Literature | None = None
+) -> tuple[Figure, list[Axes]]:
     set_style()
     protocol = methods[0].runs[0].protocol
     tasks = protocol.tasks if len(protocol.tasks) > 1 else ()  # a panel of a single task would be the same again
     heights = [3.8, 1.3 * math.ceil(len(tasks) / COLUMNS)][: 1 + bool(tasks)]
+    heights += [literature.height] if literature else []
     figure = plt.figure(figsize=(9, sum(heights)), layout="constrained")
     top, *below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    if literature:
+        literature.write(below.pop())
     mean = top.subplots()
+    if literature:
+        literature.draw(mean)
     panels = [panel for part in below for panel in task_panels(part, tasks, label, "success")]
     for method, look, x in zip(methods, looks([m.aggregator for m in methods]), xs, strict=True):
         curves = method.curves[1]

@@ -63,6 +63,37 @@ def test_a_method_may_have_a_label_of_ones_own(methods):
             relabelled(methods, words)
 
 
+def test_published_curves_stand_beside_with_their_sources(tmp_path, monkeypatch):
+    make_run(tmp_path / "a", {100_000: (0.2, 0.4), 200_000: (0.4, 0.6)}, steps_per_task=200_000)
+    drawn = []
+    monkeypatch.setattr(plot, "save", lambda figure, *paths: drawn.append(figure))
+    for flags in [], ["--published"]:
+        plot.main([str(tmp_path), "--out", str(tmp_path / "x.png"), *flags])
+    without, beside = drawn
+    curves = [line.get_xydata().tolist() for line in beside.axes[0].get_lines()]
+    assert [[1e5, 0.305], [2e5, 0.478]] in curves  # McLean et al. 2025, width 256
+    assert all(x <= 3e5 for curve in curves for x, _ in curve)
+    assert len(curves) > 10
+    assert lines(without.axes[0])["mean, seed 0"].get_xydata().tolist() in curves
+    (note,) = [text.get_text() for part in beside.subfigs for text in part.texts if "literature" in text.get_text()]
+    assert "McLean et al. 2025" in note
+    assert "reward v1; horizon not stated" in note
+    numbers = {number for text in beside.axes[0].texts for number in text.get_text().split(", ")}
+    assert numbers == {str(1 + i) for i in range(len(curves) - 1)}  # each curve has one, and the note all
+    assert all(f"{number}\N{NO-BREAK SPACE}" in note for number in numbers)
+
+
+def test_published_curves_are_of_success_after_steps_that_papers_report(runs, tmp_path):
+    make_run(tmp_path / "toy" / "a", suite="toy")
+    for words, message in (
+        ([runs / "a", "--kind", "triad"], "expected --kind success"),
+        ([runs / "a"], "those after 100,000 steps per task; these runs end at 200"),
+        ([tmp_path / "toy"], r"\(MT10, MT50\); found TOY"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            plot.main([*map(str, words), "--published"])
+
+
 def test_one_task_is_one_panel(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_folders, "TASKS", TASKS[:1])
     monkeypatch.setattr(run_folders, "GOALS", {TASKS[0]: run_folders.GOALS[TASKS[0]]})

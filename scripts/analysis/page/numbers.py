@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from scripts.analysis.methods import Method, hours_at
-from scripts.analysis.published import published
+from scripts.analysis.published import within_reach
 from scripts.analysis.style import color_of
 from scripts.analysis.training import NETWORKS, conflicts_over_time
 from scripts.common.text import plain
@@ -31,6 +31,7 @@ _POINTS = 80  # of a curve, evenly spread over its rows
 def numbers(methods: Sequence[Method]) -> dict[str, Any]:
     """Return all of them."""
     protocol = methods[0].runs[0].protocol
+    last = max(method.curves[0][-1] for method in methods)
     return {
         "benchmark": plain(protocol.benchmark),
         "tasks": list(map(plain, protocol.tasks)),
@@ -38,7 +39,7 @@ def numbers(methods: Sequence[Method]) -> dict[str, Any]:
         "methods": [_method(method) for method in methods],
         "published": [
             {"name": f"{p.method} ({p.source})", "steps": p.steps, "success": p.success, "statistic": p.statistic}
-            for p in published(protocol.benchmark)
+            for p in within_reach(protocol.benchmark, last)
         ],
     }
 

@@ -65,8 +65,7 @@ figures.success = () => {
       line: {...shared.line, ...look, width: 3},
     });
   });
-  const last = Math.max(...data.methods.map(m => m.steps[m.steps.length - 1]));
-  if (task < 0 && !hours) data.published.filter(p => p.steps <= 1.5 * last).forEach(p => traces.push({
+  if (task < 0 && !hours) data.published.forEach(p => traces.push({
     x: [p.steps], y: [p.success], mode: "markers", name: literal(p.name + ", " + p.statistic), showlegend: false,
     marker: {symbol: "x", size: 9, color: dark.matches ? "#aaa" : "#777"},
   }));
