@@ -2,9 +2,12 @@
 
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from scripts import __main__ as console
 
@@ -53,6 +56,26 @@ def test_an_environment_that_is_half_made_is_begun_anew_and_training_needs_no_de
     installed = inside.with_suffix(".log").read_text()
     assert "-c constraints.txt -e .\n" in installed
     assert "[dev]" not in installed
+
+
+def test_the_constraints_name_every_package_that_an_installation_brings():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = [line for line in lines if not line.startswith("#")]
+    assert pinned == sorted(set(pinned), key=str.lower)
+    known = {canonicalize_name(line.partition("==")[0]) for line in pinned}
+    installed = {canonicalize_name(d.name): d.requires or () for d in metadata.distributions()}
+    seen, todo = set(), [Requirement("mtrl-surgery[dev]")]
+    while todo:
+        wanted = todo.pop()
+        extras = [{"extra": extra} for extra in ["", *wanted.extras]]
+        for requirement in map(Requirement, installed.get(canonicalize_name(wanted.name), ())):
+            applies = not requirement.marker or any(map(requirement.marker.evaluate, extras))
+            if applies and str(requirement) not in seen:
+                seen.add(str(requirement))
+                todo.append(requirement)
+                if requirement.name != "mtrl-surgery":
+                    assert canonicalize_name(requirement.name) in known, f"{wanted} brings {requirement}"
+    assert len(seen) > 50
 
 
 def test_the_console_command_knows_every_command_and_no_other(monkeypatch, capsys):
