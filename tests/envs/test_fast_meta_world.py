@@ -28,6 +28,7 @@ from envs.meta_world.fast import math as fast_math
 from envs.meta_world.fast import path as fast_path
 from envs.meta_world.fast import proof
 from envs.meta_world.fast.math import FAST_NUMPY, FastRotation
+from envs.meta_world.fast.model import load_model
 from envs.meta_world.fast.proof import draw_goal, expert, same, set_goal, state
 from envs.meta_world.fast.step import FastSawyer, fast_class
 from envs.meta_world.task import MetaWorldTask
@@ -222,12 +223,35 @@ def test_what_is_not_equal_takes_the_plain_path_with_one_warning(unproven, monke
     assert not list(unproven.rglob("*-v3"))
 
 
+def whole(model):
+    """A model as the bytes of its file."""
+    size = mujoco.mj_sizeModel(model)
+    written = np.empty(size, np.uint8)
+    mujoco.mj_saveModel(model, None, written)
+    return written.tobytes()
+
+
+@pytest.mark.parametrize("name", ["basketball-v3", "faucet-close-v3", "push-v3", "stick-pull-v3"])
+def test_a_model_that_was_copied_is_as_it_was_compiled(name):
+    """However the environment that it was copied from has been played."""
+    env = fast_class(ALL_V3_ENVIRONMENTS[name])()
+    compiled = mujoco.MjModel.from_xml_path(env.fullpath)
+    for seed in range(2):
+        draw_goal(env, seed)
+        env.step(np.ones(4, np.float32))
+    assert whole(env.model) != whole(compiled)
+    copied = load_model(env.fullpath)
+    assert copied is not env.model
+    assert whole(copied) == whole(compiled)
+
+
 def test_nothing_outlives_an_environment():
     env = fast_class(ALL_V3_ENVIRONMENTS["reach-v3"])()
-    data = weakref.ref(env.data)
+    data, model = weakref.ref(env.data), weakref.ref(env.model)
     del env
     gc.collect()
     assert data() is None
+    assert model() is None
 
 
 # The drop-ins, beside the originals, on more than the tasks give them

@@ -24,6 +24,7 @@ import numpy as np
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 from envs.meta_world.fast.math import DROP_INS
+from envs.meta_world.fast.model import load_model
 from envs.meta_world.fast.rebind import rebind, rebound_methods
 from envs.meta_world.fast.reset import HandMemory
 
@@ -79,7 +80,9 @@ class FastSawyer(SawyerXYZEnv):
     _gripper_caging_reward = rebind(SawyerXYZEnv._gripper_caging_reward, DROP_INS)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        model, _ = super()._initialize_simulation()
+        model = load_model(self.fullpath)
+        vis = model.vis.global_  # at least the size of the pictures, as gymnasium has it
+        vis.offwidth, vis.offheight = max(vis.offwidth, self.width), max(vis.offheight, self.height)
         data = FastData(model)
         self._right, self._left = data.site("rightEndEffector").xpos, data.site("leftEndEffector").xpos
         self._hand = data.body("hand").xpos
