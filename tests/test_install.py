@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -76,6 +77,16 @@ def test_the_constraints_name_every_package_that_an_installation_brings():
                 if requirement.name != "mtrl-surgery":
                     assert canonicalize_name(requirement.name) in known, f"{wanted} brings {requirement}"
     assert len(seen) > 50
+
+
+def test_the_image_has_what_the_package_is_made_of_and_its_command():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]} - {"tests"}
+    texts = {project["project"]["readme"], project["project"]["license"]["file"], "pyproject.toml", "constraints.txt"}
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {line[1:] for line in lines if line.startswith("!")} == packages | texts
+    (command,) = project["project"]["scripts"]
+    assert f'ENTRYPOINT ["{command}"]' in (ROOT / "Dockerfile").read_text()
 
 
 def test_the_console_command_knows_every_command_and_no_other(monkeypatch, capsys):
