@@ -44,9 +44,14 @@ class Basics(AgentSettings):
         """Return the arguments of a call.
 
         :raises TypeError: for those that are missing, given twice or unknown.
+        :raises ValueError: without an environment, or for no device.
         """
         refuse_unknown(function, keywords, inspect.signature(cls).parameters)
-        return cls(*args, **keywords)
+        given = cls(*args, **keywords)
+        if given.env is None and given._init_setup_model:
+            raise ValueError(f"{function} expects an environment, found None. {function}.load(path) needs none to act.")
+        check_device(given.device)
+        return given
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,9 @@ class Arguments(Basics):
         return settings
 
     def _check(self, settings: AgentSettings, algorithm: Algorithm) -> None:
+        for group in ("policy_kwargs", "aggregator_kwargs", "critic_aggregator_kwargs", "replay_buffer_kwargs"):
+            if not isinstance(found := getattr(self, group), Mapping | None):
+                raise ValueError(f"{group}: expected a dict from names to values; found {found!r}.")
         policy_kwargs, buffer_kwargs = by_name(self.policy_kwargs or {}), self.replay_buffer_kwargs or {}
         of_buffer = taken_by(TaskReplayBuffer, vars(settings)).keys() - {"seed"}
         # settings, or facts about the environment, that MTSAC hands on
@@ -117,6 +125,17 @@ class Arguments(Basics):
             algorithm.check(chosen)
         check_together(settings, networks)
         warn_of_range(settings, networks, stacklevel=5)
+
+
+def check_device(device: Any) -> None:
+    """Refuse what is no device of torch; as in Stable-Baselines3, a GPU that is not there is the CPU.
+
+    :raises ValueError: saying what was expected and found.
+    """
+    try:
+        torch.device("cpu" if device == "auto" else device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device: expected auto, cpu, cuda or another one of torch's; found {device!r}.") from error
 
 
 def network_settings(policy_kwargs: Mapping[str, Any]) -> NetworkSettings:

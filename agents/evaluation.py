@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,11 +53,15 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
             f"Expected a vector environment of Stable-Baselines3 with a column per task, found {type(env).__name__}. "
             "envs.make and envs.from_gymnasium make one."
         )
-    if episodes < 1:
-        raise ValueError(f"Expected at least 1 episode per task, found {episodes}.")
+    if not isinstance(episodes, Integral) or episodes < 1:
+        raise ValueError(f"Expected a whole number of at least 1 episode per task, found {episodes!r}.")
+    if not hasattr(agent, "predict"):
+        raise ValueError(f"Expected an agent, with a method predict; found {type(agent).__name__}.")
     copies = _shared_out(env)
     columns, num_tasks = env.num_envs, env.num_envs // copies
     names = tuple(getattr(env, "task_names", (f"task-{i}" for i in range(num_tasks))))
+    if len(built_for := getattr(agent, "task_names", names)) != num_tasks:
+        raise ValueError(f"This agent was built for the tasks {built_for}, the environment has {names}.")
     outcomes: list[list[tuple[float, ...]]] = [[] for _ in range(columns)]
     returns, lengths, ever = np.zeros(columns), np.zeros(columns, dtype=int), np.full(columns, np.nan)
     first = np.full(columns, np.nan)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from envs.benchmarks import BENCHMARKS, Benchmark, TaskOptions, find_benchmark
+from envs.benchmarks import BENCHMARKS, Benchmark, TaskOptions, checked_tasks, find_benchmark, whole
 from envs.gym_list import from_gymnasium
 from envs.workers.pool import WorkerError
 
@@ -53,12 +53,15 @@ def make(
     """
     from envs.vec_env import TaskVecEnv  # brings Stable-Baselines3 and torch, and workers import this package
 
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"expected a seed of 0 to 2**32 - 1, found {seed}")
+    # which horizons and goals there are, the benchmark says
+    seed, horizon = whole("seed", seed, 0, 2**32 - 1), whole("horizon", horizon, 0)
+    envs_per_task = whole("envs_per_task", envs_per_task, 1)
+    goals = goals if isinstance(goals, Mapping) else whole("goals", goals, 0)
     options = TaskOptions(suite, tasks, seed, goals, horizon, reward_version, goal_order)
     found = find_benchmark(suite).task_set(options)
     specs, kept = found.specs, found.goals
     if only is not None:
+        checked_tasks([only], [spec.name for spec in specs])
         specs, kept = [spec for spec in specs if spec.name == only], {only: found.goals[only]}
     stagger = horizon if staggered else 0
     return TaskVecEnv.from_specs(specs, seed, workers, kept, envs_per_task, stagger, found.spaces)

@@ -9,7 +9,8 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from numbers import Integral
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -160,6 +161,8 @@ def find_benchmark(suite: str) -> Benchmark:
 
     :raises ValueError: for an unknown name.
     """
+    if not isinstance(suite, str):
+        raise ValueError(f"expected the name of a suite, or module:function; found {suite!r}")
     if ":" in suite:
         where, _, function = suite.rpartition(":")  # a run may go on from another folder
         return replace(_LISTED, name=f"{os.path.abspath(where)}:{function}" if where.endswith(".py") else suite)
@@ -176,6 +179,8 @@ def checked_tasks(tasks: Sequence[str], known: Sequence[str]) -> tuple[str, ...]
 
     :raises ValueError: otherwise.
     """
+    if isinstance(tasks, str):
+        raise ValueError(f"expected a list of tasks, found {tasks!r}; give [{tasks!r}]")
     if not tasks:
         raise ValueError(f"expected at least one of {len(known)} tasks ({known[0]} ... {known[-1]}), found none")
     for name in tasks:
@@ -190,8 +195,20 @@ def checked_tasks(tasks: Sequence[str], known: Sequence[str]) -> tuple[str, ...]
     return tuple(tasks)
 
 
+def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return a whole number as Python's own; numpy's are taken, too, and True and False are none.
+
+    :raises ValueError: unless it is one, and lies between the bounds.
+    """
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else least - 1
+    if number < least or (most is not None and number > most):
+        ends = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"expected {name} to be a whole number {ends}, found {value!r}")
+    return number
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """End an error message with the nearest known words, if any is near."""
-    near = difflib.get_close_matches(word.lower(), [name.lower() for name in known], n=3)
+    near = difflib.get_close_matches(str(word).lower(), [name.lower() for name in known], n=3)
     spelled = [name for name in known if name.lower() in near]
     return f"; did you mean {' or '.join(spelled)}?" if spelled else ""

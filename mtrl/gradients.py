@@ -29,6 +29,11 @@ from mtrl.graph import graph_of
 from mtrl.rows import Rows
 from mtrl.tape import Parameters, Tape, parameters_in
 
+_NO_PARAMETER = (
+    "expected at least one shared parameter that is trained, found none; keep a list of them, as a generator such as "
+    "net.parameters() is used up after one call"
+)
+
 
 def backward(
     losses: Float[Tensor, " tasks"],
@@ -125,9 +130,12 @@ def _sum(before: Tensor | None, update: Tensor | None) -> Tensor | None:
 def per_task_gradients(losses: Float[Tensor, " tasks"], parameters: Parameters) -> Float[Tensor, "tasks params"]:
     """Jacobian of the losses by T backward passes: any model, and the oracle for the faster route. Keeps the graph.
 
+    :raises ValueError: for no parameter at all.
     :raises RuntimeError: if the losses depend on none of the parameters.
     """
     shared = parameters_in(parameters)
+    if not shared:
+        raise ValueError(_NO_PARAMETER)
     return _rows(_one_by_one(losses, shared, keep_graph=True), losses, shared)[0].jacobian()
 
 
@@ -269,10 +277,7 @@ def _parameters(
     shared = tape.parameters if tape else _trained(parameters_in(parameters))
     heads = _trained([*(tape.task_parameters if tape else ()), *parameters_in(task_parameters)])
     if not shared:
-        raise ValueError(
-            "expected at least one shared parameter that is trained, found none; keep a list of them, as a generator "
-            "such as net.parameters() is used up after one call"
-        )
+        raise ValueError(_NO_PARAMETER)
     if set(map(id, shared)) & set(map(id, heads)):
         raise ValueError("a parameter is either shared or a task parameter; found one that is named as both")
     if any(parameter._post_accumulate_grad_hooks for parameter in [*shared, *heads]):

@@ -126,7 +126,7 @@ class Wide(gymnasium.Env):
 CALLS = {  # a call, and the message of its ValueError, TypeError or FileNotFoundError
     "unknown suite": (lambda run: envs.make("MT11", 0), "did you mean MT1"),
     "custom without tasks": (lambda run: envs.make("custom", 0), "expects task names"),
-    "negative seed": (lambda run: envs.make("toy", -1), "seed of 0 to"),
+    "negative seed": (lambda run: envs.make("toy", -1), "expected seed to be a whole number from 0 to"),
     "workers by another name": (lambda run: envs.make("toy", 0, workers="many"), "found 'many'"),
     "goals of another task": (
         lambda run: envs.make("custom", 0, tasks=["reach-v3"], goals={"push-v3": np.zeros((1, 6))}),

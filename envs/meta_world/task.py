@@ -57,6 +57,8 @@ class MetaWorldTask(gymnasium.Env):
         self.render_size = render_size
         self._name = name
         self._env = task_class(name)(reward_function_version=reward_version)
+        if self.goals.shape[1:] != (drawn := self._env._random_reset_space.shape):  # type: ignore[union-attr]
+            raise ValueError(f"{name}: expected goals of {drawn[0]} numbers each, found shape {self.goals.shape}")
         self._renderer: mujoco.Renderer | None = None
         self.goal_offset, self.goal_stride = 0, 1
         self._goal = 0

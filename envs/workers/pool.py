@@ -15,9 +15,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from multiprocessing.connection import Connection
+from numbers import Integral
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from envs.benchmarks import whole
 from envs.columns import Sizes, TaskSpec, make_board
 from envs.machine import cores
 from envs.signals import STOP_SIGNALS
@@ -255,11 +257,9 @@ def count_workers(workers: int | str, num_tasks: int, envs_per_task: int = 1) ->
 
     :raises ValueError: unless it is "auto" or 0 to E T, or if E is not a whole number of at least 1.
     """
-    if not isinstance(envs_per_task, int) or envs_per_task < 1:
-        raise ValueError(f"expected envs_per_task to be a whole number of at least 1, found {envs_per_task!r}")
-    most, each = num_tasks * envs_per_task, "task" if envs_per_task == 1 else "environment"
+    most, each = num_tasks * whole("envs_per_task", envs_per_task, 1), "task" if envs_per_task == 1 else "environment"
     if workers == "auto":
         return min(most, max(1, cores() // 2))
-    if not isinstance(workers, int) or not 0 <= workers <= most:
+    if not isinstance(workers, Integral) or isinstance(workers, bool) or not 0 <= workers <= most:
         raise ValueError(f"expected workers 'auto' or 0 (in-process) to {most}, one per {each}; found {workers!r}")
-    return workers
+    return int(workers)

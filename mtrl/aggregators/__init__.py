@@ -4,6 +4,7 @@ NaN or infinity in a gradient raises nothing, for that would mean to wait for th
 whatever the method, and what a method has learned is left as it was. `mtrl.testing` has what else they all promise.
 """
 
+import difflib
 import inspect
 from typing import Any
 
@@ -21,8 +22,11 @@ def aggregator_class(name: str) -> type[Aggregator]:
     """Return the class of that name: one of ours, `torchjd:NAME`, `path/file.py:NAME`, or such behind `WRAPPER:`.
 
     :raises ValueError: if there is no such class; the message says what was expected.
+    :raises TypeError: if the name is no text.
     :raises ImportError: if TorchJD is not installed; the message says how to install it.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"expected the name of an aggregator, such as 'pcgrad'; found {name!r}")
     if name in AGGREGATORS or name in WEIGHTINGS:
         return AGGREGATORS.get(name) or WEIGHTINGS[name]
     wrapper, _, method = name.partition(":")
@@ -40,9 +44,12 @@ def aggregator_class(name: str) -> type[Aggregator]:
             f"unknown aggregator {name!r}: it was another name for {FORMER[name]!r}. Use that, also in the config.json "
             "of an old run."
         )
+    near = difflib.get_close_matches(name.lower(), known := [*AGGREGATORS, *WEIGHTINGS], n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(
-        f"unknown aggregator {name!r}; expected one of {', '.join([*AGGREGATORS, *WEIGHTINGS])}, torchjd:NAME or "
+        f"unknown aggregator {name!r}; expected one of {', '.join(known)}, torchjd:NAME or "
         f"path/to/file.py:NAME, perhaps behind {' or '.join(f'{wrapper}:' for wrapper in [*WRAPPERS, *WEIGHTINGS])}"
+        f"{meant}"
     )
 
 

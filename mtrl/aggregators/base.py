@@ -69,9 +69,14 @@ class Aggregator(nn.Module, ABC):
 
         A Jacobian in float16 or bfloat16 is widened to float32, and the update given back in its own precision.
 
-        :raises ValueError: unless the Jacobian is (T, P) and the losses are (T,).
+        :raises ValueError: unless the Jacobian is (T, P) and the losses are (T,), with at least one task.
+        :raises TypeError: unless both are tensors of real floating-point numbers.
         """
-        if jacobian.ndim != 2 or losses.shape != jacobian.shape[:1]:
+        for given in (jacobian, losses):
+            if not isinstance(given, Tensor) or not given.is_floating_point():
+                kind = f"one of {given.dtype}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+                raise TypeError(f"expected Jacobian and losses as tensors of floating-point numbers; found {kind}")
+        if jacobian.ndim != 2 or not len(jacobian) or losses.shape != jacobian.shape[:1]:
             raise ValueError(
                 "expected a Jacobian (tasks, params) and one loss per task; "
                 f"found a Jacobian {tuple(jacobian.shape)} and losses {tuple(losses.shape)}"

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import check_tasks, in_range, on_scale
+from mtrl.aggregators.shared import check_tasks, in_range, on_scale, whole_in_range
 from mtrl.aggregators.weighting import Weighting
 
 
@@ -34,7 +34,7 @@ class DWA(Weighting):
     def __init__(self, reduction: Reduction = "mean", temperature: float = 2.0, window: int = 100) -> None:
         super().__init__(reduction)
         self.temperature = in_range("temperature", temperature, 0, above=True)
-        self.window = int(in_range("window", window, 1))
+        self.window = whole_in_range("window", window, 1)
         self.register_buffer("averages", torch.empty(3, 0, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 

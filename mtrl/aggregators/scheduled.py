@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import GramianAggregator
-from mtrl.aggregators.shared import in_range
+from mtrl.aggregators.shared import whole_in_range
 
 
 class Scheduled(GramianAggregator):
@@ -27,8 +27,8 @@ class Scheduled(GramianAggregator):
 
     def __init__(self, period: int = 1, start: int = 0, **options: Any) -> None:
         super().__init__(**options)
-        self.period = int(in_range("period", period, 1))
-        self.start = int(in_range("start", start, 0))
+        self.period = whole_in_range("period", period, 1)
+        self.start = whole_in_range("start", start, 0)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def reset(self, num_tasks: int, num_params: int) -> None:

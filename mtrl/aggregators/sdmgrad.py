@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import in_range
+from mtrl.aggregators.shared import in_range, whole_in_range
 from mtrl.aggregators.two_batches import TwoBatches
 from mtrl.solvers import project_on_simplex
 
@@ -49,7 +49,7 @@ class SDMGrad(TwoBatches):
         self.lambda_ = in_range("lambda_", lambda_, 0)
         self.rate = in_range("rate", rate, 0, above=True)
         self.momentum = in_range("momentum", momentum, 0, 1, below=True)
-        self.steps = int(in_range("steps", steps, 1))
+        self.steps = whole_in_range("steps", steps, 1)
 
     def weights(self, gramian: Float[Tensor, "rows rows"], losses: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
         """Take the steps, then weigh."""

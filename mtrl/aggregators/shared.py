@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Self
 
 import torch
@@ -24,8 +25,8 @@ class Drawing(Aggregator):
 
     def __init__(self, reduction: Reduction = "mean", seed: int = 0) -> None:
         super().__init__(reduction)
-        self.seed = seed
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed = whole_in_range("seed", seed, 0)
+        self.generator = torch.Generator().manual_seed(self.seed)
 
     def reset(self, num_tasks: int, num_params: int) -> None:
         """Begin the sequence of draws again."""
@@ -129,13 +130,23 @@ def in_range(
 
     :raises ValueError: naming the option, the range and the value found.
     """
-    if not isinstance(value, int | float):
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number; found {value!r}")
     fits = (low < value if above else low <= value) and (value < high if below else value <= high)
     if not (fits and math.isfinite(value)):
         ends = f"{'(' if above else '['}{low:g}, {high:g}{')' if below or math.isinf(high) else ']'}"
         raise ValueError(f"{name} must lie in {ends}; found {value!r}")
     return float(value)
+
+
+def whole_in_range(name: str, value: int, low: int) -> int:
+    """Return the option's value, if it is a whole number from `low` on.
+
+    :raises ValueError: naming the option, the range and the value found.
+    """
+    if not isinstance(value, Integral):
+        raise ValueError(f"{name} must be a whole number; found {value!r}")
+    return int(in_range(name, value, low))
 
 
 def check_tasks(expected: int, num_tasks: int, method: Aggregator) -> None:

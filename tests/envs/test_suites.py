@@ -90,7 +90,7 @@ def test_drawing_goals_leaves_the_global_generator_alone():
         ({"suite": "MT10", "horizon": 501}, "horizon of 1 to 500 steps, found 501"),
         ({"suite": "MT10", "reward_version": "v3"}, "reward version v1 or v2, found 'v3'"),
         ({"suite": "MT10", "goal_order": "up"}, "random or sequential, found 'up'"),
-        ({"suite": "MT10", "seed": -1}, "expected a seed of 0 to .* found -1"),
+        ({"suite": "MT10", "seed": -1}, "expected seed to be a whole number from 0 to .* found -1"),
         ({"suite": "toy", "tasks": ["point-1"]}, "point-0, point-1, ... in order, found point-1"),
         ({"suite": "toy", "horizon": 0}, "horizon=0"),
     ],
