@@ -1,8 +1,9 @@
-"""Train many runs with one command: arms x seeds x presets, side by side on this machine.
+"""Train many runs with one command: arms x seeds x presets, side by side on this machine, or on a cluster.
 
     python -m scripts.sweep toy --arms mean,pcgrad --seeds 0,1,2
     python -m scripts.sweep mt10-quick --arms paper --seeds 0,1,2 --out runs/paper --flags "--steps-per-task 20000"
     python -m scripts.sweep sweep.toml
+    python -m scripts.sweep mt10 --seeds 0,1,2 --launcher ray --gpus 0.5
 
 An arm is an aggregator, or a name for a few flags of scripts.train (listed by --help). Run the same command again to
 continue: finished runs are skipped, stopped ones resumed, new ones started. In a TOML
@@ -12,6 +13,8 @@ file the flags are keys, and a table `define` names arms of your own:
     arms = ["mean", "pcgrad", "slow"]
     seeds = [0, 1, 2]
     define.slow = "--aggregator pcgrad --learning-rate 1e-4"
+
+A cluster: --launcher ray; see docs/clusters.md.
 
 Exit codes: 0 all runs are finished, 1 some are not, 128 + n stopped by signal n (130 by Ctrl-C); a run that failed does
 not stop the others.

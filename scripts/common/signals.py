@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 
 from envs.signals import STOP_SIGNALS
@@ -28,13 +28,15 @@ def _follow(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def listening(press: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Inside, the signals that ask to stop go to `press`.
+def listening(
+    press: Callable[[int, FrameType | None], None], signals: Collection[int] = STOP_SIGNALS
+) -> Iterator[None]:
+    """Inside, the signals that ask to stop, or those of them that are given, go to `press`.
 
     One that was ignored when the program began stays so: that is what nohup asks for. Only the main thread hears
     signals; in another one nothing changes, and its program decides what they do.
     """
-    heard = STOP_SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    heard = signals if threading.current_thread() is threading.main_thread() else ()
     handlers = {number: signal.getsignal(number) for number in heard}
     before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
     for number in before:

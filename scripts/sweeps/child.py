@@ -1,17 +1,27 @@
-"""One training of a sweep as a process."""
+"""One training of a sweep as a process: here, or on the node of a cluster that was given to it."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agents.saving.atomic import not_through_links
-from scripts.common.signals import SWEEP
+from scripts.common.signals import SWEEP, listening
+from scripts.common.usage import UsageError, choose
+from scripts.runs.claim import node
+from scripts.sweeps.plan import Job
+from scripts.sweeps.request import SweepConfig
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_WITH_IT = ("STEPS",)  # environment variables that say what a training does, so they go to other nodes, too
+LOOK_EVERY = 0.2  # seconds
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,7 @@ class Command:
         """All arguments of scripts.train."""
         return (*self.argv, "--threads", str(self.threads))
 
-    def begin(self) -> subprocess.Popen[bytes]:
+    def begin(self, variables: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start it in a session of its own: Ctrl-C in the terminal reaches the sweep alone, which tells it once.
 
         It saves and ends when this process dies: nobody would know of it.
@@ -39,6 +49,87 @@ class Command:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **libraries, SWEEP: str(os.getpid())},
+                env={**os.environ, **libraries, SWEEP: str(os.getpid()), **(variables or {})},
                 start_new_session=True,
             )
+
+
+@dataclass(frozen=True)
+class NodeJob:
+    """A command for another node, which sees the same files: plain values, as they travel.
+
+    :param folder: where the sweep was started; relative paths begin there.
+    :param variables: of the sweep's environment.
+    """
+
+    command: Command
+    folder: str
+    variables: Mapping[str, str]
+
+    @classmethod
+    def of(cls, command: Command) -> NodeJob:
+        """From here; the log is made, by which the node knows that it sees these files."""
+        os.close(not_through_links(str(command.log), os.O_WRONLY | os.O_CREAT))
+        return cls(command, os.getcwd(), {name: os.environ[name] for name in _WITH_IT if name in os.environ})
+
+    def run(self, signals: Collection[int]) -> int | str:
+        """Train, on this node; return the exit code, or what the user has to put right.
+
+        :param signals: by which the engine asks it to stop, with a checkpoint.
+        """
+        folder, asked, told = Path(self.folder), list[int](), False
+        log = folder / self.command.log
+        if not log.is_file():
+            return (
+                f"expected a file system that all nodes share; {node()} does not see {log}. Give an --out that every "
+                "node sees under this name."
+            )
+        os.chdir(folder)
+        with listening(lambda number, frame: asked.append(number), signals):
+            child = self.command.begin(self.variables)
+            while (code := child.poll()) is None:  # a wait would be a system call, which engines cannot interrupt
+                if asked and not told:
+                    told = True
+                    child.terminate()
+                time.sleep(LOOK_EVERY)
+        return code
+
+
+def cores_of(job: Job, request: SweepConfig) -> tuple[int, int]:
+    """Torch threads and cores that a run has on a node: --threads, --cpus; auto: a thread, and a core for each worker.
+
+    :return: threads, cores.
+    """
+    workers = job.config.workers if isinstance(job.config.workers, int) else 0
+    threads = max(1, request.cpus - workers) if request.cpus != "auto" else 1
+    threads = threads if request.threads == "auto" else request.threads
+    return threads, threads + workers if request.cpus == "auto" else request.cpus
+
+
+def options_of(request: SweepConfig, known: Collection[str] | None = None) -> dict[str, str]:
+    """Return --options KEY=VALUE,... by key.
+
+    :param known: the keys that there are; None: the engine knows.
+    :raises UsageError: for something else.
+    """
+    pairs = [word.partition("=") for word in request.options]
+    if wrong := [word for word, (key, is_, value) in zip(request.options, pairs, strict=True) if not (key and value)]:
+        raise UsageError(f"--options: expected KEY=VALUE, separated by commas; found {wrong[0]!r}.")
+    for key, *_ in pairs:
+        if known is not None:
+            choose(f"option of --launcher {request.launcher}", key, known)
+    return {key: value for key, _, value in pairs}
+
+
+def imported(package: str, request: SweepConfig, extra: str) -> Any:
+    """Import the engine of a launcher.
+
+    :raises UsageError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UsageError(
+            f"--launcher {request.launcher}: expected the package {package}; found {error}. Install it: "
+            f"pip install -c constraints.txt -e '.[{extra}]'"
+        ) from error

@@ -11,6 +11,7 @@ from typing import Protocol
 from scripts.sweeps.child import Command
 from scripts.sweeps.local import LocalLauncher
 from scripts.sweeps.plan import Job
+from scripts.sweeps.ray_tasks import RayLauncher
 from scripts.sweeps.request import SweepConfig
 
 
@@ -18,7 +19,10 @@ class Started(Protocol):
     """A training that was started."""
 
     def poll(self) -> int | None:
-        """Its exit code, or None while it runs; below 0: the signal that killed it."""
+        """Its exit code, or None while it runs; below 0: the signal that killed it.
+
+        :raises UsageError: if it could not begin, and none can.
+        """
 
     def stop(self, at_once: bool = False) -> None:
         """Ask it to stop with a checkpoint; at once: without waiting for one. Returns immediately."""
@@ -39,4 +43,5 @@ class Launcher(Protocol):
 
 LAUNCHERS: dict[str, Callable[[SweepConfig, int], Launcher]] = {  # (request, runs that are left)
     "local": LocalLauncher,
+    "ray": RayLauncher,
 }

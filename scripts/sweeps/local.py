@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 from envs import machine
+from scripts.common.usage import UsageError
 from scripts.sweeps.child import Command
 from scripts.sweeps.plan import Job
 from scripts.sweeps.request import SweepConfig
@@ -34,11 +35,18 @@ class LocalLauncher:
     :param request: `jobs`, trainings at once; auto: one per core, as one thread each makes the most of a machine.
         `threads` of each; auto: cores / trainings at once.
     :param runs: how many trainings there are.
+    :raises UsageError: for resources that only a cluster has.
     """
 
     remote = False
 
     def __init__(self, request: SweepConfig, runs: int) -> None:
+        for name in ("cpus", "gpus", "options"):
+            if getattr(request, name) != getattr(SweepConfig, name):
+                raise UsageError(
+                    f"--{name}: expected --launcher ray, which shares a cluster out; found --launcher local. "
+                    "Here it is --jobs and --threads."
+                )
         self.at_once = min(machine.cores(), max(runs, 1)) if request.jobs == "auto" else request.jobs
         self.threads = max(1, machine.cores() // self.at_once) if request.threads == "auto" else request.threads
 

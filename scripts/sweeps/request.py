@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -49,11 +50,20 @@ class SweepConfig:
     flags: str = ""
     """Extra scripts.train flags for every run, quoted. Each run gets one worker unless --workers is among them."""
     launcher: str = "local"
-    """Where the runs are executed; local: side by side on this machine."""
+    """Where the runs are executed. local: side by side on this machine; ray: on a Ray cluster, whose nodes share
+    the file system that --out is on."""
     jobs: Literal["auto"] | int = "auto"
-    """Runs side by side; auto: one per core, with one thread each, which uses a machine best."""
+    """Runs side by side; auto: one per core, with one thread each, which uses a machine best. On a cluster: runs that
+    it is given at once; auto: all."""
     threads: Literal["auto"] | int = "auto"
-    """Torch threads of each run; auto: cores / runs side by side. A resumed run keeps its number."""
+    """Torch threads of each run; auto: cores / runs side by side; on a cluster: --cpus without workers, or 1. A resumed
+    run keeps its number."""
+    cpus: Literal["auto"] | int = "auto"
+    """On a cluster, cores of each run; auto: one for each thread and worker."""
+    gpus: float = 0.0
+    """On a cluster, GPUs of each run, or a share of one, such as 0.25 for four runs per GPU."""
+    options: Names = ()
+    """Of the launcher, KEY=VALUE,...; ray: address=HOST:PORT."""
     retries: int = 2
     """How often a run goes on again after a worker died, the disk was full, its folder was in use, or the system killed
     it."""
@@ -84,11 +94,12 @@ def parse(argv: Sequence[str], description: str) -> SweepConfig:
 
 def check_numbers(request: SweepConfig) -> None:
     """Raise UsageError for a number that makes no sense."""
-    for name in ("jobs", "threads"):
+    for name in ("jobs", "threads", "cpus"):
         if (number := getattr(request, name)) != "auto" and number < 1:
             raise UsageError(f"--{name}: expected auto or at least 1; found {number}.")
-    if request.retries < 0:
-        raise UsageError(f"--retries: expected 0 or more; found {request.retries}.")
+    for name in ("gpus", "retries"):
+        if not 0 <= (number := getattr(request, name)) < math.inf:
+            raise UsageError(f"--{name}: expected 0 or more; found {number}.")
 
 
 def joined(argv: Sequence[str]) -> list[str]:

@@ -1,0 +1,90 @@
+"""The launcher `ray`: every run is a task of a Ray cluster, which finds a node for it, and another if that one dies."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from scripts.common.usage import UsageError
+from scripts.sweeps.child import Command, NodeJob, cores_of, imported, options_of
+from scripts.sweeps.plan import Job
+from scripts.sweeps.request import SweepConfig
+
+LOST_NODES = 10  # so often Ray itself gives a run to another node, after its own was lost
+
+
+def train(job: NodeJob) -> int | str:
+    """Train on the node where Ray runs this; Ray asks a task to stop as Ctrl-C does."""
+    return job.run((signal.SIGINT,))
+
+
+class RayTask:
+    """A training that Ray runs, or will run."""
+
+    def __init__(self, ray: Any, task: Any) -> None:
+        self.ray, self.task = ray, task
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs or waits for a node; below 0: the signal that killed it."""
+        if not self.ray.wait([self.task], timeout=0)[0]:
+            return None
+        errors = self.ray.exceptions
+        try:
+            found = self.ray.get(self.task)
+        except errors.TaskCancelledError:
+            return 128 + signal.SIGTERM
+        except errors.RayTaskError:  # of our own code
+            raise
+        except errors.RayError:  # its worker or its nodes died
+            return -signal.SIGKILL
+        if isinstance(found, str):
+            raise UsageError(found)
+        return int(found)
+
+    def stop(self, at_once: bool = False) -> None:
+        """Cancel it: the training saves, also when its worker is killed, which then is not waited for."""
+        self.ray.cancel(self.task, force=at_once)
+
+
+class RayLauncher:
+    """Trainings as Ray core tasks; Ray queues them, and gives each its cores and its share of a GPU.
+
+    :param request: `cpus` and `gpus` of each run; `jobs` that Ray is given at once, auto: all.
+    :param runs: how many trainings there are.
+    :raises UsageError: if Ray is not installed, or there is no cluster.
+    """
+
+    remote = True
+
+    def __init__(self, request: SweepConfig, runs: int) -> None:
+        self.request = request
+        self.at_once = max(runs, 1) if request.jobs == "auto" else request.jobs
+        self.address = options_of(request, ("address",)).get("address", "auto")
+        self.ray = imported("ray", request, "cluster")
+        if not request.dry_run and runs:
+            self._connect()
+
+    def __str__(self) -> str:
+        gpus = f", GPUs of each: {self.request.gpus:g}" if self.request.gpus else ""
+        return f"a task of Ray each{gpus}"
+
+    def command(self, job: Job) -> Command:
+        """Return what `start` runs."""
+        return Command(job.argv, job.log, cores_of(job, self.request)[0])
+
+    def start(self, job: Job) -> RayTask:
+        """Give Ray the task."""
+        cpus, gpus = cores_of(job, self.request)[1], self.request.gpus
+        remote = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=LOST_NODES)(train)
+        return RayTask(self.ray, remote.remote(NodeJob.of(self.command(job))))
+
+    def _connect(self) -> None:
+        try:
+            self.ray.init(self.address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = "that this machine belongs to" if self.address == "auto" else f"at {self.address}"
+            found = str(error).partition("\n")[0].rstrip(".")
+            raise UsageError(
+                f"--launcher ray: expected a Ray cluster {where}; found none: {found}. Start one with: ray start "
+                "--head, or name another: --options address=HOST:PORT"
+            ) from error

@@ -1,0 +1,128 @@
+"""What a sweep gives to another machine, and what it makes of the answers; the cluster itself is made up here."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from threading import Timer
+from types import SimpleNamespace
+
+import pytest
+
+from scripts import sweep
+from scripts.common.usage import UsageError
+from scripts.sweeps import child, ray_tasks
+from scripts.sweeps.child import Command, NodeJob, cores_of
+from scripts.sweeps.plan import make_jobs
+from scripts.sweeps.ray_tasks import RayLauncher, RayTask
+from scripts.sweeps.request import SweepConfig
+from tests.helpers import exit_code
+
+REQUEST = SweepConfig(presets=("toy",), arms=("mean",), launcher="ray")
+
+
+def test_a_node_that_does_not_see_the_folder_says_so_and_writes_nothing(tmp_path):
+    command = Command(("toy",), Path("logs", "run.log"), 1)
+    told = NodeJob(command, str(tmp_path / "elsewhere"), {}).run(())
+    assert told.startswith("expected a file system that all nodes share; ")
+    assert str(tmp_path / "elsewhere" / "logs" / "run.log") in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_node_is_told_where_the_sweep_runs_and_that_it_is_a_trial(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STEPS", "20")
+    job = NodeJob.of(Command(("toy",), Path("run.log"), 2))
+    assert (job.folder, job.variables) == (str(tmp_path), {"STEPS": "20"})
+    assert (tmp_path / "run.log").exists()
+    begun = []
+    ended = SimpleNamespace(poll=lambda: 5)
+    monkeypatch.setattr(Command, "begin", lambda self, variables: begun.append((self.words, variables)) or ended)
+    assert job.run(()) == 5
+    assert begun == [(("toy", "--threads", "2"), {"STEPS": "20"})]
+
+
+def test_a_request_to_stop_is_passed_on_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(child, "LOOK_EVERY", 0.01)
+    waits = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); print('x'); signal.pause()"
+
+    def begin(self, variables):
+        process = subprocess.Popen([sys.executable, "-uSc", waits], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        return process
+
+    monkeypatch.setattr(Command, "begin", begin)
+    assert NodeJob.of(Command((), Path("run.log"), 1)).run((signal.SIGUSR1,)) == 143
+
+
+@pytest.mark.parametrize(
+    ("settings", "workers", "shares"),
+    [({}, 1, (1, 2)), ({}, 0, (1, 1)), ({"threads": 4}, 1, (4, 5)), ({"cpus": 8}, 3, (5, 8)), ({"cpus": 1}, 3, (1, 1))],
+)
+def test_cores_are_for_threads_and_workers(settings, workers, shares):
+    (job,) = make_jobs(replace(REQUEST, flags=f"--workers {workers}"))
+    assert cores_of(job, replace(REQUEST, **settings)) == shares
+
+
+class Errors:
+    class RayError(Exception):
+        pass
+
+    class RayTaskError(RayError):
+        pass
+
+    class TaskCancelledError(RayError):
+        pass
+
+
+def answered(outcome):
+    """A task of Ray that ended so."""
+
+    def get(task):
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    return RayTask(SimpleNamespace(wait=lambda *_, **__: ([1], []), get=get, exceptions=Errors), None)
+
+
+def test_what_ray_answers_is_an_exit_code():
+    assert answered(3).poll() == 3
+    assert answered(Errors.TaskCancelledError()).poll() == 143
+    assert answered(Errors.RayError()).poll() == -9
+    with pytest.raises(Errors.RayTaskError):
+        answered(Errors.RayTaskError()).poll()
+    with pytest.raises(UsageError, match="expected a file system"):
+        answered("expected a file system").poll()
+
+
+def no_cluster(*_, **__):
+    raise ConnectionError("Could not find any running Ray instance. Please specify the one to connect to.\nMore.")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--options here", "--options: expected KEY=VALUE, separated by commas; found 'here'"),
+        ("--options adress=x", "unknown option of --launcher ray 'adress': did you mean address"),
+        ("--options address=x:1", "expected a Ray cluster at x:1; found none: Could not find any running Ray instance"),
+        ("", "expected a Ray cluster that this machine belongs to; found none"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_in_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray_tasks, "imported", lambda *_: SimpleNamespace(init=no_cluster))
+    assert exit_code(monkeypatch, sweep.main, ["toy", "--launcher", "ray", *words.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_extra_is_told_with_the_way_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"expected the package ray; .* pip install .* '\.\[cluster\]'"):
+        RayLauncher(REQUEST, 1)
