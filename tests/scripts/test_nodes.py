@@ -51,7 +51,8 @@ def test_a_request_to_stop_is_passed_on_once(tmp_path, monkeypatch):
 
     def begin(self, variables):
         process = subprocess.Popen([sys.executable, "-uSc", waits], stdout=subprocess.PIPE)
-        process.stdout.readline()
+        with process.stdout as said:
+            said.readline()  # from here on it listens
         Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
         return process
 
