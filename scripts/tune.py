@@ -24,6 +24,7 @@ import tyro
 
 from agents.saving.atomic import whole_file
 from scripts.common import command
+from scripts.common.flags import Names
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError, check_folder, choose
 from scripts.runs.claim import claimed
@@ -59,11 +60,18 @@ class TuneConfig:
     flags: str = ""
     """Extra scripts.train flags for every trial, quoted."""
     launcher: str = "local"
-    """Where the trials are executed; local: side by side on this machine."""
+    """Where the trials are executed, as in a sweep; local: side by side on this machine."""
     jobs: Literal["auto"] | int = "auto"
-    """Trials side by side; auto: one per core, with one thread each."""
+    """Trials side by side; auto: one per core, with one thread each. On a cluster it must be a number: each trial is
+    chosen when it begins, by what is known then."""
     threads: Literal["auto"] | int = "auto"
     """Torch threads of each trial; auto: cores / trials side by side."""
+    cpus: Literal["auto"] | int = "auto"
+    """On a cluster, cores of each trial; auto: one for each thread and worker."""
+    gpus: float = 0.0
+    """On a cluster, GPUs of each trial, or a share of one."""
+    options: Names = ()
+    """Of the launcher, KEY=VALUE,..., as in a sweep."""
     retries: int = 2
     """How often a trial goes on again after an accident, as in a sweep."""
 
@@ -87,9 +95,12 @@ def main(argv: Sequence[str]) -> int:
             if code := code_of(make(0, {dimension.name: value}).config):
                 raise UsageError(f"expected settings that a preset can hold, without code; found {code[0]!r}.")
     config = make(0, {}).config
-    sweep = SweepConfig((), out=out, jobs=request.jobs, threads=request.threads, retries=request.retries)
+    alike = ("launcher", "jobs", "threads", "cpus", "gpus", "options", "retries")
+    sweep = SweepConfig((), out=out, **{name: getattr(request, name) for name in alike})
     check_numbers(sweep)
     launcher = LAUNCHERS[choose("launcher", request.launcher, LAUNCHERS)](sweep, request.trials)
+    if launcher.remote and request.jobs == "auto":
+        raise UsageError("--jobs: expected a number on a cluster; found auto. Say how many trials run side by side.")
     console = Screen()
     with claimed(out):
         say = partial(console.print, soft_wrap=True)

@@ -164,7 +164,7 @@ def kill_at_random(path, argv, kills, cpu_seconds, seed, printed):
             path, cpu_seconds, done = path.with_name(path.name + "+"), 0.8 * cpu_seconds, 0
             continue
         done += 1
-        lost.append(_logged(path) - _saved(path))
+        lost.append(_logged(path) - saved(path))
     end(start_or_resume(path, argv, printed), printed)
     return path, max(lost)
 
@@ -177,7 +177,7 @@ def _logged(path):
     return max((run.step_of(row) for row in run.metrics.read()), default=0)
 
 
-def _saved(path):
+def saved(path):
     """The step per task of the newest checkpoint."""
     found = checkpoints(path / "checkpoints")
     return int(STEP.search(found[-1].name)[1]) if found else 0

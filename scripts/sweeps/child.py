@@ -67,10 +67,14 @@ class NodeJob:
     variables: Mapping[str, str]
 
     @classmethod
-    def of(cls, command: Command) -> NodeJob:
-        """From here; the log is made, by which the node knows that it sees these files."""
+    def of(cls, command: Command, gpus: float = 0) -> NodeJob:
+        """From here; the log is made, by which the node knows that it sees these files.
+
+        :param gpus: how many it may use, which the engine chooses; without one, all are hidden.
+        """
         os.close(not_through_links(str(command.log), os.O_WRONLY | os.O_CREAT))
-        return cls(command, os.getcwd(), {name: os.environ[name] for name in _WITH_IT if name in os.environ})
+        variables = {name: os.environ[name] for name in _WITH_IT if name in os.environ}
+        return cls(command, os.getcwd(), variables if gpus else {**variables, "CUDA_VISIBLE_DEVICES": ""})
 
     def run(self, signals: Collection[int]) -> int | str:
         """Train, on this node; return the exit code, or what the user has to put right.
@@ -78,12 +82,12 @@ class NodeJob:
         :param signals: by which the engine asks it to stop, with a checkpoint.
         """
         folder, asked, told = Path(self.folder), list[int](), False
-        log = folder / self.command.log
-        if not log.is_file():
-            return (
-                f"expected a file system that all nodes share; {node()} does not see {log}. Give an --out that every "
-                "node sees under this name."
-            )
+        for path in (folder, folder / self.command.log):
+            if not path.exists():
+                return (
+                    f"expected a file system that all nodes share; {node()} does not see {path}. Run the sweep where "
+                    "every node sees it under this name."
+                )
         os.chdir(folder)
         with listening(lambda number, frame: asked.append(number), signals):
             child = self.command.begin(self.variables)

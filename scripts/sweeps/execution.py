@@ -52,9 +52,12 @@ class Attempts:
         self.made: dict[str, int] = {}
         self.due: dict[str, float] = {}  # name -> when
 
-    def again(self, name: str, code: int) -> bool:
-        """Whether a run that ended with `code` is tried again; says so."""
-        if self.preempted and code - 128 in STOP_SIGNALS:
+    def again(self, name: str, code: int, stopped: bool) -> bool:
+        """Whether a run that ended with `code` is tried again; says so.
+
+        :param stopped: whether we asked it to stop.
+        """
+        if self.preempted and not stopped and code - 128 in STOP_SIGNALS:
             self.say(f"{name}: its node was taken away ({described(code)}); it goes on")
             return True
         made = self.made[name] = self.made.get(name, 0) + 1
@@ -125,8 +128,8 @@ def execute(
             time.sleep(every)
             ended = {name: code for name, started in running.items() if (code := started.poll()) is not None}
             for name, code in ended.items():
-                del running[name]
-                if not stop.signal and attempts.again(name, code):
+                started = running.pop(name)
+                if not stop.signal and attempts.again(name, code, started.stopped):
                     waiting.append(begun[name])
                 else:
                     codes[name] = code

@@ -18,6 +18,8 @@ from scripts.sweeps.request import SweepConfig
 class Started(Protocol):
     """A training that was started."""
 
+    stopped: bool  # whether `stop` was called
+
     def poll(self) -> int | None:
         """Its exit code, or None while it runs; below 0: the signal that killed it.
 

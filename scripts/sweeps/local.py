@@ -17,7 +17,7 @@ class LocalProcess:
     """A training in a process of its own on this machine."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
+        self.process, self.stopped = process, False
 
     def poll(self) -> int | None:
         """Its exit code, or None while it runs; below 0: the signal that killed it."""
@@ -25,6 +25,7 @@ class LocalProcess:
 
     def stop(self, at_once: bool = False) -> None:
         """Send SIGTERM, on which a training saves, or SIGKILL."""
+        self.stopped = True
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
 

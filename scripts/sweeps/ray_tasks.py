@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import warnings
 from typing import Any
 
 from scripts.common.usage import UsageError
@@ -22,7 +25,7 @@ class RayTask:
     """A training that Ray runs, or will run."""
 
     def __init__(self, ray: Any, task: Any) -> None:
-        self.ray, self.task = ray, task
+        self.ray, self.task, self.stopped = ray, task, False
 
     def poll(self) -> int | None:
         """Its exit code, or None while it runs or waits for a node; below 0: the signal that killed it."""
@@ -33,8 +36,13 @@ class RayTask:
             found = self.ray.get(self.task)
         except errors.TaskCancelledError:
             return 128 + signal.SIGTERM
-        except errors.RayTaskError:  # of our own code
-            raise
+        except errors.RayTaskError as error:
+            if "ModuleNotFoundError" not in str(error):  # an error of ours
+                raise
+            raise UsageError(
+                "--launcher ray: expected this checkout and its environment under the same names on every node; a node "
+                "cannot import it. Run the sweep where every node sees it."
+            ) from error
         except errors.RayError:  # its worker or its nodes died
             return -signal.SIGKILL
         if isinstance(found, str):
@@ -42,7 +50,8 @@ class RayTask:
         return int(found)
 
     def stop(self, at_once: bool = False) -> None:
-        """Cancel it: the training saves, also when its worker is killed, which then is not waited for."""
+        """Cancel it, on which the training saves; at once: kill its worker, with which Ray kills it."""
+        self.stopped = True
         self.ray.cancel(self.task, force=at_once)
 
 
@@ -59,7 +68,7 @@ class RayLauncher:
     def __init__(self, request: SweepConfig, runs: int) -> None:
         self.request = request
         self.at_once = max(runs, 1) if request.jobs == "auto" else request.jobs
-        self.address = options_of(request, ("address",)).get("address", "auto")
+        self.address = options_of(request, ("address",)).get("address", os.environ.get("RAY_ADDRESS", "auto"))
         self.ray = imported("ray", request, "cluster")
         if not request.dry_run and runs:
             self._connect()
@@ -75,16 +84,26 @@ class RayLauncher:
     def start(self, job: Job) -> RayTask:
         """Give Ray the task."""
         cpus, gpus = cores_of(job, self.request)[1], self.request.gpus
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            warnings.warn(
+                f"no node of the Ray cluster has {cpus} cores and {gpus:g} GPUs now; what needs them waits for one.",
+                stacklevel=2,
+            )
         remote = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=LOST_NODES)(train)
-        return RayTask(self.ray, remote.remote(NodeJob.of(self.command(job))))
+        return RayTask(self.ray, remote.remote(NodeJob.of(self.command(job), gpus)))
 
     def _connect(self) -> None:
+        """Join the cluster, if anything listens at its address: Ray itself would try for minutes."""
         try:
+            if self.address != "auto":
+                host, _, port = self.address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
             self.ray.init(self.address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, OverflowError, ValueError, RuntimeError) as error:
             where = "that this machine belongs to" if self.address == "auto" else f"at {self.address}"
-            found = str(error).partition("\n")[0].rstrip(".")
+            found = " ".join(str(error).split()).rstrip(".")
             raise UsageError(
-                f"--launcher ray: expected a Ray cluster {where}; found none: {found}. Start one with: ray start "
-                "--head, or name another: --options address=HOST:PORT"
+                f"--launcher ray: expected a Ray cluster {where}; found: {found}. Start one with: ray start --head, or "
+                "name another: --options address=HOST:PORT"
             ) from error

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from threading import Timer
@@ -25,9 +26,10 @@ REQUEST = SweepConfig(presets=("toy",), arms=("mean",), launcher="ray")
 
 def test_a_node_that_does_not_see_the_folder_says_so_and_writes_nothing(tmp_path):
     command = Command(("toy",), Path("logs", "run.log"), 1)
-    told = NodeJob(command, str(tmp_path / "elsewhere"), {}).run(())
-    assert told.startswith("expected a file system that all nodes share; ")
-    assert str(tmp_path / "elsewhere" / "logs" / "run.log") in told
+    for folder, missing in ((tmp_path / "else", tmp_path / "else"), (tmp_path, tmp_path / "logs" / "run.log")):
+        told = NodeJob(command, str(folder), {}).run(())
+        assert told.startswith("expected a file system that all nodes share; ")
+        assert f"does not see {missing}." in told
     assert not list(tmp_path.iterdir())
 
 
@@ -35,6 +37,8 @@ def test_a_node_is_told_where_the_sweep_runs_and_that_it_is_a_trial(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STEPS", "20")
     job = NodeJob.of(Command(("toy",), Path("run.log"), 2))
+    assert (job.folder, job.variables) == (str(tmp_path), {"STEPS": "20", "CUDA_VISIBLE_DEVICES": ""})
+    job = NodeJob.of(Command(("toy",), Path("run.log"), 2), gpus=0.5)  # which Ray chooses
     assert (job.folder, job.variables) == (str(tmp_path), {"STEPS": "20"})
     assert (tmp_path / "run.log").exists()
     begun = []
@@ -97,12 +101,18 @@ def test_what_ray_answers_is_an_exit_code():
     assert answered(Errors.RayError()).poll() == -9
     with pytest.raises(Errors.RayTaskError):
         answered(Errors.RayTaskError()).poll()
+    with pytest.raises(UsageError, match="a node cannot import it"):
+        answered(Errors.RayTaskError("ModuleNotFoundError: No module named 'scripts'")).poll()
     with pytest.raises(UsageError, match="expected a file system"):
         answered("expected a file system").poll()
 
 
-def no_cluster(*_, **__):
-    raise ConnectionError("Could not find any running Ray instance. Please specify the one to connect to.\nMore.")
+class NoCluster:
+    """Ray where there is no cluster of the right version."""
+
+    @staticmethod
+    def init(*_, **__):
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.50.0")
 
 
 @pytest.mark.parametrize(
@@ -110,17 +120,47 @@ def no_cluster(*_, **__):
     [
         ("--options here", "--options: expected KEY=VALUE, separated by commas; found 'here'"),
         ("--options adress=x", "unknown option of --launcher ray 'adress': did you mean address"),
-        ("--options address=x:1", "expected a Ray cluster at x:1; found none: Could not find any running Ray instance"),
-        ("", "expected a Ray cluster that this machine belongs to; found none"),
+        (
+            "--options address=127.0.0.1:1",
+            "expected a Ray cluster at 127.0.0.1:1; found: [Errno 111] Connection refused",
+        ),
+        ("--options address=[::1]:99999", "expected a Ray cluster at [::1]:99999; found: "),
+        ("--options address=head", "expected a Ray cluster at head; found: "),
+        (
+            "",
+            "a Ray cluster that this machine belongs to; found: Version mismatch: The cluster was started with: Ray: 2",
+        ),
     ],
 )
 def test_a_cluster_that_is_not_there_is_told_in_one_line(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ray_tasks, "imported", lambda *_: SimpleNamespace(init=no_cluster))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_tasks, "imported", lambda *_: NoCluster)
     assert exit_code(monkeypatch, sweep.main, ["toy", "--launcher", "ray", *words.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not list(tmp_path.iterdir())
+
+
+MISSING = pytest.warns(UserWarning, match=r"no node of the Ray cluster has 2 cores and 0\.5 GPUs now")
+
+
+@pytest.mark.parametrize(
+    ("node", "told"),
+    [({"CPU": 2, "GPU": 1}, nullcontext()), ({"CPU": 1, "GPU": 1}, MISSING), ({"CPU": 2}, MISSING)],
+)
+def test_a_run_that_no_node_has_room_for_is_told(node, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nodes = [{"Alive": True, "Resources": node}, {"Alive": False, "Resources": {"CPU": 9, "GPU": 9}}]
+    given = SimpleNamespace(remote=lambda job: job)
+    engine = SimpleNamespace(init=lambda *_, **__: None, nodes=lambda: nodes, remote=lambda **_: lambda train: given)
+    monkeypatch.setattr(ray_tasks, "imported", lambda *_: engine)
+    request = replace(REQUEST, gpus=0.5, out=tmp_path)
+    (job,) = make_jobs(request)
+    job.log.parent.mkdir()
+    with told:
+        task = RayLauncher(request, 1).start(job)
+    assert task.task.command.words[-2:] == ("--threads", "1")
 
 
 def test_a_missing_extra_is_told_with_the_way_to_install_it(monkeypatch):

@@ -128,6 +128,13 @@ def test_a_run_whose_node_was_taken_away_goes_on_uncounted():
     assert run_fake(fake, "a") == {"a": 0}
 
 
+def test_a_run_that_was_asked_to_stop_does_not_go_on_elsewhere():
+    fake = Fake({}, looks=50)
+    fake.remote = True
+    assert run_fake(fake, "a", tell=lambda running, codes: [run.stop() for run in running.values()]) == {"a": 143}
+    assert fake.started == ["a"]
+
+
 def test_ctrl_c_asks_every_run_once_and_begins_no_other(capsys):
     fake, stop = Fake({}, looks=50), Stop(print)
     presses = iter([True])

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,6 +94,15 @@ class Ended:
 
     def stop(self, at_once=False):
         self.code = 143
+
+
+def test_on_a_cluster_it_asks_how_many_trials_run_side_by_side(monkeypatch, tmp_path):
+    """All at once would be chosen knowing nothing."""
+    monkeypatch.setattr(tune, "require_optuna", lambda: None)
+    monkeypatch.setitem(LAUNCHERS, "far", lambda *_: SimpleNamespace(remote=True))
+    with pytest.raises(UsageError, match="--jobs: expected a number on a cluster; found auto"):
+        tune.main(["toy", "--range", RANGE, "--launcher", "far", "--out", str(tmp_path / "x")])
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_study_stops_goes_on_prunes_and_leaves_a_preset_of_the_winner(monkeypatch, tmp_path, capsys):
