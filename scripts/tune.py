@@ -62,8 +62,7 @@ class TuneConfig:
     launcher: str = "local"
     """Where the trials are executed, as in a sweep; local: side by side on this machine."""
     jobs: Literal["auto"] | int = "auto"
-    """Trials side by side; auto: one per core, with one thread each. On a cluster it must be a number: each trial is
-    chosen when it begins, by what is known then."""
+    """Trials side by side; auto: one per core, with one thread each. On a cluster a number is needed."""
     threads: Literal["auto"] | int = "auto"
     """Torch threads of each trial; auto: cores / trials side by side."""
     cpus: Literal["auto"] | int = "auto"
@@ -83,9 +82,8 @@ def main(argv: Sequence[str]) -> int:
     if request.trials < 1:
         raise UsageError(f"--trials: expected at least 1; found {request.trials}.")
     space = read_space(request.range, request.choice)
-    preset = find(request.preset)
     extra = train_words("--flags", request.flags)
-    out = check_folder("--out", str(request.out or Path("runs", f"tune-{preset.name}")))
+    out = check_folder("--out", str(request.out or Path("runs", f"tune-{find(request.preset).name}")))
 
     def make(number: int, values: Mapping[str, Any]) -> Job:
         return make_job(out, request.preset, f"{number:03}", [*extra, *flags(values)], request.seed)
@@ -94,7 +92,6 @@ def main(argv: Sequence[str]) -> int:
         for value in dimension.values:
             if code := code_of(make(0, {dimension.name: value}).config):
                 raise UsageError(f"expected settings that a preset can hold, without code; found {code[0]!r}.")
-    config = make(0, {}).config
     alike = ("launcher", "jobs", "threads", "cpus", "gpus", "options", "retries")
     sweep = SweepConfig((), out=out, **{name: getattr(request, name) for name in alike})
     check_numbers(sweep)
@@ -104,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
     console = Screen()
     with claimed(out):
         say = partial(console.print, soft_wrap=True)
-        search = Search(out / "study.db", config, space, request.trials, make, say)
+        search = Search(out / "study.db", make(0, {}).config, space, request.trials, make, say)
         (out / "logs").mkdir(exist_ok=True)
         say(f"{request.trials} trials in {shlex.quote(str(out))}, {search.over} already over; {launcher}")
         console.print(*map(str, space), sep="\n")

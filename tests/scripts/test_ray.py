@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import train
 from scripts.runs import Run
 from scripts.runs.claim import holder
-from tests.runs import PATIENCE, TINY, children, saved, wait_until
+from tests.runs import PATIENCE, TINY, children, end, saved, start, wait_until
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[cluster]'")
 from ray._private import services  # noqa: E402
@@ -84,6 +83,8 @@ def lose(cluster, node, training):
 
 
 def test_ctrl_c_saves_and_a_run_whose_node_dies_goes_on_elsewhere_as_if_nothing_was(cluster, tmp_path):
+    alone = [*TINY, *STEPS, "--aggregator", "mean", "--run-dir", tmp_path / "alone", "--no-progress"]
+    undisturbed = start(alone, tmp_path / "said")
     path, printed = tmp_path / "runs" / "toy-mean-seed0", tmp_path / "printed"
     words = ["toy", "--arms", "mean", "--out", str(path.parent), "--flags", " ".join([*FLAGS, *STEPS])]
     words += ["--launcher", "ray", "--options", f"address={cluster.address}"]
@@ -110,6 +111,5 @@ def test_ctrl_c_saves_and_a_run_whose_node_dies_goes_on_elsewhere_as_if_nothing_
     assert "1 runs: 1 finished" in printed.read_text()
     assert (path.parent / "logs" / "toy-mean-seed0.log").read_text().count("run folder:") >= 3  # each time it began
 
-    alone = [*TINY, *STEPS, "--aggregator", "mean", "--run-dir", str(tmp_path / "alone"), "--no-progress"]
-    assert train.main(alone) == 0
+    end(undisturbed, tmp_path / "said")
     assert (path / "evaluations.csv").read_bytes() == (tmp_path / "alone" / "evaluations.csv").read_bytes()

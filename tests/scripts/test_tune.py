@@ -86,6 +86,8 @@ class Made:
 
 
 class Ended:
+    stopped = False
+
     def __init__(self, code):
         self.code = code
 
