@@ -83,8 +83,10 @@ def picture_path(out: Path) -> Path:
 
     :raises UsageError: if it cannot go there.
     """
-    if out.is_dir() or out.suffix.lower() not in ("", *ENDINGS):
-        found = "a folder" if out.is_dir() else f"the ending {out.suffix!r}"
+    found = "a folder" if out.is_dir() else "nothing before the ending" if out.name in ENDINGS else ""
+    if out.suffix.lower() not in ("", *ENDINGS):
+        found = found or f"the ending {out.suffix!r}"
+    if found:
         raise UsageError(f"--out: expected a file that ends in {', '.join(ENDINGS)}; found {found}: {out}.")
     out = out if out.suffix else out.with_suffix(".png")
     check_output("--out", out)

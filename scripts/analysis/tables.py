@@ -13,7 +13,7 @@ from scripts.analysis import intervals
 from scripts.analysis.comparison import ALONE, Row, baseline_of, of_common_seeds, paired
 from scripts.analysis.intervals import Interval
 from scripts.analysis.published import published
-from scripts.common.text import in_csv, in_markdown
+from scripts.common.text import counted, in_csv, in_markdown
 from scripts.runs.protocol import Protocol
 
 
@@ -32,7 +32,7 @@ def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature
     per_task = np.array([row.scores.mean(0) for row in rows]).T
     groups = find_benchmark(protocol.benchmark).grouped(protocol.tasks)
     lines = [(task, line) for task, line in zip(protocol.tasks, per_task, strict=True)]
-    lines += [(f"**{name}** ({len(own)} tasks)", per_task[own].mean(0)) for name, own in groups.items()]
+    lines += [(f"**{name}** ({counted(len(own), 'task')})", per_task[own].mean(0)) for name, own in groups.items()]
     yield from table(["task", *names], [[name, *(f"{x:.2f}" for x in line)] for name, line in lines])
     if gains := conflicts(rows):
         yield "\n### TCI per task: success together less success of the task alone\n"
@@ -61,8 +61,8 @@ def explain(protocol: Protocol, at: int | None) -> str:
     reward = f"Reward {protocol.reward_version}, horizon" if protocol.reward_version else "Horizon"
     versions = {name: getattr(protocol, name) for name in ("metaworld", "mujoco", "gymnasium")}
     return (
-        f"{reward} {horizon}, {protocol.goals_per_task} goals per task, "
-        f"success {protocol.success}, deterministic policy, {episodes} episodes per task; "
+        f"{reward} {horizon}, {counted(protocol.goals_per_task, 'goal')} per task, "
+        f"success {protocol.success}, deterministic policy, {counted(episodes, 'episode')} per task; "
         f"{', '.join(f'{name} {in_markdown(number)}' for name, number in versions.items() if number)}."
     )
 

@@ -15,6 +15,11 @@ def plain(text: object, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 episode`, `1,000 episodes`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def in_markdown(text: object) -> str:
     """Plain, and without what starts a tag, a link or another cell of a table in Markdown."""
     return re.sub(r"[|\[\]`\\]", r"\\\g<0>", plain(text).replace("&", "&amp;").replace("<", "&lt;"))

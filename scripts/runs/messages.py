@@ -9,6 +9,7 @@ from typing import Any
 from agents.saving.checkpoint import checkpoints
 from agents.settings import half_rate
 from scripts.common.screen import FittedTable
+from scripts.common.text import counted
 from scripts.common.usage import step_limit
 from scripts.runs.folder import Run
 from scripts.setup.trust import code_of, suite_code
@@ -65,7 +66,9 @@ def success_table(summary: dict[str, Any], title: str, groups: Mapping[str, Any]
     episodes = next(iter(summary["tasks"].values()))["episodes"]
     rows = {name: _cells(row) for name, row in summary["tasks"].items()}
     means = {**(groups or {}), "mean": summary["mean"]}
-    return _table(f"{title}, {episodes} episodes per task", rows, {name: _cells(row) for name, row in means.items()})
+    return _table(
+        f"{title}, {counted(episodes, 'episode')} per task", rows, {name: _cells(row) for name, row in means.items()}
+    )
 
 
 def training_table(metrics: Mapping[str, float], task_names: tuple[str, ...], title: str) -> FittedTable | None:

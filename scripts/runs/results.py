@@ -11,6 +11,7 @@ import numpy as np
 from agents.evaluation import Evaluation
 from envs import find_benchmark
 from envs.vec_env import TaskVecEnv
+from scripts.common.text import counted
 from scripts.runs.files import as_usage_error, write_json
 from scripts.runs.folder import Run
 from scripts.runs.tables import evaluation_rows
@@ -41,7 +42,7 @@ def group_means(summary: Mapping[str, Any], benchmark: str) -> dict[str, dict[st
     tasks = list(summary["tasks"])
     groups = find_benchmark(benchmark).grouped(tasks)
     return {
-        f"{name} ({len(own)} tasks)": _with_mean({tasks[i]: summary["tasks"][tasks[i]] for i in own})["mean"]
+        f"{name} ({counted(len(own), 'task')})": _with_mean({tasks[i]: summary["tasks"][tasks[i]] for i in own})["mean"]
         for name, own in groups.items()
     }
 

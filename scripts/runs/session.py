@@ -17,6 +17,7 @@ from agents.evaluation import evaluate
 from agents.saving.checkpoint import checkpoints, prune, save_checkpoint
 from envs.vec_env import TaskVecEnv
 from scripts.common.screen import Screen, strong
+from scripts.common.text import counted
 from scripts.runs.folder import Run
 from scripts.runs.loggers import Loggers, PerTask
 from scripts.runs.messages import next_steps, resume_command, success_table, training_table, way_back
@@ -66,7 +67,7 @@ class Session:
             Text.assemble(
                 f"{step:>11,} steps per task: success ",
                 (success, "bold"),
-                f" over {len(evaluation.task_names)} tasks, {mean['episodes']} episodes",
+                f" over {counted(len(evaluation.task_names), 'task')}, {counted(mean['episodes'], 'episode')}",
             )
         )
 

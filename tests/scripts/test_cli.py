@@ -133,7 +133,12 @@ def test_ctrl_c_while_environments_are_built_ends_in_one_line_and_leaves_nothing
 
 @pytest.mark.parametrize(
     ("out", "message"),
-    [("x.foo", r"\.png, \.pdf, \.svg; found the ending '\.foo'"), ("", "found a folder"), ("no/x.png", "no folder")],
+    [
+        ("x.foo", r"\.png, \.pdf, \.svg; found the ending '\.foo'"),
+        ("", "found a folder"),
+        ("no/x.png", "no folder"),
+        (".png", "nothing before the ending"),
+    ],
 )
 def test_pictures_have_known_endings(out, message, tmp_path):
     with pytest.raises(UsageError, match=message):

@@ -55,7 +55,7 @@ def test_the_table_has_final_and_best_pairs_and_the_mean_first(runs, capsys):
     assert pcgrad[8].startswith("0.88 [")  # 3.5 of 4 pairs of seeds on either task
     assert mean[9] == "1.50"
     assert per_task[2] == ["reach-v3", "0.40", "0.50"]
-    assert per_task[4:] == [["**easy** (1 tasks)", "0.40", "0.50"], ["**hard** (1 tasks)", "0.60", "0.80"]]
+    assert per_task[4:] == [["**easy** (1 task)", "0.40", "0.50"], ["**hard** (1 task)", "0.60", "0.80"]]
     assert literature[0][-1] == "differs from ours in"
 
 

@@ -405,7 +405,8 @@ def test_summary_by_name_and_best(run):
     }  # fmt: skip
     assert summary["mean"]["episodes"] == 20
     assert best_evaluation(run) == {"env_steps_per_task": 20, "success": 0.9}
-    assert success_table(summary, "title").row_count == 3
+    table = success_table(summary, "title")
+    assert (table.title, table.row_count) == ("title, 10 episodes per task", 3)
 
 
 def test_a_success_that_was_not_reported_is_unknown_and_no_damage(run):
@@ -456,7 +457,7 @@ def test_groups_of_difficulty_have_their_means():
     groups = group_means(summary, "MT10")
     found = find_benchmark("MT10").grouped(names)
     assert {group: means["success"] for group, means in groups.items()} == {
-        f"{group} ({len(own)} tasks)": pytest.approx(success[own].mean()) for group, own in found.items()
+        f"{group} ({len(own)} {'task' if len(own) == 1 else 'tasks'})": pytest.approx(success[own].mean()) for group, own in found.items()
     }
     assert len(groups) > 1
     assert not group_means(summary, "TOY")
