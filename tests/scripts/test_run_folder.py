@@ -457,7 +457,8 @@ def test_groups_of_difficulty_have_their_means():
     groups = group_means(summary, "MT10")
     found = find_benchmark("MT10").grouped(names)
     assert {group: means["success"] for group, means in groups.items()} == {
-        f"{group} ({len(own)} {'task' if len(own) == 1 else 'tasks'})": pytest.approx(success[own].mean()) for group, own in found.items()
+        f"{group} ({len(own)} {'task' if len(own) == 1 else 'tasks'})": pytest.approx(success[own].mean())
+        for group, own in found.items()
     }
     assert len(groups) > 1
     assert not group_means(summary, "TOY")
