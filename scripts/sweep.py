@@ -14,7 +14,7 @@ file the flags are keys, and a table `define` names arms of your own:
     seeds = [0, 1, 2]
     define.slow = "--aggregator pcgrad --learning-rate 1e-4"
 
-A cluster: --launcher ray; see docs/clusters.md.
+A cluster: --launcher ray or slurm; see docs/clusters.md.
 
 Exit codes: 0 all runs are finished, 1 some are not, 128 + n stopped by signal n (130 by Ctrl-C); a run that failed does
 not stop the others.

@@ -13,6 +13,7 @@ from scripts.sweeps.local import LocalLauncher
 from scripts.sweeps.plan import Job
 from scripts.sweeps.ray_tasks import RayLauncher
 from scripts.sweeps.request import SweepConfig
+from scripts.sweeps.slurm_jobs import SlurmLauncher
 
 
 class Started(Protocol):
@@ -46,4 +47,5 @@ class Launcher(Protocol):
 LAUNCHERS: dict[str, Callable[[SweepConfig, int], Launcher]] = {  # (request, runs that are left)
     "local": LocalLauncher,
     "ray": RayLauncher,
+    "slurm": SlurmLauncher,
 }

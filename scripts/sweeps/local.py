@@ -45,7 +45,7 @@ class LocalLauncher:
         for name in ("cpus", "gpus", "options"):
             if getattr(request, name) != getattr(SweepConfig, name):
                 raise UsageError(
-                    f"--{name}: expected --launcher ray, which shares a cluster out; found --launcher local. "
+                    f"--{name}: expected --launcher ray or slurm, which share a cluster out; found --launcher local. "
                     "Here it is --jobs and --threads."
                 )
         self.at_once = min(machine.cores(), max(runs, 1)) if request.jobs == "auto" else request.jobs

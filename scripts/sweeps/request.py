@@ -50,7 +50,7 @@ class SweepConfig:
     flags: str = ""
     """Extra scripts.train flags for every run, quoted. Each run gets one worker unless --workers is among them."""
     launcher: str = "local"
-    """Where the runs are executed. local: side by side on this machine; ray: on a Ray cluster, whose nodes share
+    """Where the runs are executed. local: side by side on this machine; ray, slurm: on a cluster, whose nodes share
     the file system that --out is on."""
     jobs: Literal["auto"] | int = "auto"
     """Runs side by side; auto: one per core, with one thread each, which uses a machine best. On a cluster: runs that
@@ -61,9 +61,10 @@ class SweepConfig:
     cpus: Literal["auto"] | int = "auto"
     """On a cluster, cores of each run; auto: one for each thread and worker."""
     gpus: float = 0.0
-    """On a cluster, GPUs of each run, or a share of one, such as 0.25 for four runs per GPU."""
+    """On a cluster, GPUs of each run; with ray also a share of one, such as 0.25 for four runs per GPU."""
     options: Names = ()
-    """Of the launcher, KEY=VALUE,...; ray: address=HOST:PORT."""
+    """Of the launcher, KEY=VALUE,...; ray: address=HOST:PORT; slurm: those of sbatch, such as partition=gpu,time=720
+    (minutes)."""
     retries: int = 2
     """How often a run goes on again after a worker died, the disk was full, its folder was in use, or the system killed
     it."""

@@ -353,7 +353,7 @@ BAD = {
     "toy --flags=--resume=x": "found --resume=x. Instead: the same command again",
     "toy --jobs 0": "--jobs: expected auto or at least 1",
     "toy --launcher rey": "unknown launcher 'rey': did you mean ray",
-    "toy --gpus 0.5": "--gpus: expected --launcher ray, which shares a cluster out; found --launcher local",
+    "toy --gpus 0.5": "--gpus: expected --launcher ray or slurm, which share a cluster out; found --launcher local",
     "toy --gpus nan --launcher ray": "--gpus: expected 0 or more; found nan",
     "toy --cpus 0 --launcher ray": "--cpus: expected auto or at least 1; found 0",
     "toy --retries -1": "--retries: expected 0 or more; found -1",

@@ -1,0 +1,171 @@
+"""The launcher `slurm`: every run is a batch job, submitted by submitit, and submitted again until it is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.saving.atomic import whole_file
+from envs.signals import STOP_SIGNALS
+from scripts.common.usage import UsageError
+from scripts.sweeps.child import Command, NodeJob, cores_of, imported, options_of
+from scripts.sweeps.plan import Job
+from scripts.sweeps.request import SweepConfig
+
+SAVING = 120  # seconds before the limit of time at which Slurm tells a run to save
+DAY = 24 * 60  # minutes, the limit of time unless --options has another
+LOOK_EVERY = 10.0  # seconds between two looks at the queue
+LATE = 30.0  # seconds after which a shared file system shows a new file
+
+
+@dataclass(frozen=True)
+class SlurmTask:
+    """What runs on the node. Its answer is a file: Slurm's exit codes tell nothing of a job that was begun again."""
+
+    job: NodeJob
+    answer: Path
+
+    def __call__(self) -> None:
+        """Train; Slurm asks to stop by whatever signal it is told to send."""
+        found = self.job.run(STOP_SIGNALS)
+        with whole_file(self.answer) as file:
+            file.write(json.dumps(found).encode())
+
+
+class Queue:
+    """The jobs of this user that wait or run, asked for now and then: Slurm answers for many at the cost of one."""
+
+    def __init__(self) -> None:
+        self._asked, self._there = float("-inf"), set[str]()
+
+    def has(self, job_id: str, since: float) -> bool:
+        """Whether a job is in the queue; one that was submitted after the last look is."""
+        if time.monotonic() - self._asked > LOOK_EVERY:
+            asked = subprocess.run(["squeue", "--me", "-h", "-o", "%A"], capture_output=True, text=True)
+            if asked.returncode:  # Slurm is busy, or its controller begins anew
+                return True
+            self._asked, self._there = time.monotonic(), set(asked.stdout.split())
+        return job_id in self._there or since > self._asked
+
+
+class SlurmJob:
+    """A training that Slurm runs, or will run.
+
+    :param submitted: submitit's job, which knows where its node writes.
+    :param answer: the file that the task leaves at its end.
+    """
+
+    def __init__(self, submitted: Any, answer: Path, queue: Queue) -> None:
+        self.job_id, self.paths, self.answer, self.queue = submitted.job_id, submitted.paths, answer, queue
+        self.stopped, self.began, self.missed = False, time.monotonic(), 0.0
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs or waits; below 0: the signal that killed it."""
+        if self.answer.exists():
+            return self._code(json.loads(self.answer.read_text()))
+        if self.queue.has(self.job_id, self.began):
+            self.missed = 0.0
+            return None
+        if self.stopped:
+            return 128 + signal.SIGTERM
+        self.missed = self.missed or time.monotonic()
+        if time.monotonic() - self.missed < LATE:
+            return None
+        if not self.paths.stdout.exists():
+            raise UsageError(
+                f"--launcher slurm: expected a file system that all nodes share; job {self.job_id} is gone from the "
+                f"queue, and its node wrote nothing to {self.paths.stdout}. Run the sweep where every node sees it "
+                "under this name; if the job was cancelled before it began, run the same command again."
+            )
+        if self.paths.result_pickle.exists():  # it ended, and was not ours
+            raise UsageError(
+                "--launcher slurm: expected this checkout and its environment under the same names on every node; job "
+                f"{self.job_id} could not begin: see {self.paths.stderr}."
+            )
+        return -signal.SIGKILL
+
+    def _code(self, found: int | str) -> int:
+        if isinstance(found, str):
+            raise UsageError(found)
+        if found - 128 in STOP_SIGNALS and not self.stopped:
+            subprocess.run(
+                ["scancel", self.job_id], capture_output=True
+            )  # or a preempted job may begin again beside us
+        return found
+
+    def stop(self, at_once: bool = False) -> None:
+        """Take it out of the queue, or send SIGTERM, on which a training saves; at once: Slurm ends it."""
+        self.stopped = True
+        for words in ([],) if at_once else (["--state=PENDING"], ["--signal=TERM"]):
+            subprocess.run(["scancel", *words, self.job_id], capture_output=True)
+
+
+class SlurmLauncher:
+    """Trainings as jobs of Slurm, which has its own queue.
+
+    :param request: `cpus` and `gpus` of each run; `jobs` that are submitted at once, auto: all; `options` of sbatch.
+    :param runs: how many trainings there are.
+    :raises UsageError: if submitit or Slurm is not installed, or a run is to have a share of a GPU.
+    """
+
+    remote = True
+
+    def __init__(self, request: SweepConfig, runs: int) -> None:
+        self.request = request
+        self.at_once = max(runs, 1) if request.jobs == "auto" else request.jobs
+        self.options = {key.replace("-", "_"): value for key, value in options_of(request).items()}
+        if request.gpus != int(request.gpus):
+            raise UsageError(f"--gpus: expected whole GPUs, as Slurm shares none out; found {request.gpus:g}.")
+        self.submitit = imported("submitit", request, "slurm")
+        missing = [name for name in ("sbatch", "srun", "squeue", "scancel") if not shutil.which(name)]
+        if missing and not request.dry_run:
+            raise UsageError(
+                f"--launcher slurm: expected Slurm's {missing[0]} on the PATH; found none. Run the sweep on a login "
+                "node of the cluster."
+            )
+        self.folder, self.queue = request.out.absolute() / "logs" / "slurm", Queue()
+
+    def __str__(self) -> str:
+        gpus = f", GPUs of each: {self.request.gpus:g}" if self.request.gpus else ""
+        return f"a job of Slurm each{gpus}"
+
+    def command(self, job: Job) -> Command:
+        """Return what `start` runs."""
+        return Command(job.argv, job.log, cores_of(job, self.request)[0])
+
+    def start(self, job: Job) -> SlurmJob:
+        """Submit the job.
+
+        :raises UsageError: if Slurm refuses it.
+        """
+        given: dict[str, Any] = {
+            "job_name": job.name,
+            "cpus_per_task": cores_of(job, self.request)[1],
+            "time": DAY,
+            "signal_delay_s": SAVING,
+            **({"gpus_per_node": int(self.request.gpus)} if self.request.gpus else {}),
+        }
+        own = {key: self.options.get(key, value) for key, value in given.items()}
+        more = {key: value for key, value in self.options.items() if key not in given}
+        task = SlurmTask(
+            NodeJob.of(self.command(job), self.request.gpus), self.folder / f"{job.name}-{secrets.token_hex(4)}.json"
+        )
+        told = io.StringIO()  # submitit prints what Slurm says, and raises it
+        try:
+            executor = self.submitit.SlurmExecutor(self.folder)
+            executor.update_parameters(**own, additional_parameters={"requeue": True, **more})
+            with contextlib.redirect_stderr(told):
+                submitted = executor.submit(task)
+        except (ValueError, RuntimeError) as error:
+            found = " ".join(str(error).split())
+            raise UsageError(f"--launcher slurm: expected a job that Slurm takes; it answers: {found}") from error
+        return SlurmJob(submitted, task.answer, self.queue)
