@@ -25,7 +25,7 @@ from tests.runs import TINY, wait_until
 
 NEEDS = "needs submitit: pip install -c constraints.txt -e '.[slurm]'"
 PROGRAMS = {  # stand-ins: one job, in the background
-    "sbatch": 'cp "$1" script; SLURM_JOB_ID=7 SLURMD_NODENAME=n1 setsid bash script >/dev/null 2>&1 & echo $! > job\n'
+    "sbatch": 'cp "$1" script; SLURM_JOB_ID=7 SLURMD_NODENAME=n1 bash script >/dev/null 2>&1 & echo $! > job\n'
     "echo Submitted batch job 7",
     "srun": 'while [[ $1 == -* ]]; do [[ $1 == --unbuffered ]] || shift; shift; done; exec "$@" > $PWD/out',
     "squeue": "kill -0 $(cat job) 2>/dev/null && echo 7; true",
