@@ -1,7 +1,7 @@
-"""The README keeps its word: every shell and Python block runs, in order, as it is written.
+"""README and guide keep their word: every shell and Python block runs, in order, as it is written.
 
 The blocks run in a mirror of the root (links to the packages), so that `runs/` lies in a temporary folder. Two things
-are not as a reader has them: STEPS, which the README explains, makes trials of the trainings, in `runs/trial-...`; and
+are not as a reader has them: STEPS, which the guide explains, makes trials of the trainings, in `runs/trial-...`; and
 the mirror's `.venv` is the environment of these tests, so make finds it installed. `make test` is only dry-run: it
 would start these tests again.
 Commands that begin with `python` run in a process that has torch imported: twenty imports would take a minute.
@@ -21,8 +21,8 @@ import pytest
 from tests.runs import python
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+README, GUIDE = (ROOT / "README.md").read_text(), (ROOT / "docs" / "guide.md").read_text()
+BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", README + GUIDE, flags=re.DOTALL | re.MULTILINE)
 LINKED = ("mtrl", "agents", "envs", "scripts", "Makefile", "pyproject.toml", "constraints.txt")
 
 
@@ -80,7 +80,9 @@ def python_blocks(page):
 
 
 def test_the_blocks_of_the_other_pages_run(mirror, tmp_path):
-    texts = [text for page in sorted((ROOT / "docs").glob("*.md")) for text in python_blocks(page)]
+    texts = [
+        text for page in sorted((ROOT / "docs").glob("*.md")) for text in python_blocks(page) if page.stem != "guide"
+    ]
     texts.append("".join(python_blocks(ROOT / "CONTRIBUTING.md")))  # one example, in two blocks
     assert all(texts)
     for number, text in enumerate(texts):
@@ -131,8 +133,8 @@ def test_all_presets_and_exit_codes_are_named():
     from scripts.common.command import EXIT_DISK, EXIT_IN_USE, EXIT_NON_FINITE, EXIT_USAGE, EXIT_WORKER
     from scripts.setup.presets import PRESETS
 
-    assert all(f"`{name}`" in README for name in PRESETS)
-    assert all(f" {code} " in README for code in (EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_DISK, EXIT_IN_USE))
+    assert all(f"`{name}`" in GUIDE for name in PRESETS)
+    assert all(f" {code} " in GUIDE for code in (EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_DISK, EXIT_IN_USE))
 
 
 def test_all_aggregators_are_on_the_pages():
@@ -143,6 +145,6 @@ def test_all_aggregators_are_on_the_pages():
     assert page == written(page), "docs/aggregators.md is out of date: python -m tests.aggregators_page"
     measured = (ROOT / "docs" / "aggregators_measured.md").read_text()
     for name, kind in (AGGREGATORS | WEIGHTINGS).items():
-        assert f"`{name}`" in README
+        assert f"`{name}`" in GUIDE
         assert name in WEIGHTINGS or f"| `{name}` |" in measured, f"docs/aggregators_measured.md: the cost of {name}?"
         assert "Use it when" in kind.__doc__

@@ -151,7 +151,7 @@ def test_unknown_names_and_options_are_explained() -> None:
         make_aggregator("pcgrad", sed=0)
 
 
-# ---- an aggregator of your own: the example of the README
+# ---- an aggregator of your own: the example of the guide
 
 
 class Agreement(mtrl.GramianAggregator):
