@@ -44,14 +44,26 @@ class Basics(AgentSettings):
         """Return the arguments of a call.
 
         :raises TypeError: for those that are missing, given twice or unknown.
-        :raises ValueError: without an environment, or for no device.
         """
         refuse_unknown(function, keywords, inspect.signature(cls).parameters)
-        given = cls(*args, **keywords)
-        if given.env is None and given._init_setup_model:
-            raise ValueError(f"{function} expects an environment, found None. {function}.load(path) needs none to act.")
-        check_device(given.device)
-        return given
+        return cls(*args, **keywords)
+
+    def check_place(self) -> None:
+        """Refuse to set up without an environment, or on what is no device of torch.
+
+        As in Stable-Baselines3, a GPU that is not there is the CPU.
+
+        :raises ValueError: saying what was expected and found.
+        """
+        check_kind(self.env)
+        if self.env is None and self._init_setup_model:
+            raise ValueError("Expected an environment, found None. `load` needs none for an agent that only acts.")
+        try:
+            torch.device("cpu" if self.device == "auto" else self.device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"device: expected auto, cpu, cuda or another one of torch's; found {self.device!r}."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ class Arguments(Basics):
         given = algorithm.fixed(AgentSettings) if self.settings is None else vars(self.settings)
         settings = AgentSettings.of({**given, **single})
         self._check(settings, algorithm)
-        check_kind(self.env)
+        self.check_place()
         return settings
 
     def _check(self, settings: AgentSettings, algorithm: Algorithm) -> None:
@@ -125,17 +137,6 @@ class Arguments(Basics):
             algorithm.check(chosen)
         check_together(settings, networks)
         warn_of_range(settings, networks, stacklevel=5)
-
-
-def check_device(device: Any) -> None:
-    """Refuse what is no device of torch; as in Stable-Baselines3, a GPU that is not there is the CPU.
-
-    :raises ValueError: saying what was expected and found.
-    """
-    try:
-        torch.device("cpu" if device == "auto" else device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device: expected auto, cpu, cuda or another one of torch's; found {device!r}.") from error
 
 
 def network_settings(policy_kwargs: Mapping[str, Any]) -> NetworkSettings:

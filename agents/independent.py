@@ -87,6 +87,7 @@ class IndependentSAC(MTSAC):
         given = Basics.of_call(type(self).__name__, args, keywords)
         own = {"policy": given.policy, "env": given.env, "aggregator": "mean", "_init_setup_model": False}
         super().__init__(**{**keywords, **own})
+        given.check_place()
         self.networks = network_settings(self.policy_kwargs)
         if given._init_setup_model:
             self._setup_model()

@@ -6,7 +6,7 @@ import torch
 
 import envs
 import mtrl
-from agents import MTSAC, evaluate
+from agents import MTSAC, IndependentSAC, evaluate
 from mtrl.aggregators.registry import AGGREGATORS
 from tests.helpers import toy_agent
 
@@ -49,7 +49,7 @@ def test_environments_of_other_kinds(given, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"env": None}, "MTSAC expects an environment, found None"),
+        ({"env": None}, "Expected an environment, found None"),
         ({"device": "gpu"}, "device: expected auto, cpu, cuda or another one of torch's; found 'gpu'"),
         ({"device": 2.5}, "device: expected"),
         *(({f"{group}_kwargs": [1]}, f"{group}_kwargs: expected a dict") for group in ("aggregator", "replay_buffer")),
@@ -59,6 +59,11 @@ def test_environments_of_other_kinds(given, message):
 def test_agents_of_other_kinds(given, message):
     with pytest.raises(ValueError, match=message):
         MTSAC("MultiTaskMlpPolicy", **{"env": two_tasks(), **given})
+
+
+def test_independent_agents_need_an_environment():
+    with pytest.raises(ValueError, match="Expected an environment, found None"):
+        IndependentSAC("MlpPolicy", None)
 
 
 def two_tasks():
