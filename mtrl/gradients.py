@@ -27,12 +27,7 @@ from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator
 from mtrl.features import Features
 from mtrl.graph import graph_of
 from mtrl.rows import Rows
-from mtrl.tape import Parameters, Tape, parameters_in
-
-_NO_PARAMETER = (
-    "expected at least one shared parameter that is trained, found none; keep a list of them, as a generator such as "
-    "net.parameters() is used up after one call"
-)
+from mtrl.tape import NO_PARAMETER, Parameters, Tape, parameters_in
 
 
 def backward(
@@ -135,7 +130,7 @@ def per_task_gradients(losses: Float[Tensor, " tasks"], parameters: Parameters) 
     """
     shared = parameters_in(parameters)
     if not shared:
-        raise ValueError(_NO_PARAMETER)
+        raise ValueError(NO_PARAMETER)
     return _rows(_one_by_one(losses, shared, keep_graph=True), losses, shared)[0].jacobian()
 
 
@@ -277,7 +272,7 @@ def _parameters(
     shared = tape.parameters if tape else _trained(parameters_in(parameters))
     heads = _trained([*(tape.task_parameters if tape else ()), *parameters_in(task_parameters)])
     if not shared:
-        raise ValueError(_NO_PARAMETER)
+        raise ValueError(NO_PARAMETER)
     if set(map(id, shared)) & set(map(id, heads)):
         raise ValueError("a parameter is either shared or a task parameter; found one that is named as both")
     if any(parameter._post_accumulate_grad_hooks for parameter in [*shared, *heads]):

@@ -84,7 +84,7 @@ def test_an_evaluation_of_no_agent_or_of_other_tasks():
 
 
 def test_a_save_without_a_name():
-    with pytest.raises(ValueError, match="Expected the path of a file"):
+    with pytest.raises(ValueError, match="has an empty name"):
         toy_agent().save("")
 
 

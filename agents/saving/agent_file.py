@@ -276,15 +276,10 @@ def _modules(agent: Any) -> dict[str, Any]:
 
 
 def with_zip(path: Any) -> Any:
-    """Return the path to write to; an open file stays.
-
-    :raises ValueError: for a path without a name, such as "" or "/".
-    """
+    """Return the path to write to; an open file stays."""
     if not is_path(path):
         return path
     path = Path(path)
-    if not path.name:
-        raise ValueError(f"Expected the path of a file, found {str(path)!r}.")
     return path if path.suffix == ".zip" else path.with_name(path.name + ".zip")
 
 
