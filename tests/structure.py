@@ -27,8 +27,8 @@ SINCE = """
     scripts/report.py scripts/analysis/page/*.py scripts/runs/trackers.py scripts/supervised.py
     scripts/studies/supervised/*.py scripts/studies/supervised/datasets/*.py scripts/sweeps/ray_tasks.py
     scripts/sweeps/slurm_jobs.py scripts/sweeps/space.py scripts/sweeps/study.py
-    scripts/sweeps/trials.py scripts/tune.py scripts/runs/hub.py scripts/analysis/literature.py scripts/analysis/published.py
-    agents/networks/task_vectors.py agents/learning/explosions.py mtrl/features.py
+    scripts/sweeps/trials.py scripts/tune.py scripts/runs/hub.py scripts/analysis/literature.py
+    scripts/analysis/published.py agents/networks/task_vectors.py agents/learning/explosions.py mtrl/features.py
 """.split()
 METHODS = """
     aligned_mtl cagrad famo gradnorm gradvac imtl_g mean mgda mocograd nash_mtl outside pcgrad pcgrad_direction
