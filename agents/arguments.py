@@ -130,8 +130,6 @@ class Arguments(Basics):
         for name in ("capture", "compile"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ValueError(f"{name} is True or False, found {value!r}.")
-        if self.capture and self.compile:
-            raise ValueError("capture is for CUDA, compile for a CPU: expected at most one of them, found both.")
         networks = network_settings(policy_kwargs)
         for chosen in (settings, networks):
             algorithm.check(chosen)

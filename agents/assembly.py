@@ -132,6 +132,12 @@ class Assembly:
         noted = NotedUpdate(
             update, self.buffer, metrics, FiniteGuard(self.task_names, device, self.buffer.first_not_finite)
         )
+        if capture and device.type != "cuda":
+            raise ValueError(
+                f"capture needs a CUDA device, the agent is on {device}. Leave capture=False, or give a device."
+            )
+        if compile and self.policy.actor.precision == "tf32":  # a setting of torch's, which no operation tells
+            raise ValueError("compile: expected precision float32 or bfloat16 with it, found tf32.")
         captured = CompiledUpdates(noted) if compile else CapturedUpdates(noted) if capture else None
         rounds = UpdateRounds(noted, captured, **taken_by(UpdateRounds, options))
         return Parts(scale, update, metrics, noted.guard, captured, rounds, self._collection(timed, captured))
@@ -151,5 +157,5 @@ class Assembly:
         if hold > 1:
             acting = HeldNoise(self.policy.actor, hold, self.columns, self.buffer.action_dim)
         elif self.buffer.rows.is_cuda:
-            acting = DeviceActing(self.policy.actor, captured.replays.graphs if captured else None)
+            acting = DeviceActing(self.policy.actor, captured.graphs if captured else None)
         return Collection(timed, self.settings.overlap, acting)

@@ -52,8 +52,8 @@ class MTSAC(SAC):
     :param aggregator: a name that `mtrl.make_aggregator` knows (options in `aggregator_kwargs`), or an instance.
     :param critic_aggregator: the critics', likewise; None: a second instance of the actor's.
     :param capture: replay updates as captured CUDA graphs (`agents.device.captured`). Not saved: give it at `load`.
-    :param compile: on a CPU, compile updates, which takes a minute and a C++ compiler (`agents.device.compiled`). Not
-        saved, either.
+    :param compile: compile updates, which takes a minute and a C++ compiler; on CUDA they are captured, too
+        (`agents.device.compiled`). Not saved, either.
     :param replay_buffer_kwargs: `seed` and `dtype` of `agents.TaskReplayBuffer`; the rest follows from the settings.
     :param settings: and each of its fields is a keyword, too, such as `learning_rate=1e-3`, which comes first.
     :raises TypeError: for a keyword that is no setting.

@@ -34,19 +34,15 @@ class CapturedUpdates:
 
     :param graphs: what captures; CUDA unless given.
     :param warm_up: eager updates before a capture.
-    :raises ValueError: if the update is not made on a CUDA device.
     """
 
     def __init__(self, update: NotedUpdate, graphs: Graphs | None = None, warm_up: int = WARM_UP):
         device = update.number.device
-        if graphs is None and device.type != "cuda":
-            raise ValueError(
-                f"capture needs a CUDA device, the agent is on {device}. Leave capture=False, or give a device."
-            )
         self.update = update
         aggregators = update.update.aggregators
         methods = ", ".join(f"{name}: {type(method).__name__}" for name, method in aggregators.items())
-        self.replays = Replays(graphs or CudaGraphs(device), f"The update ({methods})", warm_up)
+        self.graphs = graphs or CudaGraphs(device)
+        self.replays = Replays(self.graphs, f"The update ({methods})", warm_up)
         if eager := [type(method).__name__ for method in aggregators.values() if not self.holds(method)]:
             self.replays.refused = True
             warnings.warn(

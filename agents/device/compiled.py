@@ -1,10 +1,12 @@
-"""Updates compiled for the CPU: one graph of the update's operations, which torch's Inductor fuses into C++ kernels.
+"""Compiled updates: one graph of the update's operations, which torch's Inductor fuses into kernels.
+
+Those are C++ on a CPU and Triton's on CUDA, where what was compiled is captured in turn (`agents.device.graphs`).
 
 An update is recorded as a CUDA graph would be (`agents.device.captured`), as operations on tensors that stay where they
 are; so whatever makes it up (modules, tapes, hooks, autograd) may be as it is. Three things stay outside of the graph:
 
 - random numbers are drawn before it runs, from the same generators and in the same order;
-- what a method makes of the Gramian stays eager, as one call: it is small, and may ask the host;
+- on a CPU, what a method makes of the Gramian stays eager, as one call: it is small, and may ask the host;
 - the first update, in which the optimizers make their moments, and updates that measure conflict.
 
 Matrix products are those of the eager update, what lies between them is rounded elsewhere: 1e-6, not bit for bit. Runs
@@ -15,8 +17,9 @@ shorter than 1e18, as on a device.
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -27,7 +30,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import mtrl
 from agents.device.captured import CapturedUpdates
-from agents.device.graphs import Update
+from agents.device.graphs import CudaGraphs, Graph, Graphs, Update
 from agents.learning.rounds import NotedUpdate
 from agents.learning.update import Turn
 
@@ -52,8 +55,11 @@ def _(gramian: Tensor, losses: Tensor, method: int) -> Tensor:
 class CompiledUpdates(CapturedUpdates):
     """Makes updates by calling compiled graphs, from the second on; eagerly for good if that cannot be."""
 
-    def __init__(self, update: NotedUpdate):
-        super().__init__(update, CompiledGraphs(tuple(update.update.aggregators.values())), warm_up=0)
+    def __init__(self, update: NotedUpdate, cuda: Graphs | None = None):
+        device = update.number.device
+        self._cuda = cuda or (CudaGraphs(device) if device.type == "cuda" else None)
+        super().__init__(update, CompiledGraphs(tuple(update.update.aggregators.values()), self._cuda), warm_up=0)
+        self.graphs = self._cuda or self.graphs  # for others, whose work is not compiled
 
     def __call__(self, batch_size: int, turn: Turn) -> None:
         """One update with `batch_size` rows per task."""
@@ -63,37 +69,48 @@ class CompiledUpdates(CapturedUpdates):
             super().__call__(batch_size, turn)
 
     def holds(self, method: mtrl.Aggregator) -> bool:
-        """Any method that needs the Gramian alone, as its weights are computed outside."""
-        return method.capturable or (isinstance(method, mtrl.GramianAggregator) and not method.looks_back)
+        """On a CPU also any method that needs the Gramian alone, as its weights are computed outside."""
+        outside = isinstance(method, mtrl.GramianAggregator) and not method.looks_back and self._cuda is None
+        return method.capturable or outside
 
 
 class CompiledGraphs:
     """Traces updates and compiles them.
 
     :param aggregators: whose weights are not part of a graph, if they are made of the Gramian.
+    :param cuda: captures what was compiled; then the weights are part of it.
     """
 
-    def __init__(self, aggregators: Sequence[mtrl.Aggregator]):
-        self.aggregators = aggregators
+    def __init__(self, aggregators: Sequence[mtrl.Aggregator], cuda: Graphs | None = None):
+        self.aggregators, self.cuda = aggregators, cuda
 
     def warm_up(self, update: Update) -> None:
         """Run an update."""
         update()
 
-    def capture(self, update: Update, generators: Sequence[torch.Generator]) -> CompiledGraph:
+    def capture(self, update: Update, generators: Sequence[torch.Generator]) -> Graph:
         """Trace an update, leave no trace of it, and compile it.
 
         :raises RuntimeError: if that cannot be, whatever the reason.
         """
-        recorder = _Recorder([torch.default_generator, *generators])
+        recorder = _Recorder([torch.default_generator, *_device_generators(), *generators])
         try:
-            with self._weights_outside(), recorder:
+            with nullcontext() if self.cuda else self._weights_outside(), recorder:
                 update()
         except Exception as error:  # an operation that a graph cannot hold, whichever it is
             raise RuntimeError(_in_one_line(error)) from error
         finally:
             recorder.undo()
-        return CompiledGraph(recorder, self.aggregators)
+        graph = CompiledGraph(recorder, self.aggregators)
+        if self.cuda is None:
+            return graph
+        try:
+            self.cuda.warm_up(graph)  # Triton loads its kernels at their first call, which no capture may hold
+        except Exception as error:
+            raise RuntimeError(_in_one_line(error)) from error
+        finally:
+            recorder.undo()
+        return self.cuda.capture(graph, generators)
 
     @contextmanager
     def _weights_outside(self) -> Iterator[None]:
@@ -141,9 +158,14 @@ def compiled(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     from torch._inductor import config  # here, as it takes a second
     from torch._inductor.compile_fx import compile_fx
 
-    with config.patch(compile_threads=1):  # no processes that would outlive a signal
+    with config.patch(compile_threads=1), warnings.catch_warnings():  # no processes that would outlive a signal
+        warnings.filterwarnings("ignore", "TensorFloat32")  # the precision is chosen
         run: Any = compile_fx(graph, inputs)
     return run
+
+
+def _device_generators() -> list[torch.Generator]:
+    return [torch.cuda.default_generators[torch.cuda.current_device()]] if torch.cuda.is_initialized() else []
 
 
 def _in_one_line(error: Exception) -> str:
@@ -223,7 +245,6 @@ class _Recorder(TorchDispatchMode):
             tensor.copy_(before)
         for generator, state in self._generators:
             generator.set_state(state)
-        self._overwritten = []
 
 
 def fused_adam(

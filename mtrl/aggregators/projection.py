@@ -22,7 +22,7 @@ def project_conflicts(
     """
     kernel: Projection | None = None
     if not gramian.requires_grad:
-        kernel = _kernel(gramian.device) if gramian.is_cuda else _ON_CPU if gramian.device.type == "cpu" else None
+        kernel = _kernel(gramian.device) if gramian.is_cuda else _OPERATION if gramian.device.type == "cpu" else None
     return kernel(gramian, orders) if kernel else visit_by_visit(gramian, orders)
 
 
@@ -68,17 +68,16 @@ _OPERATIONS = torch.library.Library("mtrl_surgery", "FRAGMENT")
 _OPERATIONS.define("project(Tensor gramian, Tensor orders) -> Tensor")
 _OPERATIONS.impl("project", _on_cpu, "CPU")
 _OPERATIONS.impl("project", lambda gramian, orders: gramian.new_empty(gramian.shape), "Meta")
-_ON_CPU: Projection = torch.ops.mtrl_surgery.project.default
+_OPERATIONS.impl("project", lambda gramian, orders: _triton()(gramian, orders), "CUDA")
+_OPERATION: Projection = torch.ops.mtrl_surgery.project.default
 
 
 @functools.cache
 def _kernel(device: torch.device) -> Projection | None:
     """Return the kernel, if it can be built for the device; else None, and a warning says why and what that costs."""
     try:
-        from mtrl.kernels import project_conflicts as kernel  # here, as Triton need not be installed
-
         gramian = torch.eye(2, dtype=torch.float64, device=device)
-        kernel(gramian, torch.arange(2, device=device).flip(0)[:, None])  # compiles; nobody waits for the answer
+        _triton()(gramian, torch.arange(2, device=device).flip(0)[:, None])  # compiles; nobody waits for the answer
     except Exception as error:  # no Triton, no C compiler, an old device ...: whatever it is, the reference works
         warnings.warn(
             f"PCGrad's projections run as several small kernels per task, slower and otherwise the same, because "
@@ -88,4 +87,10 @@ def _kernel(device: torch.device) -> Projection | None:
             stacklevel=2,
         )
         return None
-    return kernel
+    return _OPERATION
+
+
+def _triton() -> Projection:
+    from mtrl.kernels import project_conflicts  # here, as Triton need not be installed
+
+    return project_conflicts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
@@ -82,8 +83,8 @@ def resolve_compile(config: TrainConfig, device: str) -> bool:
             warnings.warn(f"Updates are not compiled, so slower: {NO_COMPILER}", RuntimeWarning, stacklevel=2)
             return False
         return True
-    if config.compile and device != "cpu":
-        raise UsageError(f"--compile true: expected the CPU, as Inductor's C++ is for it; found {device}. Use auto.")
+    if config.compile and device == "cuda" and not importlib.util.find_spec("triton"):
+        raise UsageError("--compile true: expected Triton, which torch for CUDA on Linux brings; found none. Use auto.")
     if config.compile and not find_compiler():
         raise UsageError(f"--compile true: {NO_COMPILER}")
     return config.compile

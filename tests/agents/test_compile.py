@@ -15,8 +15,8 @@ import mtrl
 from agents import load_checkpoint, save_checkpoint
 from agents.device import compiled
 from tests import traced_graphs
-from tests.helpers import EVERYTHING, SMALL, assert_same_tensors, tensors, toy_agent
-from tests.traced_graphs import eagerly, state_of
+from tests.helpers import EVERYTHING, SMALL, assert_same_tensors, cuda, tensors, toy_agent
+from tests.traced_graphs import TracedGraphs, eagerly, state_of
 
 SETTINGS = {**traced_graphs.SETTINGS, "log_conflicts": 0}  # the curvature is noise in float32
 STEPS = 30
@@ -125,9 +125,37 @@ def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
     assert_same_tensors(eager, state_of(agent))
 
 
-def test_capture_and_compile_exclude_each_other():
-    with pytest.raises(ValueError, match="expected at most one of them"):
+@pytest.mark.parametrize("aggregator", ["mean", "famo", "pcgrad", "mocograd", "sdmgrad"])
+def test_what_was_compiled_is_captured_on_cuda(traced, aggregator):
+    """With captures acted out: compiled, run once without a trace, then captured and replayed."""
+    settings = {"aggregator": aggregator, "policy_kwargs": SMALL}
+    eager = eagerly(STEPS, log_conflicts=0, **settings)
+    agent, graphs = toy_agent(**SETTINGS, **settings), TracedGraphs()
+    agent.captured = agent.rounds._replay = compiled.CompiledUpdates(agent.rounds._update, graphs)
+    agent.learn(2 * STEPS)
+    assert len(traced) == graphs.warm_ups == graphs.captures == 2
+    assert graphs.replays == 2 * (STEPS - 20) - 1
+    assert_close(eager, state_of(agent))
+
+
+@cuda
+@pytest.mark.parametrize("aggregator", ["mean", "pcgrad", "mocograd"])
+def test_compiled_equals_eager_on_cuda(aggregator):
+    agents = []
+    for compile in (False, True):
+        agent = toy_agent(aggregator=aggregator, device="cuda", capture=True, compile=compile, **SETTINGS)
+        agent.captured.replays.refused |= not compile
+        agents.append(agent.learn(2 * STEPS))
+    assert not agent.captured.replays.refused
+    for ours, theirs in zip(agents[1].policy.parameters(), agents[0].policy.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_what_does_not_go_with_it_is_refused():
+    with pytest.raises(ValueError, match="capture needs a CUDA device"):
         toy_agent(capture=True, compile=True)
+    with pytest.raises(ValueError, match="float32 or bfloat16 with it, found tf32"):
+        toy_agent(compile=True, policy_kwargs={"precision": "tf32"})
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
