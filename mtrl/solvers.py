@@ -85,7 +85,8 @@ def bargaining_weights(
     gradient gets weight 0 and does not count.
     """
     norms = gradient_norms(gramian)
-    cosines = cosine_matrix(gramian).fill_diagonal_(1.0)  # a zero gradient is left to itself
+    cosines = cosine_matrix(gramian)
+    cosines.diagonal().fill_(1.0)  # a zero gradient is left to itself
     eye = torch.eye(len(norms), dtype=norms.dtype, device=norms.device)
     ridged = cosines + RIDGE * eye
     grid = 2.0 ** torch.arange(-12, 13, dtype=norms.dtype, device=norms.device)[:, None]
@@ -121,7 +122,8 @@ def dual_cone_weights(
     all families of `mtrl.testing` up to T = 50. A zero gradient gets weight 0 and does not count.
     """
     norms = gradient_norms(gramian)
-    cosines = cosine_matrix(gramian).fill_diagonal_(1.0)  # a zero gradient is left to itself
+    cosines = cosine_matrix(gramian)
+    cosines.diagonal().fill_(1.0)  # a zero gradient is left to itself
     eye = torch.eye(len(norms), dtype=norms.dtype, device=norms.device)
     u, s = torch.ones_like(cosines), torch.ones_like(cosines)
     for _ in range(steps):
@@ -129,7 +131,9 @@ def dual_cone_weights(
         weight = (u / s).sqrt()
         factor = torch.linalg.cholesky_ex(weight[:, :, None] * cosines * weight[:, None, :] + eye)[0]
         sides = weight * (0.1 * mu / u - (eye + u) @ cosines)
-        du = weight * torch.cholesky_solve(sides[:, :, None], factor)[:, :, 0]
+        # in two halves, as cholesky_solve of many at once cannot be captured on CUDA
+        half = torch.linalg.solve_triangular(factor, sides[:, :, None], upper=False)
+        du = weight * torch.linalg.solve_triangular(factor.mT, half, upper=True)[:, :, 0]
         ds = (0.1 * mu - s * du) / u - s
         share = (0.95 / torch.maximum(-du / u, -ds / s).amax(1, keepdim=True).clamp(min=0.95)).clamp(max=1)
         u_new, s_new = u + share * du, s + share * ds

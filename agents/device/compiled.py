@@ -101,13 +101,15 @@ class CompiledGraphs:
             raise RuntimeError(_in_one_line(error)) from error
         finally:
             recorder.undo()
-        graph = CompiledGraph(recorder, self.aggregators)
         if self.cuda is None:
-            return graph
+            return CompiledGraph(recorder, self.aggregators)
         try:
+            graph = CompiledGraph(recorder, self.aggregators)
             self.cuda.warm_up(graph)  # Triton loads its kernels at their first call, which no capture may hold
         except Exception as error:
-            raise RuntimeError(_in_one_line(error)) from error
+            message = "Updates are captured and not compiled, slower and otherwise the same to rounding"
+            warnings.warn(f"{message}: {_in_one_line(error)}", RuntimeWarning, stacklevel=2)
+            return self.cuda.capture(update, generators)
         finally:
             recorder.undo()
         return self.cuda.capture(graph, generators)
@@ -158,7 +160,8 @@ def compiled(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     from torch._inductor import config  # here, as it takes a second
     from torch._inductor.compile_fx import compile_fx
 
-    with config.patch(compile_threads=1), warnings.catch_warnings():  # no processes that would outlive a signal
+    # no processes that would outlive a signal; reordered loops fail on CUDA in torch 2.11, an assertion of Inductor's
+    with config.patch(compile_threads=1, loop_ordering_after_fusion=False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "TensorFloat32")  # the precision is chosen
         run: Any = compile_fx(graph, inputs)
     return run

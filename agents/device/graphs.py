@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -88,13 +89,19 @@ class CudaGraphs:
                 with torch.cuda.graph(graph, pool=self.pool):
                     update()
             except RuntimeError:
-                # a capture that breaks off leaves its stream the current one, and generators that wait for its end
+                # a capture that breaks off leaves its stream the current one, the pool open, and generators that wait
                 torch.cuda.set_stream(present)
+                self._leave_pool()
                 for generator in (torch.cuda.default_generators[torch.cuda.current_device()], *generators):
                     generator.graphsafe_set_state(generator.clone_state())
                 CudaGraph.broken += 1
                 raise
         return CudaGraph(graph)
+
+    def _leave_pool(self) -> None:
+        with suppress(RuntimeError):  # if it broke off before the pool was open
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self.pool)
+        self.pool = torch.cuda.graph_pool_handle()
 
 
 class Replays:

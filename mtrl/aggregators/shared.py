@@ -56,7 +56,8 @@ class Ordered(Drawing):
         """For each task an own random order of the T - 1 others, on the device of the generator."""
         device = self.generator.device
         keys = torch.rand(num_tasks, num_tasks, generator=self.generator, dtype=torch.float64, device=device)
-        return keys.fill_diagonal_(2.0).argsort(dim=1)[:, :-1]  # the task itself comes last and is left out
+        keys.diagonal().fill_(2.0)  # not fill_diagonal_, which no compiled graph can hold
+        return keys.argsort(dim=1)[:, :-1]  # the task itself comes last and is left out
 
 
 class SolverAggregator(GramianAggregator):

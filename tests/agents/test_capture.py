@@ -250,8 +250,10 @@ def test_orders_begin_anew_with_a_state_of_another_kind_of_device_and_only_then(
 @pytest.mark.parametrize("aggregator", ["nash_mtl", *CAPTURABLE])
 def test_captured_equals_eager_on_cuda(aggregator):
     agents, generators = [], []
+    actor = "mean" if mtrl.AGGREGATORS[aggregator].non_negative else aggregator
     for eager in (True, False):
-        agent = toy_agent(aggregator=aggregator, device="cuda", capture=True, **SETTINGS)
+        methods = {"aggregator": actor, "critic_aggregator": aggregator}
+        agent = toy_agent(**methods, device="cuda", capture=True, **SETTINGS)
         agent.captured.replays.refused |= eager  # and yet its learning rate is a tensor in float32
         agent.learn(2 * STEPS)
         agents.append(agent)

@@ -138,6 +138,20 @@ def test_what_was_compiled_is_captured_on_cuda(traced, aggregator):
     assert_close(eager, state_of(agent))
 
 
+def test_a_compiler_that_fails_on_cuda_leaves_captured_updates(monkeypatch):
+    def fails(graph, inputs):
+        raise OSError("no Triton")
+
+    monkeypatch.setattr(compiled, "compiled", fails)
+    eager = eagerly(STEPS, log_conflicts=0)
+    agent, graphs = toy_agent(**SETTINGS), TracedGraphs()
+    agent.captured = agent.rounds._replay = compiled.CompiledUpdates(agent.rounds._update, graphs)
+    with pytest.warns(RuntimeWarning, match="captured and not compiled.*no Triton"):
+        agent.learn(2 * STEPS)
+    assert graphs.replays == 2 * (STEPS - 20) - 1
+    assert_same_tensors(eager, state_of(agent))
+
+
 @cuda
 @pytest.mark.parametrize("aggregator", ["mean", "pcgrad", "mocograd"])
 def test_compiled_equals_eager_on_cuda(aggregator):
