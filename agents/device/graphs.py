@@ -68,6 +68,7 @@ class CudaGraphs:
     def __init__(self, device: torch.device):
         self.device = device
         self.pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)  # of the captures
 
     def warm_up(self, update: Update) -> None:
         """On a side stream, as captures are."""
@@ -86,8 +87,11 @@ class CudaGraphs:
             try:
                 for generator in generators:
                     graph.register_generator_state(generator)
-                with torch.cuda.graph(graph, pool=self.pool):
+                with torch.cuda.graph(graph, pool=self.pool, stream=self._stream):
                     update()
+                # torch sets the generators' offsets to 0 on the stream of the capture, the first replay on this one to
+                # what they are: in the other order, on a busy device, it would draw the wrong numbers
+                present.wait_stream(self._stream)
             except RuntimeError:
                 # a capture that breaks off leaves its stream the current one, the pool open, and generators that wait
                 torch.cuda.set_stream(present)
