@@ -1,0 +1,93 @@
+"""What CUDA does in an order of its own, acted out: two streams are ordered by nothing but what waits for what."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from agents.device.graphs import CudaGraphs, Replays
+
+
+class Stream:
+    """A queue of work."""
+
+    def __init__(self, device=None):
+        self.queue, self.done = [], 0
+
+    def wait_stream(self, other):
+        upto = len(other.queue)
+        self.queue.append(lambda: other.run(upto))
+
+    def run(self, upto=None):
+        """Do what is queued; of other streams nothing but what this one waits for."""
+        while self.done < (len(self.queue) if upto is None else upto):
+            self.done += 1
+            self.queue[self.done - 1]()
+
+
+class Device:
+    """Takes the place of `torch.cuda`: graphs that draw, from where the offset of their generator is on the device."""
+
+    def __init__(self):
+        self.present, self.offset, self.offset_there, self.drawn = Stream(), 0, None, []
+        self.pools, self.open = 0, set()
+        generator = SimpleNamespace(clone_state=lambda: None, graphsafe_set_state=lambda state: None)
+        self.default_generators, self.Stream = [generator], Stream
+        self.CUDAGraph = lambda: SimpleNamespace(replay=self.replay)
+        self.device = self.stream = lambda _: contextlib.nullcontext()
+        self.set_stream, self.current_device, self.current_stream = lambda _: None, lambda: 0, lambda: self.present
+
+    def graph_pool_handle(self):
+        self.pools += 1
+        return self.pools
+
+    def set_offset(self, value):
+        self.offset_there = value
+
+    @contextlib.contextmanager
+    def graph(self, graph, pool, stream):
+        """As torch's: an update that breaks off leaves the pool open."""
+        assert pool not in self.open, "already recording to this pool"
+        self.open.add(pool)
+        stream.queue.append(lambda: self.set_offset(0))
+        yield
+        self.open.remove(pool)
+
+    def replay(self):
+        offset, self.offset = self.offset, self.offset + 4
+        self.present.queue += [lambda: self.set_offset(offset), lambda: self.drawn.append(self.offset_there)]
+
+
+@pytest.fixture
+def device(monkeypatch):
+    device = Device()
+    for name in dir(device):
+        if name[0] != "_" and hasattr(torch.cuda, name):
+            monkeypatch.setattr(torch.cuda, name, getattr(device, name))
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda _, pool: device.open.remove(pool), raising=False)
+    return device
+
+
+@pytest.mark.parametrize("late", range(7))
+def test_a_first_replay_draws_where_the_generator_is_however_late_the_capture_ends(device, late):
+    """The stream of the capture comes to its work only when the other has done so much of its own."""
+    device.offset = 8
+    acting = Replays(CudaGraphs(torch.device("cpu")), "Acting", warm_up=0)
+    for _ in range(3):
+        acting.run("sample", lambda: None)
+    device.present.run(late)
+    acting.graphs._stream.run()
+    device.present.run()
+    assert device.drawn == [8, 12, 16]
+
+
+def test_a_capture_that_breaks_off_leaves_room_for_another(device):
+    def breaks_off():
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    graphs = CudaGraphs(torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="not permitted"):
+        graphs.capture(breaks_off, [])
+    assert not device.open
+    graphs.capture(lambda: None, [])
