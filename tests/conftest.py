@@ -76,9 +76,12 @@ hypothesis.settings.register_profile("search", **_bounds)  # `pytest --hypothesi
 hypothesis.settings.load_profile("same")
 
 
+LONGEST = ("test_every_block_runs", "test_ctrl_c_saves_and_a_run_whose_node_dies_goes_on_elsewhere_as_if_nothing_was")
+
+
 def pytest_collection_modifyitems(items):
-    """The longest test begins first: at the end no worker of xdist waits a minute for another."""
-    items.sort(key=lambda item: item.name != "test_every_block_runs")
+    """The longest tests begin first: at the end no worker of xdist waits a minute for another."""
+    items.sort(key=lambda item: item.name not in LONGEST)
 
 
 def pytest_collection_finish():
