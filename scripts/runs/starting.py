@@ -117,9 +117,10 @@ def introduce(session: Session) -> None:
     """Say what is about to happen: protocol, settings that matter, memory."""
     config, env, console = session.run.config, session.env, session.console
     console.print(session.run.protocol.table())
-    captured = ", updates captured as graphs" if config.capture else ", updates compiled" if config.compile else ""
+    made = [what for what, on in (("compiled", config.compile), ("captured as graphs", config.capture)) if on]
+    updates = f", updates {' and '.join(made)}" if made else ""
     console.print(
-        f"{plain(config.method)} on {config.device}{captured}; "
+        f"{plain(config.method)} on {config.device}{updates}; "
         f"torch threads: {config.threads}, workers: {env.num_workers}"
     )
     if config.steps_per_task <= config.warmup_steps:
