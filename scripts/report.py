@@ -26,7 +26,7 @@ from scripts.runs.files import check_not_of_a_run
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Write a page about one or several runs; needs pip install -e '.[report]'."""
+    """Write a page about one or several runs; needs pip install -c constraints.txt -e '.[report]'."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders, folders of runs, or patterns in quotes; finished or not."""

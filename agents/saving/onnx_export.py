@@ -38,7 +38,7 @@ def export_onnx(agent: Any, path: str | Path) -> Path:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"export_onnx needs packages that are not there ({error}): pip install -e '.[onnx]'"
+            f"export_onnx needs packages that are not there ({error}): pip install -c constraints.txt -e '.[onnx]'"
         ) from error
     path = Path(path) if Path(path).suffix else Path(path).with_suffix(".onnx")
     space = agent.policy.action_space

@@ -75,7 +75,7 @@ def class_of_torchjd(name: str) -> type[Aggregator]:
     except ImportError as error:
         raise ImportError(
             f"aggregator {name!r} needs TorchJD, which is not installed ({error}). "
-            "Install it: pip install -e '.[torchjd]', or pip install 'torchjd[full]'"
+            "Install it: pip install -c constraints.txt -e '.[torchjd]', or pip install 'torchjd[full]'"
         ) from error
     known, wanted = torchjd_adapter.available(), name.partition(":")[2]
     if wanted not in known:

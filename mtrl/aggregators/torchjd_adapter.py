@@ -113,7 +113,7 @@ class TorchJDAggregator(Aggregator):
         try:
             return self.wrapped(**given, **{name: _tensor(value) for name, value in self.options.items()})
         except ImportError as error:
-            raise ImportError(f"{error} With this project: pip install -e '.[torchjd]'") from error
+            raise ImportError(f"{error} With this project: pip install -c constraints.txt -e '.[torchjd]'") from error
 
     def _ask(self, inner: nn.Module, jacobian: Tensor) -> Tensor:
         if len(jacobian) == 1:  # nothing to reconcile, and NashMTL raises

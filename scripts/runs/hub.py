@@ -38,7 +38,7 @@ def repository(place: str | Path) -> str | None:
     if importlib.util.find_spec("huggingface_hub") is None:
         raise UsageError(
             f"{PREFIX}{name}: expected the package huggingface_hub; it is not installed. Install it: "
-            "pip install -e '.[hub]'"
+            "pip install -c constraints.txt -e '.[hub]'"
         )
     try:
         importlib.import_module("huggingface_hub.utils").validate_repo_id(name)

@@ -79,7 +79,7 @@ def check_loggers(names: Sequence[str]) -> None:
         package = LOGGERS[choose("logger", name, LOGGERS)].package
         found = importlib.util.find_spec(package) if package else None
         if package and (found is None or found.origin is None):  # a folder `wandb` of its offline runs is no package
-            how = "-e '.[track]'" if package != "trackio" else "trackio"
+            how = "-c constraints.txt -e '.[track]'" if package != "trackio" else "trackio"
             raise UsageError(
                 f"--track {name}: expected the package {package}; it is not installed. Install it: pip install {how}"
             )

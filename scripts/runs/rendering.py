@@ -29,7 +29,7 @@ def require_encoder() -> None:
         import imageio_ffmpeg  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"recording needs packages that are not there ({error}): pip install -e '.[video]'"
+            f"recording needs packages that are not there ({error}): pip install -c constraints.txt -e '.[video]'"
         ) from error
 
 

@@ -27,7 +27,7 @@ from scripts.setup.trust import code_of
 
 FOLDER = Path(__file__).parent / "presets"
 _LONGEST = 2**20  # characters; the longest of ours has some 2,000
-_KNOWN = {name for name, setting in settings_of(TrainConfig).items() if setting.role.in_presets}
+KNOWN = {name for name, setting in settings_of(TrainConfig).items() if setting.role.in_presets}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _from_run(path: Path) -> Preset:
     name = keys.get("preset") or path.stem
     _require_known(path, keys, settings_of(TrainConfig))
     seed = keys.get("seed")
-    keys = {key: _without(seed, value) for key, value in keys.items() if key in _KNOWN}
+    keys = {key: _without(seed, value) for key, value in keys.items() if key in KNOWN}
     return _preset(path, name, f"as the run in {path.parent}", keys)
 
 
@@ -95,7 +95,7 @@ def _merged(path: Path, inside: tuple[Path, ...]) -> dict[str, Any]:
     keys = renamed(parsed(path, tomllib.loads))  # first, as no link that leads to itself has a place
     if path.resolve() in inside:
         raise UsageError(f"{path}: base: expected another preset to begin from; found a circle.")
-    _require_known(path, keys, {*_KNOWN, "summary", "base"})
+    _require_known(path, keys, {*KNOWN, "summary", "base"})
     base = keys.pop("base", None)
     if base is None:
         return keys
@@ -144,7 +144,7 @@ def to_toml(config: TrainConfig, summary: str) -> str:
     helps, parts = help_of(TrainConfig), [f"summary = {_spelled(summary)}"]
     for name, value in config.to_json().items():
         value = _without(config.seed, value)
-        if name in _KNOWN and value != {}:
+        if name in KNOWN and value != {}:
             comment = textwrap.fill(helps.get(name, ""), 100, initial_indent="# ", subsequent_indent="# ")
             parts.append(f"{comment}\n{name} = {_spelled(value)}".lstrip())
     return "\n\n".join(parts) + "\n"

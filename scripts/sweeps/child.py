@@ -99,6 +99,29 @@ class NodeJob:
         return code
 
 
+class NodeLauncher:
+    """What launchers of a cluster share: it has its own queue, and each run a share of a node.
+
+    :param request: `cpus` and `gpus` of each run; `jobs` that the cluster is given at once, auto: all.
+    :param runs: how many trainings there are.
+    """
+
+    remote = True
+    unit: str  # what a run is there
+
+    def __init__(self, request: SweepConfig, runs: int) -> None:
+        self.request = request
+        self.at_once = max(runs, 1) if request.jobs == "auto" else request.jobs
+
+    def __str__(self) -> str:
+        gpus = f", GPUs of each: {self.request.gpus:g}" if self.request.gpus else ""
+        return f"a {self.unit} each{gpus}"
+
+    def command(self, job: Job) -> Command:
+        """Return what `start` runs."""
+        return Command(job.argv, job.log, cores_of(job, self.request)[0])
+
+
 def cores_of(job: Job, request: SweepConfig) -> tuple[int, int]:
     """Torch threads and cores that a run has on a node: --threads, --cpus; auto: a thread, and a core for each worker.
 

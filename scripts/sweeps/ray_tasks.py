@@ -9,11 +9,13 @@ import warnings
 from typing import Any
 
 from scripts.common.usage import UsageError
-from scripts.sweeps.child import Command, NodeJob, cores_of, imported, options_of
+from scripts.sweeps.child import NodeJob, NodeLauncher, cores_of, imported, options_of
 from scripts.sweeps.plan import Job
 from scripts.sweeps.request import SweepConfig
 
 LOST_NODES = 10  # so often Ray itself gives a run to another node, after its own was lost
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # of HTTP/2 (RFC 9113, 3.4)
+PATIENCE = 10.0  # seconds for an answer to it
 
 
 def train(job: NodeJob) -> int | str:
@@ -55,31 +57,20 @@ class RayTask:
         self.ray.cancel(self.task, force=at_once)
 
 
-class RayLauncher:
+class RayLauncher(NodeLauncher):
     """Trainings as Ray core tasks; Ray queues them, and gives each its cores and its share of a GPU.
 
-    :param request: `cpus` and `gpus` of each run; `jobs` that Ray is given at once, auto: all.
-    :param runs: how many trainings there are.
     :raises UsageError: if Ray is not installed, or there is no cluster.
     """
 
-    remote = True
+    unit = "task of Ray"
 
     def __init__(self, request: SweepConfig, runs: int) -> None:
-        self.request = request
-        self.at_once = max(runs, 1) if request.jobs == "auto" else request.jobs
+        super().__init__(request, runs)
         self.address = options_of(request, ("address",)).get("address", os.environ.get("RAY_ADDRESS", "auto"))
         self.ray = imported("ray", request, "cluster")
         if not request.dry_run and runs:
             self._connect()
-
-    def __str__(self) -> str:
-        gpus = f", GPUs of each: {self.request.gpus:g}" if self.request.gpus else ""
-        return f"a task of Ray each{gpus}"
-
-    def command(self, job: Job) -> Command:
-        """Return what `start` runs."""
-        return Command(job.argv, job.log, cores_of(job, self.request)[0])
 
     def start(self, job: Job) -> RayTask:
         """Give Ray the task."""
@@ -94,11 +85,10 @@ class RayLauncher:
         return RayTask(self.ray, remote.remote(NodeJob.of(self.command(job), gpus)))
 
     def _connect(self) -> None:
-        """Join the cluster, if anything listens at its address: Ray itself would try for minutes."""
+        """Join the cluster, if one answers at its address: Ray itself would try for minutes."""
         try:
             if self.address != "auto":
-                host, _, port = self.address.rpartition(":")
-                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+                greet(self.address)
             self.ray.init(self.address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         except (OSError, OverflowError, ValueError, RuntimeError) as error:
             where = "that this machine belongs to" if self.address == "auto" else f"at {self.address}"
@@ -107,3 +97,20 @@ class RayLauncher:
                 f"--launcher ray: expected a Ray cluster {where}; found: {found}. Start one with: ray start --head, or "
                 "name another: --options address=HOST:PORT"
             ) from error
+
+
+def greet(address: str) -> None:
+    """Look whether what listens at HOST:PORT speaks HTTP/2, as Ray does (it uses gRPC).
+
+    :raises OSError: if nothing listens, or something else.
+    :raises ValueError: if the address is none.
+    """
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return
+        connection.sendall(GREETING)
+        if (
+            connection.recv(9, socket.MSG_WAITALL)[3:4] != b"\x04"
+        ):  # the header of the settings that a server begins with
+            raise ConnectionError("a program that is not Ray answers")

@@ -15,7 +15,7 @@ from agents.fields import SettingError, check_types
 from mtrl.aggregators import AGGREGATORS, WEIGHTINGS
 from scripts.common.flags import Counts, Names
 from scripts.common.usage import UsageError, choose
-from scripts.setup.presets import parsed
+from scripts.setup.presets import KNOWN, parsed
 
 PROGRAM = "python -m scripts.sweep"
 ARMS = {
@@ -40,7 +40,7 @@ class SweepConfig:
     """Which runs to train, and how many side by side."""
 
     presets: Annotated[Names, tyro.conf.Positional]
-    """Presets of scripts.train, e.g. mt10-quick or toy,mt10; or a .toml file with the flags as keys."""
+    """Presets of scripts.train, e.g. mt10-quick or toy,winner.toml; or a .toml file with the flags as keys."""
     arms: Names = ("mean", "pcgrad")
     """Aggregators, other arms, or a group of arms."""
     seeds: Counts = (0,)
@@ -80,7 +80,7 @@ def parse(argv: Sequence[str], description: str) -> SweepConfig:
     """Return the request in flags, or in a TOML file with flags over it."""
     argv = joined(argv)
     files = [word for word in argv if word.lower().endswith(".toml")]
-    if files:
+    if files and not names_presets(files[0]):
         keys = read_toml(Path(files[0]))
         presets = ",".join(keys.pop("presets"))
         words = [presets, *(word for word in argv if word != files[0])]
@@ -91,6 +91,14 @@ def parse(argv: Sequence[str], description: str) -> SweepConfig:
     groups = "; ".join(f"{name}: {', '.join(arms)}" for name, arms in GROUPS.items())
     listing = f"Arms: {', '.join(ARMS)}, torchjd:NAME, path/to/file.py:NAME. Groups of arms: {groups}."
     return tyro.cli(SweepConfig, prog=PROGRAM, args=argv, description=f"{description}\n\n{listing}")
+
+
+def names_presets(word: str) -> bool:
+    """Whether a word is a preset in a file of its own, or several presets, rather than the file of a sweep."""
+    if "," in word:
+        return True
+    keys = parsed(Path(word), tomllib.loads, "a sweep in TOML")
+    return not {*keys}.isdisjoint({"summary", "base", *KNOWN} - {f.name for f in fields(SweepConfig)})
 
 
 def check_numbers(request: SweepConfig) -> None:

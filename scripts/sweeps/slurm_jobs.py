@@ -17,7 +17,7 @@ from typing import Any
 from agents.saving.atomic import whole_file
 from envs.signals import STOP_SIGNALS
 from scripts.common.usage import UsageError
-from scripts.sweeps.child import Command, NodeJob, cores_of, imported, options_of
+from scripts.sweeps.child import NodeJob, NodeLauncher, cores_of, imported, options_of
 from scripts.sweeps.plan import Job
 from scripts.sweeps.request import SweepConfig
 
@@ -109,19 +109,16 @@ class SlurmJob:
             subprocess.run(["scancel", *words, self.job_id], capture_output=True)
 
 
-class SlurmLauncher:
-    """Trainings as jobs of Slurm, which has its own queue.
+class SlurmLauncher(NodeLauncher):
+    """Trainings as jobs of Slurm, with `options` of sbatch.
 
-    :param request: `cpus` and `gpus` of each run; `jobs` that are submitted at once, auto: all; `options` of sbatch.
-    :param runs: how many trainings there are.
     :raises UsageError: if submitit or Slurm is not installed, or a run is to have a share of a GPU.
     """
 
-    remote = True
+    unit = "job of Slurm"
 
     def __init__(self, request: SweepConfig, runs: int) -> None:
-        self.request = request
-        self.at_once = max(runs, 1) if request.jobs == "auto" else request.jobs
+        super().__init__(request, runs)
         self.options = {key.replace("-", "_"): value for key, value in options_of(request).items()}
         if request.gpus != int(request.gpus):
             raise UsageError(f"--gpus: expected whole GPUs, as Slurm shares none out; found {request.gpus:g}.")
@@ -133,14 +130,6 @@ class SlurmLauncher:
                 "node of the cluster."
             )
         self.folder, self.queue = request.out.absolute() / "logs" / "slurm", Queue()
-
-    def __str__(self) -> str:
-        gpus = f", GPUs of each: {self.request.gpus:g}" if self.request.gpus else ""
-        return f"a job of Slurm each{gpus}"
-
-    def command(self, job: Job) -> Command:
-        """Return what `start` runs."""
-        return Command(job.argv, job.log, cores_of(job, self.request)[0])
 
     def start(self, job: Job) -> SlurmJob:
         """Submit the job.
@@ -156,16 +145,19 @@ class SlurmLauncher:
         }
         own = {key: self.options.get(key, value) for key, value in given.items()}
         more = {key: value for key, value in self.options.items() if key not in given}
-        task = SlurmTask(
-            NodeJob.of(self.command(job), self.request.gpus), self.folder / f"{job.name}-{secrets.token_hex(4)}.json"
-        )
+        folder = self.folder / f"{job.name}-{secrets.token_hex(4)}"  # for all that submitit and Slurm write about it
+        task = SlurmTask(NodeJob.of(self.command(job), self.request.gpus), folder / "answer.json")
         told = io.StringIO()  # submitit prints what Slurm says, and raises it
         try:
-            executor = self.submitit.SlurmExecutor(self.folder)
+            executor = self.submitit.SlurmExecutor(folder)
             executor.update_parameters(**own, additional_parameters={"requeue": True, **more})
             with contextlib.redirect_stderr(told):
                 submitted = executor.submit(task)
         except (ValueError, RuntimeError) as error:
-            found = " ".join(str(error).split())
-            raise UsageError(f"--launcher slurm: expected a job that Slurm takes; it answers: {found}") from error
+            shutil.rmtree(folder, ignore_errors=True)
+            found = " ".join(str(error).split()).rstrip(".")
+            raise UsageError(
+                f"--launcher slurm: expected a job that Slurm takes; it answers: {found}. Change --cpus, --gpus or "
+                "--options; if it takes no more than some jobs at once, --jobs."
+            ) from error
         return SlurmJob(submitted, task.answer, self.queue)

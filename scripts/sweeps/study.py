@@ -36,7 +36,9 @@ _ASKED = "asked"  # the attribute of a study that says what it is of
 def require_optuna() -> None:
     """Raise UsageError without Optuna."""
     if importlib.util.find_spec("optuna") is None:
-        raise UsageError("expected Optuna, which is not installed here. Install it: pip install -e '.[tune]'")
+        raise UsageError(
+            "expected Optuna, which is not installed here. Install it: pip install -c constraints.txt -e '.[tune]'"
+        )
 
 
 class Search:

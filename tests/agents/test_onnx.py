@@ -39,6 +39,6 @@ def test_without_the_packages_it_says_which(tmp_path, monkeypatch):
         return whole(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_onnx)
-    with pytest.raises(ImportError, match=r"pip install -e '\.\[onnx\]'"):
+    with pytest.raises(ImportError, match=r"pip install -c constraints.txt -e '\.\[onnx\]'"):
         toy_agent().export_onnx(tmp_path / "policy")
     assert not list(tmp_path.iterdir())

@@ -23,7 +23,7 @@ from mtrl.aggregators import (
 )
 from mtrl.testing import matrix
 
-jd = pytest.importorskip("torchjd.aggregation", reason="needs TorchJD: pip install -e '.[dev]'")
+jd = pytest.importorskip("torchjd.aggregation", reason="needs TorchJD: pip install -c constraints.txt -e '.[dev]'")
 torch.set_num_threads(1)
 
 SIZES = [(2, 8), (3, 20), (10, 60), (50, 300)]

@@ -89,7 +89,7 @@ def test_without_torchjd_the_error_says_how_to_install_it(monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "mtrl.aggregators.torchjd_adapter", raising=False)
     monkeypatch.delattr(mtrl.aggregators, "torchjd_adapter", raising=False)
     outside.class_of_torchjd.cache_clear()
-    with pytest.raises(ImportError, match=r"torchjd:UPGrad.*Install it: pip install -e .*torchjd"):
+    with pytest.raises(ImportError, match=r"torchjd:UPGrad.*Install it: pip install -c constraints.txt -e .*torchjd"):
         make_aggregator("torchjd:UPGrad")
 
 
@@ -121,7 +121,7 @@ def build(name: str):
 
 
 def test_torchjd_is_there_or_skipped() -> None:
-    pytest.importorskip("torchjd", reason="needs TorchJD: pip install -e '.[dev]'")
+    pytest.importorskip("torchjd", reason="needs TorchJD: pip install -c constraints.txt -e '.[dev]'")
     assert {"UPGrad", "ConFIG", "DualProj", "GradDrop"} <= set(names())
 
 

@@ -17,7 +17,8 @@ from tests.run_folders import make_run
 
 COMMIT = 40 * "a"
 hub_only = pytest.mark.skipif(
-    hub.importlib.util.find_spec("huggingface_hub") is None, reason="needs huggingface_hub: pip install -e '.[hub]'"
+    hub.importlib.util.find_spec("huggingface_hub") is None,
+    reason="needs huggingface_hub: pip install -c constraints.txt -e '.[hub]'",
 )
 
 
@@ -131,5 +132,7 @@ def test_a_name_that_no_repository_can_have(monkeypatch, capsys):
 
 def test_a_missing_package_is_told_with_its_installation(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"expected the package huggingface_hub.*pip install -e '\.\[hub\]'"):
+    with pytest.raises(
+        UsageError, match=r"expected the package huggingface_hub.*pip install -c constraints.txt -e '\.\[hub\]'"
+    ):
         Run("hub:me/agent")

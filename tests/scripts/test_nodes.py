@@ -2,12 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 from types import SimpleNamespace
 
 import pytest
@@ -140,6 +141,24 @@ def test_a_cluster_that_is_not_there_is_told_in_one_line(words, message, tmp_pat
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"), [(b"", "timed out"), (b"HTTP/1.1 400 Bad Request\r\n", "a program that is not Ray answers")]
+)
+def test_what_listens_and_is_not_ray_is_told_at_once(answer, found, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray_tasks, "imported", lambda *_: SimpleNamespace(init=lambda *_, **__: pytest.fail("asked")))
+    monkeypatch.setattr(ray_tasks, "PATIENCE", 0.2)
+    held = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        Thread(target=lambda: held.append(server.accept()[0]) or held[0].sendall(answer), daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        words = ["toy", "--launcher", "ray", "--options", f"address={address}"]
+        assert exit_code(monkeypatch, sweep.main, words) == 2
+        held[0].close()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"expected a Ray cluster at {address}; found: {found}. Start one" in line
 
 
 @pytest.mark.parametrize(("node", "fits"), [({"CPU": 1, "GPU": 1}, True), ({"CPU": 1}, False), ({"GPU": 1}, False)])

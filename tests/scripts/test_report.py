@@ -21,8 +21,8 @@ from scripts.runs.tables import STEP
 from tests.helpers import exit_code
 from tests.run_folders import CONFIG, make_run
 
-pytest.importorskip("plotly", reason="needs plotly: pip install -e '.[report]'")
-pytest.importorskip("jinja2", reason="needs jinja2: pip install -e '.[report]'")
+pytest.importorskip("plotly", reason="needs plotly: pip install -c constraints.txt -e '.[report]'")
+pytest.importorskip("jinja2", reason="needs jinja2: pip install -c constraints.txt -e '.[report]'")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = (
     "</script><script>document.title='ran'</script>",
@@ -132,7 +132,9 @@ def test_what_cannot_be_is_told_and_writes_nothing(words, message, tmp_path, mon
 
 def test_a_missing_package_is_told_with_its_installation(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"plotly and jinja2 not installed here.*pip install -e '\.\[report\]'"):
+    with pytest.raises(
+        UsageError, match=r"plotly and jinja2 not installed here.*pip install -c constraints.txt -e '\.\[report\]'"
+    ):
         require_packages()
 
 

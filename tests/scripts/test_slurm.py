@@ -66,8 +66,10 @@ def test_what_slurm_refuses_is_told_in_one_line(slurm, monkeypatch, capsys):
     (slurm / "bin" / "sbatch").write_text("#!/bin/sh\necho sbatch: error: invalid partition: gpu >&2; exit 1\n")
     assert exit_code(monkeypatch, sweep.main, ["toy", "--launcher", "slurm", "--options", "partition=gpu"]) == 2
     assert capsys.readouterr().err == (
-        "error: --launcher slurm: expected a job that Slurm takes; it answers: sbatch: error: invalid partition: gpu\n"
+        "error: --launcher slurm: expected a job that Slurm takes; it answers: sbatch: error: invalid partition: gpu. "
+        "Change --cpus, --gpus or --options; if it takes no more than some jobs at once, --jobs.\n"
     )
+    assert not list((slurm / "runs" / "logs" / "slurm").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,15 @@ def test_a_sweep_in_toml_with_flags_over_it(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("text", ['summary = "mine"\nbase = "toy"', "suite = 'toy'\ngamma = 0.5\nthreads = 1"])
+def test_a_preset_in_a_file_is_swept_like_one_of_ours(text, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    assert parse([str(path), "--seeds", "1,2"], "").presets == (str(path),)
+    names = [job.name for job in make_jobs(parse([f"toy,{path}", "--arms", "mean", "--out", str(tmp_path)], ""))]
+    assert names == ["toy-mean-seed0", "mine-mean-seed0"]
+
+
 BAD_TOML = {
     "presets = [": "expected a sweep in TOML",
     'preset = ["toy"]': "did you mean presets",

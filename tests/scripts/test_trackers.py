@@ -36,7 +36,7 @@ def train(path, name, step):
 
 def needs(package):
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f"needs {package}: pip install -e '.[track]'")
+        pytest.skip(f"needs {package}: pip install -c constraints.txt -e '.[track]'")
     return importlib.import_module(package)
 
 
@@ -113,7 +113,10 @@ def test_the_error_of_a_tracker_costs_the_tracker_and_no_more(tmp_path, monkeypa
 
 def test_a_missing_package_is_told_with_its_installation(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"--track mlflow: expected the package mlflow.*pip install -e '\.\[track\]'"):
+    with pytest.raises(
+        UsageError,
+        match=r"--track mlflow: expected the package mlflow.*pip install -c constraints.txt -e '\.\[track\]'",
+    ):
         check_loggers(("csv", "mlflow"))
     check_loggers(("csv", "tensorboard"))
 

@@ -60,7 +60,7 @@ def test_what_cannot_be_searched_is_told_before_anything_is_written(words, messa
 
 def test_without_optuna_it_says_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install -e '\.\[tune\]'"):
+    with pytest.raises(UsageError, match=r"pip install -c constraints.txt -e '\.\[tune\]'"):
         tune.main(["toy", "--range", RANGE, "--out", str(tmp_path / "x")])
     assert not (tmp_path / "x").exists()
 
@@ -108,7 +108,7 @@ def test_on_a_cluster_it_asks_how_many_trials_run_side_by_side(monkeypatch, tmp_
 
 
 def test_a_study_stops_goes_on_prunes_and_leaves_a_preset_of_the_winner(monkeypatch, tmp_path, capsys):
-    optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install -e '.[tune]'")
+    optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install -c constraints.txt -e '.[tune]'")
     monkeypatch.setitem(LAUNCHERS, "made", Made)
     monkeypatch.setattr("scripts.sweeps.execution.time.sleep", lambda seconds: None)
     out = tmp_path / "study #1?"

@@ -48,7 +48,7 @@ def require_packages() -> None:
     if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
         raise UsageError(
             f"expected the packages of a report; {' and '.join(missing)} not installed here. Install them: "
-            "pip install -e '.[report]'"
+            "pip install -c constraints.txt -e '.[report]'"
         )
 
 

@@ -1,6 +1,6 @@
 """Gradient methods on supervised tasks: the aggregators and architectures, side by side.
 
-    python -m scripts.supervised digits                                       nothing to fetch; a few minutes
+    python -m scripts.supervised digits                                       nothing to fetch, extra digits; minutes
     python -m scripts.supervised multimnist --fetch --out results/multimnist  downloads 1.4 MB, then trains: minutes
     python -m scripts.supervised movielens --fetch --tasks Action,Comedy,Drama --aggregators mean,mocograd
 

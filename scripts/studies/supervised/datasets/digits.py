@@ -20,7 +20,7 @@ class Digits(Dataset):
     """Two of them on one canvas; images are split by seed, so that no test pair holds an image of training."""
 
     title = "Two overlaid digits of 8 x 8 pixels, left and right as tasks"
-    needs = "scikit-learn, whose digits these are (pip install scikit-learn)"
+    needs = "scikit-learn, whose digits these are (pip install -c constraints.txt -e '.[digits]')"
     epochs, batch_size, learning_rate = 3, 128, 5e-3
     tasks, encoder = TASKS, perceptron(CANVAS[0] * CANVAS[1], 128, 64)
 
