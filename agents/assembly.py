@@ -11,7 +11,6 @@ from stable_baselines3 import SAC
 from torch import Tensor
 
 import mtrl
-from agents.ahead.collection import AheadCollection
 from agents.collecting.acting import Acting, DeviceActing, HeldNoise
 from agents.collecting.replay import TaskReplayBuffer
 from agents.collecting.rollout import Collection
@@ -151,8 +150,6 @@ class Assembly:
 
     def _collection(self, timed: Stopwatch, captured: CapturedUpdates | None) -> Collection:
         hold = self.settings.noise_hold
-        if lag := self.settings.collect_ahead:
-            return AheadCollection(timed, self.policy, self.columns, lag, hold, self.seed)
         acting: Acting | None = None
         if hold > 1:
             acting = HeldNoise(self.policy.actor, hold, self.columns, self.buffer.action_dim)

@@ -188,8 +188,6 @@ class MTSAC(SAC):
             if self.collection.drop():  # the next `learn` begins with a reset
                 self._last_obs = None
             raise
-        finally:
-            self.collection.stop()
         self.guard.check()
         return self
 
@@ -213,8 +211,7 @@ class MTSAC(SAC):
 
     def take_in(self, step: Step) -> None:
         """Store a vector step and count it."""
-        self._last_obs = step.observations  # where `_store_transition` lets it begin
-        self._store_transition(self.replay_buffer, *step[2:])  # type: ignore[arg-type]
+        self._store_transition(self.replay_buffer, *step[1:])  # type: ignore[arg-type]
         self.return_scale.observe(step.rewards, step.dones, step.infos)
         self.num_timesteps += self.n_envs
         self._update_info_buffer(step.infos, step.dones)
@@ -287,10 +284,9 @@ class MTSAC(SAC):
         self.collection.load_counters(saved)
         self.rounds.load_counters(saved)
 
-    def go_on_from(self, observations: np.ndarray, collected: dict[str, Any] | None) -> None:
-        """Go on in an environment that shows `observations`, with what `collection.state_dict` gave."""
+    def go_on_from(self, observations: np.ndarray) -> None:
+        """Go on in an environment that shows `observations`."""
         self._last_obs = observations
-        self.collection.load_state_dict(collected, observations)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "capture", "compile", *PARTS]

@@ -8,6 +8,7 @@ one method and what plain SAC cannot follow are all read from the fields (`agent
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -50,6 +51,7 @@ ARS_REMOVED = (
     "return_scale='ars' is gone since version 0.2, as no publication describes it. Train again with 'reward-std' or "
     "'brc'; what was trained with it opens with version 0.1."
 )
+AHEAD_REMOVED = "collect_ahead is gone since version 0.2, as learning while the environments step (overlap) is faster"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +120,6 @@ class SACSettings:
     """Weights of the tasks' losses; temperature: T softmax(-log alpha)_i for task i."""
     overlap: Annotated[bool, Role("protocol", plain_sac=False)] = True
     """Learn while the environments step; the update of step t cannot draw transition t."""
-    collect_ahead: Annotated[Whole, Role(plain_sac=0, added=True)] = 0
-    """Step the environments in a thread, up to N vector steps ahead of learning, and act with the actor of N vector
-    steps ago; 0: off. For a GPU with CPU cores to spare."""
     log_every: Annotated[Count, Role("monitoring")] = 100
     """Steps per task between rows of metrics.csv."""
     log_conflicts: Annotated[Whole, Role("monitoring")] = 500
@@ -130,6 +129,17 @@ class SACSettings:
     def to_json(self) -> dict[str, Any]:
         """All fields by name, as JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+
+def drop_removed(settings: Mapping[str, Any], path: Any) -> dict[str, Any]:
+    """Return the settings of an agent in a file without one that is gone, of which a warning tells if it was in use."""
+    settings = dict(settings)
+    if lag := settings.pop("collect_ahead", 0):
+        told = (
+            f"{path} was trained with collect_ahead={lag}: {AHEAD_REMOVED}. It acts as it did, and learns on without."
+        )
+        warnings.warn(told, RuntimeWarning, stacklevel=4)  # at who calls `load`
+    return settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ def write_row(agent: Any) -> None:
     """Write one row of an agent's metrics and times to its logger."""
     logger = agent.logger
     agent.task_metrics.record(logger)
-    agent.collection.record(logger)
     if agent._n_updates:  # `train` records it, too, but that record is lost when a run stops in between
         logger.record("train/learning_rate", float(agent.actor.optimizer.param_groups[0]["lr"]))
     for network, aggregator in agent.update.aggregators.items():

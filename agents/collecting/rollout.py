@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
@@ -27,7 +26,6 @@ from agents.settings import AgentSettings
 class Step(NamedTuple):
     """One vector step of E T columns; actions as the environment and as the buffer takes them."""
 
-    observations: np.ndarray
     actions: np.ndarray
     stored_actions: np.ndarray
     new_observations: np.ndarray
@@ -104,12 +102,12 @@ class Collection:
         """
         agent.policy.set_training_mode(False)
         frequency = train_freq.frequency  # vector steps between two rounds of updates
-        self._start(agent, env, learning_starts, action_noise)
         if self._rollout_steps == 0:
+            self.settle()  # the next that happens to the environment is to wait for it anyway
             callback.on_rollout_start()
         while self._rollout_steps < frequency:
             step = self._step(agent, env, learning_starts, action_noise)
-            _, actions, _, new_obs, rewards, dones, infos = step  # names that callbacks look for
+            actions, _, new_obs, rewards, dones, infos = step  # names that callbacks look for
             agent.take_in(step)
             self._next_actions = self._stepping = None  # not before: an interrupted store counts as pending
             self._rollout_steps += 1
@@ -118,7 +116,6 @@ class Collection:
             callback.update_locals(locals())
             with self._timed("evaluate"):
                 keep_going = callback.on_step()
-            self._shown()
             ended_early = agent.num_timesteps >= agent._total_timesteps and self._rollout_steps < frequency
             if not keep_going or ended_early:  # the update is still to come if `learn` is called again
                 return RolloutReturn(env.num_envs, 0, continue_training=False)
@@ -153,12 +150,6 @@ class Collection:
         self._stepping = self._next_actions = self._outcome = None
         return True
 
-    def stop(self) -> None:
-        """`learn` is over, normally or not."""
-
-    def record(self, logger: Logger) -> None:
-        """Add to a row of logs."""
-
     def counters(self) -> dict[str, Any]:
         """Where the loop is, by its names in a saved agent."""
         noise = getattr(self.acting, "noise", None)
@@ -170,18 +161,6 @@ class Collection:
         if isinstance(self.acting, HeldNoise):
             self.acting.load_noise(saved["_noise"])
 
-    def state_dict(self) -> dict[str, Any] | None:
-        """Return what was collected and is not the agent's yet, after `settle`: here nothing."""
-        return None
-
-    def load_state_dict(self, state: dict[str, Any] | None, observations: np.ndarray) -> None:
-        """Go on from `state_dict`, with the environment put back to where it was and showing `observations`."""
-
-    def _start(self, agent: Learner, env: VecEnv, learning_starts: int, action_noise: ActionNoise | None) -> None:
-        """Before the steps of a rollout."""
-        if self._rollout_steps == 0:
-            self.settle()  # the next that happens to the environment is to wait for it anyway
-
     def _step(self, agent: Learner, env: VecEnv, learning_starts: int, action_noise: ActionNoise | None) -> Step:
         """Return the next vector step."""
         self._draw_actions(agent, env, learning_starts, action_noise)
@@ -190,10 +169,7 @@ class Collection:
         self.settle()
         assert self._next_actions is not None
         outcome, self._outcome = self._outcome, None
-        return Step(agent._last_obs, *self._next_actions, *outcome)
-
-    def _shown(self) -> None:
-        """Do what waits until the callbacks have seen the step."""
+        return Step(*self._next_actions, *outcome)
 
     def _draw_actions(
         self, agent: Learner, env: VecEnv, learning_starts: int, action_noise: ActionNoise | None

@@ -32,16 +32,8 @@ class HostBlock:
 
     def fetch(self, source: Tensor) -> np.ndarray:
         """Wait for the device and return what it has there: an array of its own."""
-        self.request(source)
-        return self.received()
-
-    def request(self, source: Tensor) -> None:
-        """Queue a copy from the device; nobody waits before `received`."""
         self._memory.copy_(source, non_blocking=True)
         self._record()
-
-    def received(self) -> np.ndarray:
-        """Wait for the copy of the last `request` and return it: an array of its own."""
         self._wait()
         return self._memory.numpy().copy()
 

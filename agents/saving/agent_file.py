@@ -21,7 +21,7 @@ from agents.learning.aggregation import describe_aggregator
 from agents.learning.guard import NonFiniteError
 from agents.networks.form import REGISTRIES
 from agents.saving.state_file import StateFileError, damage_told, is_path, read_state, write_state
-from agents.settings import ARS_REMOVED, AgentSettings
+from agents.settings import ARS_REMOVED, AgentSettings, drop_removed
 
 AGGREGATORS = ("aggregator", "critic_aggregator")
 # What a file names beside the settings; no file says where we write, how much we print, or on what we run.
@@ -72,7 +72,7 @@ def load(
     device, path = get_device(device), existing(path)
     saved = read_state(path, "agent")
     with damage_told(path):
-        settings = dict(saved["settings"])
+        settings = drop_removed(saved["settings"], path)
         observations, actions = (spaces.Box(b["low"], b["high"], dtype=b["low"].dtype) for b in settings.pop("spaces"))
         # until version 0.2 a file did not say so
         algorithm = settings.pop("algorithm", "mtsac" if AGGREGATORS[0] in settings else "independent")

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.mtsac import MTSAC
 from agents.saving.atomic import sync, whole_file
 from agents.saving.state_file import StateFileError, damage_told, read_state, write_state
+from agents.settings import AHEAD_REMOVED
 
 STEP = re.compile(r"step_(\d{9,})(\.old)?$")
 SUMS = "SHA256SUMS"  # as `sha256sum` writes and checks it
@@ -27,8 +28,7 @@ def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
     """Write agent, replay buffer, environment and generator states to `folder`/step_<env steps per task>.
 
     The folder appears whole or not at all, with the checksums of its files in SHA256SUMS. `env` offers `get_state`
-    (all of ours do). In a callback's `_on_step` and after `learn` every step that was made is stored; steps that are
-    collected ahead are waited for, and saved.
+    (all of ours do). In a callback's `_on_step` and after `learn` every step that was made is stored.
 
     :raises TypeError: if the environment has no `get_state`.
     :raises RuntimeError: if a step is made and not stored, as at a callback's `_on_rollout_start`.
@@ -46,8 +46,6 @@ def save_checkpoint(folder: str | Path, agent: MTSAC, env: VecEnv) -> Path:
         agent.save(partial / "agent.zip")
         agent.save_replay_buffer(partial / "buffer.zip")
         state = {"env": env.get_state(), "generators": rng_state(agent)}  # type: ignore[attr-defined]
-        if agent.settings.collect_ahead:
-            state["ahead"] = agent.collection.state_dict()
         write_state(partial / "loop.zip", "loop", state)
         with whole_file(partial / SUMS) as file:
             file.write(sums(sorted(partial.glob("*.zip"))))
@@ -128,26 +126,28 @@ def load_checkpoint(
     :param kind: the class of the agent that was saved.
     :param changes: constructor arguments to change; `run_code` as in `MTSAC.load`.
     :raises StateFileError: if a file is damaged or foreign, or the environment has other tasks.
+    :raises ValueError: if it was trained with `collect_ahead`, which versions before 0.2 had.
     :raises TypeError: if the environment has no `set_state`.
     """
     path = Path(path)
     _require_state(env)
     check_sums(path)
+    state = read_state(path / "loop.zip", "loop")
+    if "ahead" in state:
+        raise ValueError(
+            f"{path} was trained with collect_ahead and cannot go on: {AHEAD_REMOVED}. Its agent.zip opens, to act; to "
+            "learn on, use the version that wrote it, or train anew."
+        )
     agent = kind.load(path / "agent.zip", device=device, **changes)
     names = tuple(getattr(env, "task_names", agent.task_names))
     if names != agent.task_names:
         raise StateFileError(f"{path} was trained on {agent.task_names}; the environment has {names}.")
     agent.load_replay_buffer(path / "buffer.zip", truncate_last_traj=False)
-    state = read_state(path / "loop.zip", "loop")
-    with damage_told(path / "loop.zip"):
-        lag = state["ahead"]["lag"] if "ahead" in state else 0
-    if (found := agent.settings.collect_ahead) != lag:
-        raise ValueError(f"{path}: expected collect_ahead={lag}, as it was written; found {found}.")
     agent.set_env(env, force_reset=False)
     with damage_told(path / "loop.zip"):
         observations = np.asarray(env.set_state(state["env"]))  # type: ignore[attr-defined]
         set_rng_state(agent, state["generators"])
-        agent.go_on_from(observations, state.get("ahead"))
+        agent.go_on_from(observations)
     return agent
 
 
@@ -190,8 +190,6 @@ def checkpoint_bytes(agent: MTSAC, transitions: int) -> int:
     """
     trained = [*agent.actor.parameters(), *agent.critic.parameters()]
     networks = sum(p.nbytes for p in agent.policy.parameters()) + 2 * sum(p.nbytes for p in trained)  # Adam keeps two
-    if lag := agent.settings.collect_ahead:
-        networks += (lag + 1) * sum(p.nbytes for p in agent.actor.parameters())  # copies, at most
     return networks + agent.replay_buffer.nbytes(transitions)
 
 

@@ -76,8 +76,6 @@ class BenchConfig:
     """For env: environments of ours per task (train: the preset's)."""
     preset: Literal["mt10-quick", "mt50-quick", "mt10"] = "mt10-quick"
     """Settings of preset and train."""
-    collect_ahead: Counts = ()
-    """For train: also measure collecting this many vector steps ahead, in turns with 0."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Device of the networks."""
     capture: Capture = "auto"
@@ -114,10 +112,7 @@ def sections(config: BenchConfig) -> dict[str, list[Callable[[], list[Figure]]]]
         "update": [partial(updates.updates, size, names, precisions, config.compile, rounds) for size in sizes],
         "preset": [partial(updates.updates, quick, names, precisions, config.compile, rounds)],
         "aggregate": [partial(updates.aggregations, size, names, rounds) for size in sizes],
-        "train": [
-            partial(training.training, config.preset, precisions, 10 * rounds, **same),
-            partial(training.ahead, config.preset, precisions[-1], config.collect_ahead, few, **same),
-        ],
+        "train": [partial(training.training, config.preset, precisions, 10 * rounds, **same)],
         "architectures": [partial(architectures.architectures, size_of(config, len(task_names(suite))), names, rounds)],
         "memory": [partial(updates.memory, size, names, "float32") for size in sizes],
     }
@@ -185,8 +180,6 @@ def check(config: BenchConfig) -> None:
     most = len(task_names(config.suite)) * max(copies.get(part, 1) for part in ("", *config.parts))
     if bad := [str(k) for k in config.workers if not 0 <= k <= most]:
         raise UsageError(f"--workers: expected 0 to {most}, one per environment; found {', '.join(bad)}.")
-    if bad := [str(lag) for lag in config.collect_ahead if lag < 1]:
-        raise UsageError(f"--collect-ahead: expected vector steps, each at least 1; found {', '.join(bad)}.")
     for kind, names, known in (
         ("part", config.parts, PARTS),
         ("precision", config.precisions, Precision.__args__),  # type: ignore[attr-defined]

@@ -87,7 +87,9 @@ class Run:
             )
         require_plain_files(self.path)
         with as_usage_error(self.path / "config.json"):
-            self.config = TrainConfig.from_json(read_json(self.path / "config.json"))
+            values = read_json(self.path / "config.json")
+            values.pop("collect_ahead", None)  # until version 0.2; the protocol says it, too
+            self.config = TrainConfig.from_json(values)
             check(self.config)
         with as_usage_error(self.path / "protocol.json"):
             self.protocol = read_protocol(self.path / "protocol.json")

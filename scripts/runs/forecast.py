@@ -94,7 +94,7 @@ def trained_on_noise(config: TrainConfig, names: Sequence[str], size: int, actio
     noise = from_gymnasium([partial(Noise, size, actions)] * len(names), list(names))
     one_by_one = replace(
         config, buffer_size=2 + TIMES, warmup_steps=2, envs_per_task=1, train_freq=1, gradient_steps=1,
-        reset_at=(), log_conflicts=0, log_every=10**6, overlap=False, collect_ahead=0,
+        reset_at=(), log_conflicts=0, log_every=10**6, overlap=False,
     )  # fmt: skip
     agent = make_agent(one_by_one, noise)
     agent.learn((2 + TIMES) * len(names))

@@ -70,7 +70,7 @@ class Protocol:
     env_steps_total: Annotated[int, _LENGTH]
     metaworld: Annotated[str, _SOFTWARE]
     mujoco: Annotated[str, _SOFTWARE]
-    collect_ahead: Annotated[int, Part(added=True)] = 0
+    collect_ahead: Annotated[int, Part(may_change=True, added=True)] = 0  # until version 0.2, and none goes on
     spaces: Annotated[str, Part(added=True)] = ""
     gymnasium: Annotated[str, Part(may_change=True, added=True)] = ""
 

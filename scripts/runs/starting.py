@@ -9,7 +9,7 @@ from agents.algorithms import ALGORITHMS
 from agents.fields import settings_of, taken_by
 from agents.saving.agent_file import settings_state
 from agents.saving.checkpoint import load_checkpoint
-from agents.settings import AgentSettings
+from agents.settings import AHEAD_REMOVED, AgentSettings
 from scripts.common.screen import Screen, strong
 from scripts.common.text import plain
 from scripts.common.usage import UsageError, usage_errors
@@ -74,6 +74,11 @@ def resume(request: Resume, stack: contextlib.ExitStack) -> Session:
 def saved_session(request: Resume, run: Run, stack: contextlib.ExitStack) -> Session:
     """Resume a run whose folder is claimed."""
     require_trust(code_of(run.config), request.run_code, "going on with")
+    if lag := run.protocol.collect_ahead:
+        raise UsageError(
+            f"{run.path} was trained with collect_ahead={lag} and cannot go on: {AHEAD_REMOVED}. Evaluations and films "
+            "work; to learn on, use the version that trained it, or train anew."
+        )
     checkpoint = None if never_saved(run) else run.newest_checkpoint()
     config = resolve(request.apply(run.config))
     check_loggers(config.loggers)

@@ -220,6 +220,8 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(values)
     if type(values.get("independent")) is bool:  # until version 0.2
         values["algorithm"] = "independent" if values.pop("independent") else "mtsac"
+    if values.get("collect_ahead") == 0:  # likewise: off
+        del values["collect_ahead"]
     return values
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.fields import SettingError, help_of, settings_of
+from agents.settings import AHEAD_REMOVED
 from scripts.common.text import parse_json
 from scripts.common.usage import UsageError, check_folder, choose
 from scripts.setup.config import TrainConfig, check_settings, fitted, renamed
@@ -115,6 +116,8 @@ def _named(path: Path, base: str) -> str:
 
 
 def _require_known(path: Path, keys: Iterable[str], known: Iterable[str]) -> None:
+    if "collect_ahead" in keys:
+        raise UsageError(f"{path}: {AHEAD_REMOVED}. Take it out, and train without.")
     for key in keys:
         choose(f"key in {path}", key, known)
 

@@ -30,9 +30,9 @@ def td3(env=None, aggregator="pcgrad", **settings):
         ("in-process", {"aggregator": "mean"}),
         ("workers", {"aggregator": "pcgrad", "critic_aggregator": "mean"}),
         ("in-process", VALUE_LEARNING),
-        ("two per task", {"collect_ahead": 2, "overlap": False}),
+        ("two per task", {"overlap": False}),
     ],
-    ids=["mean", "workers", "everything", "ahead"],
+    ids=["mean", "workers", "everything", "two per task"],
 )
 def test_stopped_and_resumed_it_is_the_one_that_never_stopped(tmp_path, kind, settings):
     states = []

@@ -138,7 +138,6 @@ MORE = {  # settings whose names stand in more files than their field and their 
     "loss_limit": "each algorithm's update looks at it, and the assembly refuses it beside other torsos",
     "multi_head": "a form of networks, by which methods are labelled, compared and looked over, too",
     "high_reward_fraction": "the buffer's, and plain SAC's has none",
-    "noise_hold": "acting holds the noise, and so does the collector's own copy of the actor",
     "learning_rate": "a number or a schedule, and studies that train without an agent have one",
     "precision": "products have it on the device, which a command line settles and a benchmark compares",
     # it sizes things, or says when they happen: for memory, time and logs, too
@@ -148,7 +147,6 @@ MORE = {  # settings whose names stand in more files than their field and their 
     "gradient_steps": "the agent takes it from Stable-Baselines3, the command line counts it per task, a forecast too",
     "learning_starts": "the loops take it from Stable-Baselines3, the command line counts it per task",
     "overlap": "the loop's, part of the protocol, and of how long a step takes",
-    "collect_ahead": "the assembly's, part of the protocol, and of what a checkpoint waits for",
     "log_every": "the loop's; a trial is shorter than its preset's",
     # it is a word of others, too
     "n_steps": "Stable-Baselines3's SAC has one of its own, which stays 1",

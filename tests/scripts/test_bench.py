@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scripts.bench import __main__ as bench
-from scripts.bench import training, updates
+from scripts.bench import updates
 from scripts.bench.__main__ import BenchConfig, main, sections, size_of
 from scripts.bench.environments import single_tasks, worker_counts
 from scripts.bench.figures import Figure, compare, take_turns
@@ -113,18 +113,8 @@ def test_what_is_measured_on_cuda():
     ]
     assert work["train"][0].keywords["workers"] == 8
     assert work["train"][0].args == ("mt10", ("float32", "bfloat16"), 2000)
-    assert work["train"][1].args == ("mt10", "bfloat16", (), 15)
     assert [call.args[1:] for call in work["env"]] == [(15,), (15, (0, 4, 8), 1)]
     assert sections(BenchConfig(workers=(40,), envs_per_task=4))["env"][1].args[2:] == ((40,), 4)
-
-
-def test_collecting_ahead_is_compared_with_none_in_turns(monkeypatch):
-    monkeypatch.setattr(training, "WARMUP", 2)
-    monkeypatch.setattr(training, "TURN", 3)
-    figures = training.ahead("toy", "float32", (1, 2), rounds=2, threads=1, workers=0)
-    assert [figure.what.split(", ")[-1] for figure in figures] == [f"{lag} steps ahead" for lag in (0, 1, 2)]
-    assert figures[0].ratio == 1.0
-    assert training.ahead("toy", "float32", (), rounds=2) == []
 
 
 @cuda
@@ -150,7 +140,6 @@ def test_steps_of_a_suite(monkeypatch):
         ("--aggregators mean,pcgard", "unknown aggregator 'pcgard': did you mean pcgrad"),
         ("--precisions float16", "unknown precision 'float16'"),
         ("--rounds 0", "--rounds: expected at least 1, found 0"),
-        ("--collect-ahead 4,0", "--collect-ahead: expected vector steps, each at least 1; found 0"),
         ("--workers 0,41", "--workers: expected 0 to 40, one per environment; found 41"),
         ("--parts env --workers 21 --envs-per-task 2", "--workers: expected 0 to 20, one per environment; found 21"),
         ("--compile --device cuda", "expected (the CPU|a CUDA device)"),

@@ -130,9 +130,7 @@ def test_a_run_whose_id_took_in_the_numbers_of_episodes_still_opens(run):
     assert Run(run.path).verified().protocol == run.protocol
 
 
-@pytest.mark.parametrize(
-    "option", [{"train_horizon": 150}, {"envs_per_task": 2}, {"staggered_starts": True}, {"collect_ahead": 4}], ids=str
-)
+@pytest.mark.parametrize("option", [{"train_horizon": 150}, {"envs_per_task": 2}, {"staggered_starts": True}], ids=str)
 def test_how_episodes_are_collected_is_part_of_the_protocol(run, option):
     other = describe(replace(CONFIG, **option), TASKS, GOALS)
     assert run.protocol.conflicts(other) == run.protocol.changed(other) == list(option)
@@ -150,17 +148,6 @@ def test_a_run_of_before_an_option_is_told_by_its_missing_field(run, name):
     (run.path / name).write_text(json.dumps(values))
     with pytest.raises(UsageError, match=rf"{name} is damaged: fields \['train_horizon'\] are missing or unknown"):
         Run(run.path).verified()
-
-
-def test_a_run_of_before_collecting_ahead_is_one_without(run):
-    """Nothing is said of it where it is off: ids of older runs are what they were."""
-    values = json.loads((run.path / "config.json").read_text())
-    assert values.pop("collect_ahead") == 0
-    (run.path / "config.json").write_text(json.dumps(values))
-    assert "collect_ahead" not in json.loads((run.path / "protocol.json").read_text())
-    assert Run(run.path).verified().config == run.config
-    ahead = describe(replace(CONFIG, collect_ahead=4), TASKS, GOALS)
-    assert type(ahead).from_json(ahead.to_json()) == ahead
 
 
 def test_protocol_id_is_stable_and_sees_every_field_but_the_numbers_of_episodes(run):

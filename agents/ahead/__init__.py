@@ -1,1 +1,0 @@
-"""`collect_ahead`: a thread that steps the environment ahead of the learner."""
