@@ -30,7 +30,7 @@ from dataclasses import replace
 from scripts.common import command
 from scripts.common.command import EXIT_INCOMPLETE
 from scripts.common.screen import Screen
-from scripts.common.usage import check_folder, choose, step_limit
+from scripts.common.usage import check_folder, choose, make_folder, step_limit
 from scripts.sweeps.board import Board
 from scripts.sweeps.execution import Stop, execute
 from scripts.sweeps.launchers import LAUNCHERS
@@ -51,6 +51,8 @@ def main(argv: Sequence[str]) -> int:
             line = shlex.join(["python", "-m", "scripts.train", *launcher.command(p.job).words])
             print(line if p.is_open else f"# {p.job.name} is {p.action}")
         return 0
+    if left:
+        make_folder("--out", request.out / "logs")
     console = Screen()
     over = Counter(p.action for p in plans if not p.is_open)
     console.print(
@@ -61,8 +63,6 @@ def main(argv: Sequence[str]) -> int:
     )
     if trials := sum(p.job.config.trial for p in plans):
         console.print(f"STEPS={step_limit()} is set: {trials} trials, no results. The same command replaces them.")
-    for job in left:
-        job.log.parent.mkdir(parents=True, exist_ok=True)
     with Board(plans, console, launcher.remote) as board:
         stop = Stop(board.say)
         with stop.listening():

@@ -37,7 +37,7 @@ from scripts.sweeps.launchers import LAUNCHERS
 from scripts.sweeps.plan import Job, make_job, train_words
 from scripts.sweeps.request import SweepConfig, check_numbers, joined
 from scripts.sweeps.space import flags, read_space
-from scripts.sweeps.study import Search, require_optuna
+from scripts.sweeps.study import Search, require_optuna, study_errors
 from scripts.sweeps.trials import TrialsBoard, conclude
 
 
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
     if launcher.remote and request.jobs == "auto":
         raise UsageError("--jobs: expected a number on a cluster; found auto. Say how many trials run side by side.")
     console = Screen()
-    with claimed(out):
+    with claimed(out), study_errors(out / "study.db"):
         say = partial(console.print, soft_wrap=True)
         search = Search(out / "study.db", make(0, {}).config, space, request.trials, make, say)
         (out / "logs").mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
         stop = Stop(search.say)
         with stop.listening(), TrialsBoard(search, stop, console) as board:
             execute(search.begin(), launcher, stop, board.update, request.retries)
-        if search.over == search.trials and (best := search.best):
+        if search.over >= search.trials and (best := search.best):
             words = [request.preset, *extra, *flags(best.params), "--seed", str(request.seed)]
             summary = f"trial {best.number} of scripts.tune, success {best.value:.2f}"
             with whole_file(out / "winner.toml") as file:

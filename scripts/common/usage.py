@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -63,6 +64,22 @@ def check_folder(flag: str, text: str) -> Path:
             "set PYTHONUTF8=1."
         )
     return Path(os.path.expanduser(text))
+
+
+def make_folder(flag: str, path: Path) -> None:
+    """Make the folder in which a command is about to write, if it is not there.
+
+    :raises UsageError: if it cannot be made, or written to.
+    :raises OSError: if the disk is full.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(f"{flag}: expected a folder that can be made; found: {error}. Choose another.") from error
+    if not os.access(path, os.W_OK):
+        raise UsageError(f"{flag}: expected a folder that can be written to; {path} cannot. Choose another.")
 
 
 def check_output(flag: str, path: Path) -> None:

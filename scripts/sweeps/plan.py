@@ -11,6 +11,7 @@ from pathlib import Path
 from scripts.common.usage import UsageError, choose, given
 from scripts.runs.claim import claimed
 from scripts.runs.going_on import Action, next_action
+from scripts.runs.loggers import check_loggers
 from scripts.setup import parse
 from scripts.setup.config import TrainConfig
 from scripts.setup.presets import find
@@ -133,6 +134,7 @@ def make_job(out: Path, preset: str, arm: str, flags: Sequence[str], seed: int) 
         words += ["--workers", "1"]  # a second worker would be one more process per core
     config = parse.parse_train(words)
     assert isinstance(config, TrainConfig)
+    check_loggers(config.loggers)
     name = f"{known.name}-{arm.rpartition('/')[2].replace(':', '-').replace('.', '-')}-seed{seed}"
     name = f"trial-{name}" if config.trial else name
     argv = (*words, "--run-dir", str(out / name), "--go-on")

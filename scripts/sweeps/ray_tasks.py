@@ -60,14 +60,18 @@ class RayTask:
 class RayLauncher(NodeLauncher):
     """Trainings as Ray core tasks; Ray queues them, and gives each its cores and its share of a GPU.
 
-    :raises UsageError: if Ray is not installed, or there is no cluster.
+    :raises UsageError: if Ray is not installed, there is no cluster, or it shares no GPU out so.
     """
 
     unit = "task of Ray"
 
     def __init__(self, request: SweepConfig, runs: int) -> None:
         super().__init__(request, runs)
-        self.address = options_of(request, ("address",)).get("address", os.environ.get("RAY_ADDRESS", "auto"))
+        self.address = options_of(request, ("address",)).get("address") or os.environ.get("RAY_ADDRESS") or "auto"
+        if request.gpus != round(request.gpus, 4 if request.gpus < 1 else 0):  # what Ray counts in
+            raise UsageError(
+                f"--gpus: expected whole GPUs, or a share of one with four decimals at most; found {request.gpus:g}."
+            )
         self.ray = imported("ray", request, "cluster")
         if not request.dry_run and runs:
             self._connect()
@@ -106,6 +110,8 @@ def greet(address: str) -> None:
     :raises ValueError: if the address is none.
     """
     host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise ValueError("no HOST:PORT")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE) as connection:
         if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
             return

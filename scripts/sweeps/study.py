@@ -9,8 +9,12 @@ the median rule (Golovin et al. 2017, section 3.2.2) stops a trial that is below
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.util
 import json
+import os
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +26,7 @@ from scripts.common.usage import UsageError
 from scripts.runs import Run
 from scripts.runs.results import latest_evaluation
 from scripts.setup.config import TrainConfig
-from scripts.sweeps.execution import stopped_by_signal
+from scripts.sweeps.execution import AGAIN, described, stopped_by_signal
 from scripts.sweeps.launchers import Started
 from scripts.sweeps.plan import Job
 from scripts.sweeps.space import Dimension
@@ -39,6 +43,30 @@ def require_optuna() -> None:
         raise UsageError(
             "expected Optuna, which is not installed here. Install it: pip install -c constraints.txt -e '.[tune]'"
         )
+
+
+@contextlib.contextmanager
+def study_errors(path: Path, *more: type[Exception]) -> Iterator[None]:
+    """Inside, what the file of a study, or Optuna, cannot do is a UsageError, and a full disk an OSError.
+
+    :param more: errors that are such ones, too.
+    """
+    import optuna
+    import sqlalchemy
+
+    kinds: tuple[type[Exception], ...] = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, *more)
+    try:
+        yield
+    except kinds as error:
+        cause: BaseException = error
+        while cause.__cause__:  # Optuna's error is of SQLAlchemy's, that of SQLite's
+            cause = cause.__cause__
+        if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        found = str(cause).splitlines()[0].rstrip(".")
+        raise UsageError(
+            f"expected a study of scripts.tune at {path}; found: {found}. Choose another --out."
+        ) from error
 
 
 class Search:
@@ -120,7 +148,9 @@ class Search:
 
     def _close(self, name: str, trial: optuna.Trial, code: int) -> None:
         del self.live[name]
-        if code == 0:
+        if code in AGAIN:  # of the machine, not of the settings
+            self.say(f"{name}: {described(code)}; the same command tries it again")
+        elif code == 0:
             found = latest_evaluation(Run(self.jobs[name].path))
             success = found["mean"]["success"] if found else None
             self._tell(trial, name, success, "" if success is not None else "its tasks report no success")
@@ -184,7 +214,7 @@ def _open(path: Path, config: TrainConfig, space: Sequence[Dimension]) -> optuna
     asked = {name: value for name, value in config.to_json().items() if name not in names_of(TrainConfig, "machine")}
     asked = json.loads(json.dumps({**asked, "searched": sorted(map(str, space))}))
     url = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
-    try:
+    with study_errors(path, RuntimeError):  # which is of a study of another version
         storage = optuna.storages.RDBStorage(url)
         study = optuna.create_study(
             storage=storage,
@@ -193,15 +223,10 @@ def _open(path: Path, config: TrainConfig, space: Sequence[Dimension]) -> optuna
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(),
         )
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-        found = str(error).splitlines()[0]
-        raise UsageError(
-            f"expected a study of scripts.tune at {path}; found: {found}. Choose another --out."
-        ) from error
-    there = study.user_attrs.get(_ASKED)
-    if there is None and not study.get_trials(deepcopy=False):
-        study.set_user_attr(_ASKED, asked)
-    elif there != asked:
+        there = study.user_attrs.get(_ASKED)
+        if new := there is None and not study.get_trials(deepcopy=False):
+            study.set_user_attr(_ASKED, asked)
+    if not new and there != asked:
         there = there or {}
         names = sorted(name for name in asked.keys() | there.keys() if asked.get(name) != there.get(name))
         raise UsageError(

@@ -74,7 +74,9 @@ def conclude(search: Search, stop: Stop, console: Screen, winner: Path) -> int:
         console.print(f"{search.over} of {search.trials} trials are over. The same command goes on with them.")
         return 128 + stop.signal if stop.signal else EXIT_INCOMPLETE
     if not (best := search.best):
-        console.print(f"No trial is complete, so there is no winner. What they printed: {winner.parent / 'logs'}")
+        console.print(
+            f"No trial is complete, so there is no winner. What they printed: {winner.parent / 'logs'}", soft_wrap=True
+        )
         return EXIT_INCOMPLETE
     console.print(importance_table(search))
     console.print(f"best: success {best.value:.2f}, {search.make(best.number, best.params).path}", soft_wrap=True)

@@ -126,7 +126,9 @@ class NoCluster:
             "expected a Ray cluster at 127.0.0.1:1; found: [Errno 111] Connection refused",
         ),
         ("--options address=[::1]:99999", "expected a Ray cluster at [::1]:99999; found: "),
-        ("--options address=head", "expected a Ray cluster at head; found: "),
+        ("--options address=head", "expected a Ray cluster at head; found: no HOST:PORT. Start one"),
+        ("--gpus 1.5", "--gpus: expected whole GPUs, or a share of one with four decimals at most; found 1.5."),
+        ("--gpus 0.00001", "--gpus: expected whole GPUs, or a share of one with four decimals at most; found 1e-05."),
         (
             "",
             "a Ray cluster that this machine belongs to; found: Version mismatch: The cluster was started with: Ray: 2",
@@ -135,7 +137,7 @@ class NoCluster:
 )
 def test_a_cluster_that_is_not_there_is_told_in_one_line(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "")
     monkeypatch.setattr(ray_tasks, "imported", lambda *_: NoCluster)
     assert exit_code(monkeypatch, sweep.main, ["toy", "--launcher", "ray", *words.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -28,6 +28,7 @@ from scripts.sweeps.launchers import LAUNCHERS
 from scripts.sweeps.local import LocalLauncher
 from scripts.sweeps.plan import make_jobs, plan
 from scripts.sweeps.request import ARMS, GROUPS, SweepConfig, parse
+from tests.helpers import exit_code
 from tests.runs import wait_until
 
 SHORT = (
@@ -413,6 +414,15 @@ def test_what_a_run_prints_is_never_written_through_a_link(tmp_path):
 def test_a_file_that_begins_with_a_mark_is_read(tmp_path):
     (tmp_path / "s.toml").write_bytes(b"\xef\xbb\xbf" + TOML.encode())
     assert parse([str(tmp_path / "s.toml")], "").seeds == (0, 3)
+
+
+@pytest.mark.parametrize("out", ["/proc/none", "file", "file/x", "/dev/null"])
+def test_a_folder_that_cannot_be_made_is_told(out, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert exit_code(monkeypatch, sweep.main, ["toy", "--out", out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --out: expected a folder that can be made; found: ")
 
 
 def test_two_classes_of_one_name_need_two_folders(tmp_path):

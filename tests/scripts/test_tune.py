@@ -1,17 +1,22 @@
 """A search for settings: what it may be asked for, and a small study that is stopped, resumed and finished."""
 
+import contextlib
+import errno
 import os
 import shutil
 import signal
+import sqlite3
 from types import SimpleNamespace
 
 import pytest
 
 from scripts import tune
 from scripts.common.usage import UsageError
+from scripts.setup.config import TrainConfig
 from scripts.setup.presets import find
 from scripts.sweeps.launchers import LAUNCHERS
 from scripts.sweeps.space import flags, read_space
+from scripts.sweeps.study import Search, study_errors
 from tests.helpers import exit_code
 from tests.run_folders import make_run
 
@@ -142,6 +147,44 @@ def test_a_study_stops_goes_on_prunes_and_leaves_a_preset_of_the_winner(monkeypa
         tune.main([*words[:-1], words[-1] + " --gamma 0.8", "--trials", "8"])
     with pytest.raises(UsageError, match="other settings: searched"):
         tune.main([*words, "--trials", "8", "--choice", "gamma=0.8,0.9"])
+
+
+def test_what_is_no_study_of_ours_is_told_and_a_full_disk_is_no_mistake_of_the_user(tmp_path):
+    optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install -c constraints.txt -e '.[tune]'")
+    import sqlalchemy
+
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as other:
+        other.execute("create table studies(x)")
+    with pytest.raises(UsageError, match=r"expected a study of .*study\.db; found: .*no column.*[^.]\. Choose"):
+        Search(tmp_path / "study.db", TrainConfig(), [], 1, None, print)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/full.db")
+    sqlalchemy.event.listen(storage.engine, "connect", lambda db, _: db.execute("pragma max_page_count = 1"))
+    storage.engine.dispose()
+
+    def fill():
+        with study_errors(tmp_path / "full.db"):
+            for number in range(99):
+                optuna.create_study(storage=storage, study_name=f"{number}{'x' * 400}")
+
+    with pytest.raises(OSError, match="No space left") as told:
+        fill()
+    assert told.value.errno == errno.ENOSPC
+
+
+def test_a_trial_that_the_machine_ended_is_tried_again(monkeypatch, tmp_path, capsys):
+    optuna = pytest.importorskip("optuna", reason="needs Optuna: pip install -c constraints.txt -e '.[tune]'")
+    monkeypatch.setitem(LAUNCHERS, "made", Made)
+    monkeypatch.setattr("scripts.sweeps.execution.time.sleep", lambda seconds: None)
+    words = ["toy", "--range", RANGE, "--launcher", "made", "--out", str(tmp_path), "--flags=--steps-per-task 200"]
+    words += ["--trials", "1", "--retries", "0"]
+    monkeypatch.setattr(Made, "started", 0)
+    with monkeypatch.context() as full:
+        full.setattr(Ended, "poll", lambda _: 5)
+        assert tune.main(words) == 1
+    assert "toy-000-seed0: exit code 5; the same command tries it again" in capsys.readouterr().out
+    assert tune.main(words) == 0
+    study = optuna.load_study(study_name="tune", storage=tune_storage(optuna, tmp_path))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
 
 
 def tune_storage(optuna, out):
