@@ -291,6 +291,8 @@ def check_losses(losses: Any, tape: Tape | None) -> None:
     if losses.ndim != 1 or not len(losses) or (tape is not None and len(losses) != tape.num_tasks):
         expected = f"({tape.num_tasks},), as recorded" if tape else "(tasks,)"
         raise ValueError(f"expected one loss per task, {expected}; found shape {tuple(losses.shape)}")
+    if losses.is_complex() or losses.is_meta:
+        raise TypeError(f"expected losses of real numbers, found {losses.dtype} on {losses.device}")
     if not losses.requires_grad:
         raise ValueError("expected losses that depend on parameters, found constants; compute them outside of no_grad")
     if torch.is_inference_mode_enabled():

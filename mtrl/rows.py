@@ -32,8 +32,12 @@ class Rows(NamedTuple):
 
         Gradients longer than 1e18 or shorter than 1e-13 are brought to length 1 before; not on devices, where a look at
         the lengths would make the program wait: there they must lie between 1e-13 and 1e18.
+
+        :raises TypeError: for gradients of complex numbers.
         """
         flat = self.flat()
+        if any(piece.is_complex() for piece in flat):
+            raise TypeError("expected real parameters, found complex ones; keep them as torch.view_as_real gives them")
         each = torch.stack([_products([piece]) for piece in flat]) if apart else _products(flat)[None]
         products = each.sum(0)
         if self.sizes is None and not _are_ordinary(products):

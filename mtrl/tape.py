@@ -66,6 +66,12 @@ class _Layer:
                 f"{self}: its output needs no gradient; record the forward pass outside of no_grad, "
                 "and checkpoint with use_reentrant=False"
             )
+        for key, parameter in self.parameters.items():
+            if module._parameters.get(key) is not parameter:
+                raise ValueError(
+                    f"{self}: another tensor took the place of its {key}, as torch.func.functional_call does; record "
+                    "the module's own parameters, or use backward(parameters=...)"
+                )
         if type(module) in RULES and not has_blocks(module, args[0], self.num_tasks):
             raise ValueError(
                 f"{self}: expected rows in {self.num_tasks} equal task blocks, found an input {tuple(args[0].shape)}"

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from agents.algorithms import ALGORITHMS
 from agents.fields import names_of
 from mtrl import AGGREGATORS
+from scripts.common.text import plain
 from scripts.common.usage import UsageError, choose
 from scripts.runs import Run
 from scripts.runs.files import as_usage_error
@@ -71,21 +72,41 @@ class Method:
 def find_runs(patterns: Sequence[str | Path]) -> list[Run]:
     """Find the runs that the words of a command name: run folders, folders of runs, and patterns like `runs/*seed0`.
 
-    Trials are left out, with a warning, unless there is nothing else.
+    Left out, with a warning, are trials, unless there is nothing else, and damaged runs of a folder or pattern that
+    holds whole ones, too.
 
-    :raises UsageError: if a word names no run.
+    :raises UsageError: if a word names no run, or a damaged one.
     """
     if not patterns:
         raise UsageError("expected at least one run folder, found none. Name runs, or a folder of runs.")
     paths = dict.fromkeys(path.resolve() for word in patterns for path in _folders(str(word)))
-    here = Path.cwd()
-    runs = [Run(path.relative_to(here) if path.is_relative_to(here) else path).verified() for path in paths]
+    named, here = {Path(word).resolve() for word in patterns}, Path.cwd()
+    runs, damaged = [], []
+    for path in paths:
+        try:
+            runs.append(_whole(path.relative_to(here) if path.is_relative_to(here) else path))
+        except UsageError as error:
+            if path in named:
+                raise
+            damaged.append(error)
+    if damaged and not runs:
+        raise damaged[0]
+    for found in damaged:
+        warnings.warn(f"left out: {plain(found)}", stacklevel=2)
     if trials := [run for run in runs if run.config.trial]:
         names = ", ".join(str(run.path) for run in trials)
         runs = [run for run in runs if not run.config.trial] or runs
         done = "shown" if runs == trials else "left out"
         warnings.warn(f"{done}: {names}; trials, made with STEPS set, and no results", stacklevel=2)
     return runs
+
+
+def _whole(path: Path) -> Run:
+    run = Run(path).verified()
+    _ = run.status
+    if len(run.evaluations):
+        run.success_curves()
+    return run
 
 
 def _folders(word: str) -> Iterable[Path]:

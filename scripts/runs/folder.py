@@ -127,7 +127,10 @@ class Run:
 
     def _table(self, name: str) -> CsvTable:
         with as_usage_error(self.path / name):
-            return CsvTable(self.path / name)
+            table = CsvTable(self.path / name)
+            if table.columns and not {STEP, "env_steps"} & {*table.columns}:
+                raise ValueError(f"expected a column {STEP}; found {', '.join(table.columns)[:100]!r}")
+            return table
 
     @property
     def checkpoints(self) -> Path:

@@ -74,8 +74,8 @@ def latest_evaluation(run: Run) -> dict[str, Any] | None:
     """Return a run's newest evaluation as `summarize` gave it, with `env_steps_per_task`; None before the first."""
     with as_usage_error(run.evaluations.path):
         rows = run.evaluations.read()
-        step = max((int(row["env_steps_per_task"]) for row in rows), default=0)
-        tasks = {row["task"]: _summary(row) for row in rows if int(row["env_steps_per_task"]) == step}
+        step = max(map(run.step_of, rows), default=0)
+        tasks = {row["task"]: _summary(row) for row in rows if run.step_of(row) == step}
     return {"env_steps_per_task": step, **_with_mean(tasks)} if tasks else None
 
 

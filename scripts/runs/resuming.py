@@ -19,17 +19,19 @@ def rewind(run: Run, env_steps_per_task: int) -> None:
 
     :raises UsageError: if a file holds something else than its numbers.
     """
+    rewound = []
     for table, words in ((run.metrics, ()), (run.evaluations, ("task",)), (run.conflicts, ("network",))):
         with as_usage_error(table.path):
-            whole = [row for row in table.read() if None not in row.values()]
             kept = [
                 {STEP: step, **{name: cell for name, cell in row.items() if name not in (STEP, "env_steps")}}
-                for row in whole
+                for row in table.read()
                 if (step := run.step_of(_numbers(row, *words))) <= env_steps_per_task
             ]
             if table is run.evaluations:
                 tasks = Counter(row[STEP] for row in kept)
                 kept = [row for row in kept if tasks[row[STEP]] == len(run.protocol.tasks)]
+        rewound.append((table, kept))
+    for table, kept in rewound:  # when all of them were read
         columns = [name for name in table.columns if name not in (STEP, "env_steps")]
         table.replace(kept, [STEP, *columns] if table.columns else [])
 

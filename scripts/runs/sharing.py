@@ -26,13 +26,16 @@ def share(run: Run, to: Path) -> Path:
         raise UsageError(f"--to: expected a new folder; there is something at {to}. Choose another.")
     if run.status != "finished":
         raise UsageError(f"expected a finished run; {run.path} is {run.status}. Train it to its end first.")
+    run.success_curves()  # the table goes along
     _, agent = run.load_agent()
     partial = to.with_name(to.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         for name in SHARED:
-            shutil.copyfile(run.path / name, partial / name)
+            with as_usage_error(run.path / name):
+                content = (run.path / name).read_bytes()
+            (partial / name).write_bytes(content)
         with usage_errors():
             if isinstance(agent, MTSAC):
                 save_actor(agent, partial / run.actor.name)
@@ -51,26 +54,28 @@ def card(run: Run, name: str) -> str:
     """Markdown: what was trained how, what it reaches, and how to use it."""
     with as_usage_error(run.path / "result.json"):
         result = read_json(run.path / "result.json")
-        command, evaluation = result["command"], result["evaluation"]
+        command, tasks = result["command"], result["evaluation"]["tasks"]
+        rows = [f"| {task} | {_rate(row['success'])} |" for task, row in tasks.items()]
+        mean = _rate(result["evaluation"]["mean"]["success"], 3)
     with as_usage_error(run.path / "versions.json"):
         versions = read_json(run.path / "versions.json")
+        commit, torch = versions["revision"][:7], versions["torch"]
     protocol, config = run.protocol, run.config
     methods = " and ".join(dict.fromkeys(config.aggregators()))
-    rows = [f"| {task} | {_rate(row['success'])} |" for task, row in evaluation["tasks"].items()]
     folder = shlex.quote(name)
     return f"""# {name}
 
 The actor of a {ALGORITHMS[config.algorithm].title} agent on {config.suite}, gradients reconciled by {methods}:
-{config.steps_per_task:,} steps per task, mean success {_rate(evaluation["mean"]["success"], 3)}.
+{config.steps_per_task:,} steps per task, mean success {mean}.
 
 | task | success |
 |---|---|
 {chr(10).join(rows)}
-| **mean** | **{_rate(evaluation["mean"]["success"], 3)}** |
+| **mean** | **{mean}** |
 
 Protocol {protocol.id}: {protocol.episodes_final} goals per task, deterministic policy, success at any of
 {protocol.horizon} steps, rewards {protocol.reward_version}. Seed {config.seed}, commit
-{versions["revision"][:7]}, torch {versions["torch"]}.
+{commit}, torch {torch}.
 
 ```text
 {command}

@@ -96,8 +96,8 @@ def saved_session(request: Resume, run: Run, stack: contextlib.ExitStack) -> Ses
             require_settings(run.config, settings_state(agent), checkpoint)
     room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
     room.check()
+    console, software, _ = Screen(), run.other_software(), latest_evaluation(run)  # damage is told before the rewind
     rewind(run, agent.steps_per_task)
-    console, software = Screen(), run.other_software()
     before = run.config.to_json()
     changed = [f"{name} {before[name]} -> {value}" for name, value in config.to_json().items() if value != before[name]]
     run = Run.new(run.path, config, describe_env(config, env), run.goals)

@@ -31,7 +31,8 @@ class CsvTable:
     It reads like a data frame: `table.columns`, `len(table)`, and `table["success"]` is an array with a number or a
     text per row. `dict(table)` has all columns, and `pandas.DataFrame(dict(table))` is one where pandas is installed.
 
-    :raises ValueError: where a file is larger, or a line longer, than any table of ours.
+    :raises ValueError: where a file is larger, or a line longer, than any table of ours; for a column that is there
+        twice.
     :raises UsageError: where a column is asked for and the file is damaged.
     """
 
@@ -40,8 +41,10 @@ class CsvTable:
         self.columns: list[str] = []
         self._rows: tuple[tuple[int, int], list[dict[str, str]]] | None = None  # of a file with this time and size
         if path.exists() and path.stat().st_size:
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:
                 self.columns = next(csv.reader(self._lines(file)))
+            if len(set(self.columns)) < len(self.columns):
+                raise ValueError("expected each column once; found one twice")
 
     def __repr__(self) -> str:
         return f"CsvTable({str(self.path)!r}: {len(self)} rows, {len(self.columns)} columns)"
@@ -87,11 +90,18 @@ class CsvTable:
                 raise
 
     def read(self) -> list[dict[str, str]]:
-        """All rows as text by column; no file, no rows. A last line that was cut off, by a kill say, is no row."""
+        """All rows as text by column; no file, no rows. A last line that was cut off, by a kill say, is no row.
+
+        :raises ValueError: for a row of other columns.
+        """
         if not self.columns:
             return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(line for line in self._lines(file) if line.endswith("\n")))
+        with self.path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(line for line in self._lines(file) if line.endswith("\n")))
+        for number, row in enumerate(rows, 1):
+            if None in row or None in row.values():  # more cells than columns, or less
+                raise ValueError(f"expected {len(self.columns)} cells in each row; row {number} has others")
+        return rows
 
     def _read_once(self) -> list[dict[str, str]]:
         """Return what `read` gives, parsed again only if the file changed: `dict(table)` asks column by column."""

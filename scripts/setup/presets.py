@@ -127,6 +127,8 @@ def parsed(path: Path, loads: Any, what: str = "a preset") -> dict[str, Any]:
 
     :raises UsageError: if it is not there, no text, too long, or of another form.
     """
+    if path.exists() and not path.is_file():  # a pipe would keep us waiting
+        raise UsageError(f"expected {what} at {path}; found a folder, a pipe or a device.")
     try:
         with path.open(encoding="utf-8-sig") as file:  # editors on Windows begin a file with a mark
             text = file.read(_LONGEST + 1)

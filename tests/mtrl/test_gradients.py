@@ -645,6 +645,8 @@ WRONG_CALLS = [
     (lambda w: (w.sum(), mtrl.PCGrad()), "one loss per task"),
     (lambda w: (w * w, "pcgrad"), "an instance of mtrl.Aggregator, such as .*; found 'pcgrad'"),
     (lambda w: (w * w, mtrl.PCGrad), "an instance of mtrl.Aggregator"),
+    (lambda w: ((w * w).cfloat(), mtrl.Mean()), "losses of real numbers, found torch.complex64"),
+    (lambda w: ((w * w).to("meta"), mtrl.Mean()), "losses of real numbers, found .* on meta"),
 ]
 
 
@@ -653,6 +655,20 @@ def test_wrong_calls_of_backward(arguments, message) -> None:
     parameter = nn.Parameter(torch.ones(2))
     with pytest.raises((TypeError, ValueError), match=message):
         mtrl.backward.__wrapped__(*arguments(parameter), parameters=[parameter])  # as outside of the tests
+
+
+@pytest.mark.parametrize("method", [name for name in mtrl.AGGREGATORS if name != "mean"])
+def test_gradients_of_complex_parameters_are_refused(method) -> None:
+    """A product of real parts alone would take some conflicts for none."""
+    parameter = nn.Parameter(torch.tensor([1 + 2j, -1j]))
+    losses, aggregator = parameter.abs(), mtrl.make_aggregator(method)
+    losses = torch.cat([losses] * aggregator.batches)
+    if isinstance(aggregator, mtrl.LossAggregator):
+        with pytest.raises(TypeError, match="complex"):
+            mtrl.backward.__wrapped__(losses, aggregator, parameters=[parameter], diagnostics=True)
+    else:
+        with pytest.raises(TypeError, match="complex"):
+            mtrl.backward.__wrapped__(losses, aggregator, parameters=[parameter])
 
 
 def test_sparse_gradients_are_refused() -> None:

@@ -124,6 +124,29 @@ def test_what_a_tape_sees_it_sees_whole(case, inside) -> None:
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=rtol, atol=atol)
 
 
+def put_another(net: nn.Sequential) -> Tensor:
+    net[0].weight = nn.Parameter(2 * net[0].weight.detach())
+    return per_task(net(batch()))
+
+
+REPLACED = {
+    "functional call": lambda net: per_task(
+        torch.func.functional_call(net, {name: 2 * p for name, p in net.named_parameters()}, (batch(),))
+    ),
+    "another parameter": put_another,
+}
+
+
+@pytest.mark.parametrize("case", REPLACED)
+def test_a_tensor_in_the_place_of_a_parameter_is_refused(case) -> None:
+    """The layer's rule yields the gradient of that tensor, not the parameter's."""
+    net = network()
+    with pytest.raises(ValueError, match=r"layer '0' .* took the place of its weight"), mtrl.record(net, T):
+        REPLACED[case](net)
+    with mtrl.record(net, T):
+        torch.func.functional_call(net, dict(net.named_parameters()), (batch(),))
+
+
 def test_a_hook_on_a_shared_parameter_is_refused() -> None:
     """An ordinary backward pass obeys it, and so does the other route."""
     net = network()

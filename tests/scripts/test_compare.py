@@ -277,6 +277,16 @@ def test_a_run_is_found_once_however_it_is_named(runs, monkeypatch):
     assert len(find_runs([".", "mean-0", runs / "mean-0", "mean-*"])) == 4
 
 
+@pytest.mark.parametrize("name", ["config.json", "goals.npz", "evaluations.csv", "result.json"])
+def test_a_damaged_run_is_left_out_of_a_folder_and_told_where_it_is_named(name, runs):
+    (runs / "mean-0" / name).write_text("a,b\n1,2\n")
+    with pytest.warns(UserWarning, match=rf"^left out: .*mean-0.{name} is damaged"):
+        assert [run.path.name for run in find_runs([runs])] == ["mean-1", "pcgrad-0", "pcgrad-1"]
+    for words in ([runs, runs / "mean-0"], [f"{runs}/mean-0*"]):
+        with pytest.raises(UsageError, match=f"{name} is damaged"):
+            find_runs(words)
+
+
 def test_labels_name_what_differs_and_no_more(tmp_path):
     options = {"aggregator": "cagrad", "aggregator_options": {"c": 0.4}}
     settings = [

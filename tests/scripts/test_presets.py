@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import tomllib
 from dataclasses import replace
 
@@ -212,6 +213,12 @@ def test_an_ending_may_be_written_in_capitals(tmp_path):
     assert find(write(tmp_path / "x.JSON", json.dumps({"gamma": 0.5}))).config.gamma == 0.5
     sweep = write(tmp_path / "sweep.TOML", 'presets = ["toy"]\n')
     assert parse_sweep([sweep], "").presets == ("toy",)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "mine.toml")
+    with pytest.raises(UsageError, match=r"expected a preset at .*found a folder, a pipe or a device"):
+        find(str(tmp_path / "mine.toml"))
 
 
 def test_circles_over_several_files(tmp_path):

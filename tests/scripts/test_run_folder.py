@@ -255,6 +255,27 @@ def test_foreign_tables_are_noticed_before_anything_is_rewritten(run, table, tex
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("text", ["env_steps_per_task,x,x\n10,1,2\n", "env_steps_per_task,x\n10\n20,1\n"])
+def test_a_table_of_other_columns_than_its_header_says_is_damage_and_loses_no_row(run, text):
+    run.metrics.append([{"env_steps_per_task": step, "x": step} for step in (10, 20)])
+    before = run.metrics.path.read_text()
+    run.conflicts.path.write_text(text)
+    with pytest.raises(UsageError, match=r"conflicts\.csv is damaged: expected (each column once|2 cells in each row)"):
+        rewind(Run(run.path).verified(), 10)
+    assert (run.metrics.path.read_text(), run.conflicts.path.read_text()) == (before, text)
+
+
+def test_a_table_that_a_spreadsheet_wrote_is_read_and_zeros_are_none(run):
+    run.add_evaluation(10, evaluation(0.5))
+    before = run.success_curves()
+    whole = run.evaluations.path.read_bytes()
+    run.evaluations.path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+    assert str(Run(run.path).success_curves()) == str(before)
+    run.evaluations.path.write_bytes(bytes(len(whole)))  # as a file system may leave it when the power goes
+    with pytest.raises(UsageError, match=r"evaluations\.csv is damaged: expected a column env_steps_per_task"):
+        Run(run.path).verified()
+
+
 def test_bytes_that_are_no_text_are_noticed(run):
     run.metrics.path.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match=r"metrics\.csv .*damaged"):

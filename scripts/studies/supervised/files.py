@@ -33,28 +33,29 @@ class Files:
 def numbered(folder: Path, needs: str) -> list[Path]:
     """Return the files 0.npy, 1.npy, ... of a folder, in order.
 
-    :raises UsageError: if there are none, or others are among them.
+    :raises UsageError: if there are none, one is missing, or others are among them.
     """
     found = sorted(folder.glob("*.npy"), key=lambda path: (not path.stem.isdecimal(), len(path.stem), path.stem))
-    if not found or not found[-1].stem.isdecimal():
-        what = f"{found[-1].name} among them" if found else "none" if folder.is_dir() else "no such folder"
+    odd = next((path.name for number, path in enumerate(found) if path.stem != str(number)), None)
+    if not found or odd:
+        what = f"{odd} among them" if found else "none" if folder.is_dir() else "no such folder"
         raise UsageError(f"{folder}: expected files 0.npy, 1.npy, ...; found {what}. Expected are {needs}.")
     return found
 
 
 def array(path: Path, mapped: bool = False) -> np.ndarray:
-    """Return the array of a file of NumPy; one with pickled objects is not opened.
+    """Return the array of numbers in a file of NumPy; one with pickled objects is not opened.
 
     :param mapped: leave it in the file, after a look at its header and its length.
     :raises UsageError: if it is damaged, or another kind of file.
     """
     try:
-        found = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        found = np.lib.format.open_memmap(path, mode="r")  # which takes no length on trust
     except (ValueError, OSError, EOFError) as error:
         raise UsageError(f"{path}: expected an array of NumPy; found a damaged or foreign file ({error}).") from error
-    if not isinstance(found, np.ndarray):
-        raise UsageError(f"{path}: expected one array of NumPy; found an archive.")
-    return found
+    if found.dtype.kind not in "biuf":
+        raise UsageError(f"{path}: expected an array of real numbers; found one of {found.dtype}.")
+    return found if mapped else np.array(found)
 
 
 def picture(side: int) -> Callable[[Path], np.ndarray]:
@@ -69,7 +70,7 @@ def picture(side: int) -> Callable[[Path], np.ndarray]:
         try:
             with Image.open(path) as found:
                 pixels = np.asarray(found.convert("RGB").resize((side, side)), np.float32)
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UsageError(f"{path}: expected a picture; found a damaged or foreign file ({error}).") from error
         return np.moveaxis(pixels, 2, 0) / np.float32(255)
 

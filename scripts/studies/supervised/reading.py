@@ -7,6 +7,7 @@ import gzip
 import io
 import math
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def content(path: Path) -> bytes:
         return raw
     try:
         return gzip.decompress(raw)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UsageError(f"{path}: expected a whole gzip file; found a damaged one: {error}. Get it again.") from error
 
 
@@ -77,9 +78,20 @@ def numbers(path: Path, columns: int, header: bool = False) -> np.ndarray:
         found = np.array(rows, dtype=np.float64)
     except ValueError as error:
         raise UsageError(f"{path}: expected numbers; {error}. The file is another one.") from error
-    if not len(found) or not np.isfinite(found).all():
+    if not len(found) or not is_finite(found):
         raise UsageError(f"{path}: expected finite numbers; found {'others' if len(found) else 'no rows'}.")
     return found
+
+
+def is_finite(found: np.ndarray) -> bool:
+    """Return whether all numbers are finite, also in float32, in which networks read them."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(found.astype(np.float32)).all())
+
+
+def are_whole(found: np.ndarray, most: int) -> bool:
+    """Return whether all numbers are whole and from 0 to `most`."""
+    return bool(((found >= 0) & (found <= most) & (found == np.floor(found))).all())
 
 
 def idx(path: Path) -> np.ndarray:

@@ -196,8 +196,13 @@ def test_files_that_are_cut_off_or_others(tmp_path, mnist_folder):
     write_yeast(tmp_path, np.zeros((2, 116)))
     with pytest.raises(UsageError, match="expected 117 columns; line 2 has 116"):
         Yeast(tmp_path)
-    write_yeast(tmp_path, np.full((2, 117), np.nan))
-    with pytest.raises(UsageError, match="expected finite numbers"):
+    for wrong in (np.nan, 1e300):  # the latter is no number of float32
+        write_yeast(tmp_path, np.full((2, 117), wrong))
+        with pytest.raises(UsageError, match="expected finite numbers"):
+            Yeast(tmp_path)
+    whole = (tmp_path / "yeast.csv.gz").read_bytes()
+    (tmp_path / "yeast.csv.gz").write_bytes(whole[:60] + b"\xff" * 4 + whole[64:])
+    with pytest.raises(UsageError, match="expected a whole gzip file; found a damaged one"):
         Yeast(tmp_path)
     write_recbole(tmp_path)
     (tmp_path / "ml-100k.item").write_text("a\tb\tc\td\n1\tx\t1995\tDrama\n")
@@ -224,6 +229,8 @@ def test_files_of_mnist_in_each_other_s_place_or_empty(tmp_path, swapped):
         ("ml-100k.item", "a\tb\tc\td\nfirst\tx\t1995\tDrama\n", "expected the number of a film in the first column"),
         ("ml-100k.item", "x" * 200_000, "expected a table; after line 0"),
         ("ml-100k.inter", "a\tb\tc\td\n", "expected numbers of persons and films .* found none or others"),
+        ("ml-100k.inter", "a\tb\tc\td\n1\t1\tnan\t0\n", "expected ratings from 1 to 5"),
+        ("ml-100k.inter", "a\tb\tc\td\n1\t1\t88\t0\n", "expected ratings from 1 to 5"),
         ("ml-100k.inter", "a\tb\tc\td\n-5\t1\t3\t0\n", "found none or others"),
         ("ml-100k.inter", "a\tb\tc\td\n1\t99999999999\t3\t0\n", "found none or others"),
     ],
@@ -233,6 +240,18 @@ def test_foreign_tables_of_films_and_ratings(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(UsageError, match=message):
         MovieLens(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pixel", "label", "message"),
+    [(256, 1, "pixels 0 to 255"), (-1, 1, "pixels"), (0.5, 1, "pixels"), (1, 10, "labels 0 to 9"), (1, 0.5, "labels")],
+)
+def test_digits_that_are_no_bytes(tmp_path, pixel, label, message):
+    """Nothing is cut down to a byte."""
+    with gzip.open(tmp_path / "mnist_5k.csv.gz", "wt") as file:
+        np.savetxt(file, np.r_[np.full(784, pixel), label][None], "%g", ",")
+    with pytest.raises(UsageError, match=f"expected {message}"):
+        MultiMNIST(tmp_path)
 
 
 def test_labels_that_are_neither_yes_nor_no(tmp_path):
@@ -267,6 +286,22 @@ def test_a_target_is_the_rank_of_a_class_within_its_superclass(tmp_path):
         Cifar100(tmp_path)
     write_cifar(tmp_path, "test", np.arange(40), superclass_of + 1, random)
     with pytest.raises(UsageError, match="expected superclasses below 20"):
+        Cifar100(tmp_path)
+
+
+def test_a_class_belongs_to_one_superclass_in_both_files(tmp_path):
+    fine, superclass_of = np.arange(100), np.arange(100) // 5
+    write_cifar(tmp_path, "train", fine, superclass_of, np.random.default_rng(0))
+    write_cifar(tmp_path, "test", fine, superclass_of[::-1], np.random.default_rng(0))
+    with pytest.raises(UsageError, match="expected 5 classes in superclass 0; found 10"):
+        Cifar100(tmp_path)
+    for part in ("train", "test"):
+        write_cifar(tmp_path, part, np.where(fine == 7, 12, fine), np.arange(100) // 5, np.random.default_rng(0))
+    raw = np.fromfile(tmp_path / "train.bin", np.uint8).reshape(100, -1)
+    raw[7, 0] = 1  # superclass 1 has class 12 in place of 7
+    raw.tofile(tmp_path / "train.bin")
+    raw.tofile(tmp_path / "test.bin")
+    with pytest.raises(UsageError, match="expected each class in one superclass"):
         Cifar100(tmp_path)
 
 
@@ -332,6 +367,13 @@ def test_another_content_is_not_kept(tmp_path, index):
     (tmp_path / "x.csv").write_bytes(b"changed")
     with pytest.raises(UsageError, match=r"x.csv: expected the file of other==1.0, sha256 .*fetch it again"):
         package().check(tmp_path)
+
+
+def test_a_damaged_wheel_is_told(tmp_path, monkeypatch):
+    (tmp_path / "other.whl").write_bytes(b"PK\x03\x04")
+    monkeypatch.setattr(fetching, "_download", lambda requirement, scratch: tmp_path / "other.whl")
+    with pytest.raises(UsageError, match=r"other==1\.0: expected a wheel; the index gave a damaged file"):
+        package().fetch(tmp_path / "new", print)
 
 
 def test_an_index_that_does_not_answer(tmp_path, monkeypatch):

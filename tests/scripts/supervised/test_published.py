@@ -203,7 +203,11 @@ def test_where_people_get_it(kind, tmp_path):
         (lambda f: spoil(f / "train/depth/x.npy"), "x.npy among them"),
         (lambda f: spoil(f / "train/label/0.npy", (f / "train/label/0.npy").read_bytes()[:-9]), "damaged"),
         (lambda f: np.save(f / "train/label/0.npy", np.array([{}]), allow_pickle=True), "damaged or foreign"),
+        (lambda f: spoil(f / "train/depth/1.npy", b"PK\x03\x04"), "1.npy: expected an array of NumPy; found a damaged"),
         (lambda f: np.save(f / "val/depth/0.npy", np.ones((16, 64, 1))), "expected 32 x 64 pixels"),
+        (lambda f: np.save(f / "train/image/0.npy", np.ones(3)), "expected height x width x 3 numbers"),
+        (lambda f: [path.rename(path.with_name("1.npy")) for path in f.glob("val/*/0.npy")], "found 1.npy among them"),
+        (lambda f: write_scene(f, sizes=(0, 1), size=(64, 64)), r"one size .*found \[32, 64\] and \[64, 64\]"),
     ],
 )
 def test_bad_scenes(change, message, tmp_path):
@@ -213,18 +217,28 @@ def test_bad_scenes(change, message, tmp_path):
         NYUv2(tmp_path)
 
 
+@pytest.mark.parametrize("kind", [np.complex64, "U1", "M8[s]", [("a", "f8")]])
+def test_arrays_of_other_things_than_numbers(kind, tmp_path):
+    write_scene(tmp_path)
+    np.save(tmp_path / "train/label/0.npy", np.zeros((32, 64), kind))
+    with pytest.raises(UsageError, match="expected an array of real numbers"):
+        NYUv2(tmp_path)
+
+
 def test_scenes_of_other_sizes_and_classes(tmp_path):
     write_scene(tmp_path, size=(30, 64))
     with pytest.raises(UsageError, match="expected sides that 8 divides; found 30 x 64"):
         NYUv2(tmp_path)
     write_scene(tmp_path)
-    np.save(tmp_path / "train/label/0.npy", np.full((32, 64), 13.0))
-    np.save(tmp_path / "train/image/1.npy", np.full((32, 64, 3), np.nan))
     train, _ = NYUv2(tmp_path).splits(0)
-    with pytest.raises(UsageError, match="expected height x width classes from -1 to 12"):
-        train.targets[0][torch.tensor([0])]
-    with pytest.raises(UsageError, match="expected finite numbers"):
-        train.inputs[torch.tensor([1])]
+    for wrong in (13.0, -2.0, 0.5, np.nan):
+        np.save(tmp_path / "train/label/0.npy", np.full((32, 64), wrong))
+        with pytest.raises(UsageError, match="expected height x width classes from -1 to 12"):
+            train.targets[0][torch.tensor([0])]
+    for wrong in (np.nan, 1e300):  # the latter is no number of float32
+        np.save(tmp_path / "train/image/1.npy", np.full((32, 64, 3), wrong))
+        with pytest.raises(UsageError, match="expected finite numbers"):
+            train.inputs[torch.tensor([1])]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +251,8 @@ def test_scenes_of_other_sizes_and_classes(tmp_path):
             "2 answers .*line 3 has others",
         ),
         (lambda f: spoil(f / "list_attr_celeba.txt", b""), "found none of one kind"),
+        (lambda f: spoil(f / "list_attr_celeba.txt", b"9\nBald Young\n000001.jpg 1 1\n"), "as its first line says"),
+        (lambda f: spoil(f / "list_attr_celeba.txt", b"1\nBald Bald\n000001.jpg 1 1\n"), "once; found Bald again"),
     ],
 )
 def test_bad_faces(change, message, tmp_path):

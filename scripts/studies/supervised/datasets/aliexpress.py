@@ -14,7 +14,7 @@ from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.encoders import Mixed, mixed
 from scripts.studies.supervised.losses import binary
 from scripts.studies.supervised.metrics import AreaUnderCurve
-from scripts.studies.supervised.reading import first_of
+from scripts.studies.supervised.reading import first_of, is_finite
 
 NAMES, NUMBERS, LABELS = 16, 63, 2
 COLUMNS = 1 + NAMES + NUMBERS + LABELS  # the first is the number of the search
@@ -54,10 +54,10 @@ def _offers(path: Path) -> tuple[Tensor, Tensor, Tensor]:
         next(file, "")
         while lines := list(islice(file, BLOCK)):
             try:
-                block = np.loadtxt(lines, delimiter=",", ndmin=2)
+                block = np.loadtxt(lines, delimiter=",", comments=None, ndmin=2)
             except ValueError as error:
                 raise UsageError(f"{path}: expected numbers with commas between; {error}. Is it cut off?") from error
-            if block.shape[1] != COLUMNS or not np.isfinite(block).all():
+            if block.shape[1] != COLUMNS or not is_finite(block):
                 raise UsageError(
                     f"{path}: expected {COLUMNS} columns of finite numbers; found {block.shape[1]}, or others."
                 )

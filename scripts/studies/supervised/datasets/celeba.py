@@ -35,11 +35,17 @@ class CelebA(Dataset):
         attributes, partition = (first_of(folder, [name, f"celeba/{name}"], self.needs) for name in TABLES)
         self.pictures = attributes.parent / PICTURES
         table = [*_words(attributes), [], []]
-        header, lines = table[1], table[2:]
+        count, header, lines = *table[:2], [*filter(None, table[2:])]
+        if header and (len(lines) != len({line[0] for line in lines}) or count != [str(len(lines))]):
+            raise UsageError(
+                f"{attributes}: expected as many pictures, each once, as its first line says; found others."
+            )
+        if twice := next((name for name in header if header.count(name) > 1), None):
+            raise UsageError(f"{attributes}: expected the name of each attribute once; found {twice} again.")
         self.tasks = tuple(Task(name, 1, binary, (ErrorRate(),)) for name in header)
         part_of = {words[0]: words[1] for words in _words(partition) if len(words) == 2}
         self.rows: dict[str, list[tuple[Path, list[float]]]] = {part: [] for part in PARTS.values()}
-        for number, (name, *answers) in enumerate(filter(None, lines), 3):
+        for number, (name, *answers) in enumerate(lines, 3):
             if len(answers) != len(header) or not set(answers) <= {"1", "-1"}:
                 raise UsageError(f"{attributes}: expected {len(header)} answers of 1 or -1; line {number} has others.")
             if name not in part_of:
@@ -67,4 +73,4 @@ class CelebA(Dataset):
 
 
 def _words(path: Path) -> list[list[str]]:
-    return [line.split() for line in content(path).decode(errors="replace").splitlines() if line.strip()]
+    return [line.split() for line in content(path).decode("utf-8-sig", "replace").splitlines() if line.strip()]

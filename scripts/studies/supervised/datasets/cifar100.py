@@ -55,12 +55,14 @@ class Cifar100(Dataset):
             for part in ("train", "test")
         ]
         self.ranks = torch.zeros(SUPERCLASSES * CLASSES, dtype=torch.int64)
-        coarse, fine = self.parts[0][:, :2].long().T
+        pairs = torch.cat(self.parts)[:, :2].unique(dim=0).long()
         for number in range(SUPERCLASSES):
-            found = fine[coarse == number].unique()
+            found = pairs[pairs[:, 0] == number, 1]
             if len(found) != CLASSES:
                 raise UsageError(f"{folder}: expected 5 classes in superclass {number}; found {len(found)}.")
             self.ranks[found] = torch.arange(CLASSES)
+        if len(pairs[:, 1].unique()) != len(pairs):
+            raise UsageError(f"{folder}: expected each class in one superclass; found one in several.")
 
     def splits(self, seed: int) -> tuple[Split, Split]:
         """Return the published ones, for every seed."""

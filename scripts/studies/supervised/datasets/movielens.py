@@ -69,6 +69,8 @@ class MovieLens(Dataset):
             raise UsageError(
                 f"{ratings}: expected numbers of persons and films from 0 to {MOST - 1}; found none or others."
             )
+        if not ((self.ratings >= 1 - MEAN) & (self.ratings <= 5 - MEAN)).all():
+            raise UsageError(f"{ratings}: expected ratings from 1 to 5; found others.")
         try:
             genres = _genres_of_the_archive(films) if whole else _genres(films)
         except ValueError as error:

@@ -11,7 +11,7 @@ from scripts.studies.supervised.contracts import Dataset, Split
 from scripts.studies.supervised.datasets.pairs import TASKS, as_split, draw_pairs, overlay
 from scripts.studies.supervised.encoders import lenet
 from scripts.studies.supervised.fetching import Member, Package
-from scripts.studies.supervised.reading import first_of, idx, numbers
+from scripts.studies.supervised.reading import are_whole, first_of, idx, numbers
 
 SMALL = "mnist_5k.csv.gz"
 FILES = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
@@ -47,7 +47,7 @@ class MultiMNIST(Dataset):
         self.published: int | None = None  # how many of the images are published as those to train on
         if path.name == SMALL:
             table = numbers(path, SIDE * SIDE + 1)
-            self.images, self.labels = table[:, :-1].reshape(-1, SIDE, SIDE), table[:, -1].astype(np.int64)
+            self.images, self.labels = table[:, :-1].reshape(-1, SIDE, SIDE), table[:, -1]
         else:
             images, labels, more_images, more_labels = (
                 idx(first_of(folder, [name, f"{name}.gz"], self.needs)) for name in FILES
@@ -60,8 +60,12 @@ class MultiMNIST(Dataset):
                         f"{labelled.shape}. Are the files in each other's place?"
                     )
             self.images, self.labels = np.concatenate([images, more_images]), np.concatenate([labels, more_labels])
-        if self.labels.min() < 0 or self.labels.max() > 9:
-            raise UsageError(f"{folder}: expected labels 0 to 9; found {self.labels.min()} to {self.labels.max()}.")
+        for what, found, most in (("labels", self.labels, 9), ("pixels", self.images, 255)):
+            if not are_whole(found, most):
+                raise UsageError(
+                    f"{folder}: expected {what} 0 to {most}; found others, {found.min()} to {found.max()}."
+                )
+        self.images, self.labels = self.images.astype(np.uint8), self.labels.astype(np.int64)
 
     def splits(self, seed: int) -> tuple[Split, Split]:
         """Pairs within the images to train on, and within those to test on."""
@@ -75,7 +79,7 @@ class MultiMNIST(Dataset):
 
     def _look_up(self, pairs: np.ndarray) -> Split:
         kept = np.arange(SIDE) * WHOLE // SIDE
-        left, right = (self.images[rows].astype(np.uint8) for rows in pairs.T)
+        left, right = (self.images[rows] for rows in pairs.T)
         rim = (0, WHOLE - CANVAS[0])
         canvas = np.pad(overlay(left, right, CANVAS), ((0, 0), rim, rim))
         return as_split(canvas[:, None, kept][..., kept] / np.float32(255), self.labels[pairs])

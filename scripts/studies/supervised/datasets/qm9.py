@@ -16,7 +16,7 @@ from scripts.studies.supervised.encoders import perceptron
 from scripts.studies.supervised.fetching import Member, Package
 from scripts.studies.supervised.losses import squared
 from scripts.studies.supervised.metrics import MeanAbsolute
-from scripts.studies.supervised.reading import first_of
+from scripts.studies.supervised.reading import first_of, is_finite
 
 PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
 EVERY = 10  # of the molecules: one in so many is read
@@ -115,14 +115,19 @@ def _molecules(path: Path) -> list[tuple[np.ndarray, list[float]]]:
         places = [header.index(column) for column in wanted]
         try:
             return [_molecule([line[place] for place in places]) for k, line in enumerate(lines) if k % EVERY == 0]
-        except (ValueError, KeyError, IndexError, csv.Error) as error:
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError, csv.Error) as error:
             raise UsageError(f"{path}: expected molecules of H, C, N, O, F with places and properties; the file is cut "
                              f"off or another one ({error}).") from error  # fmt: skip
 
 
 def _molecule(cells: list[str]) -> tuple[np.ndarray, list[float]]:
-    elements = json.loads(cells[0].replace("'", '"'))
-    return fingerprint(elements, np.array(json.loads(cells[1]))), [float(cell) for cell in cells[2:]]
+    elements, places = json.loads(cells[0].replace("'", '"')), np.array(json.loads(cells[1]))
+    if places.shape != (len(elements), 3):
+        raise ValueError(f"{len(elements)} atoms and places {places.shape}")
+    features, targets = fingerprint(elements, places), [float(cell) for cell in cells[2:]]
+    if not is_finite(np.array([*features, *targets])):
+        raise ValueError("a number that is not finite")
+    return features, targets
 
 
 def _scaled(features: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from scripts.studies.supervised.dense import (
 from scripts.studies.supervised.encoders import segnet
 from scripts.studies.supervised.files import Files, array, numbered
 from scripts.studies.supervised.metrics import Accuracy
+from scripts.studies.supervised.reading import are_whole, is_finite
 
 WIDTHS = (64, 128, 256, 512, 512)
 DEPTH = Task("depth", 1, distance, (AbsoluteError(), RelativeError()))
@@ -53,8 +54,10 @@ class Scenes(Dataset):
 
     def __init__(self, folder: Path) -> None:
         self.rows = [self._rows(folder / part) for part in ("train", "val")]
-        _, height, width = self.rows[0][0].read(self.rows[0][0].paths[0]).shape
-        self.encoder = segnet((height, width), WIDTHS)
+        (_, *first), (_, *other) = (rows[0].read(rows[0].paths[0]).shape for rows in self.rows)
+        if first != other:
+            raise UsageError(f"{folder}: expected pictures of one size in train and val; found {first} and {other}.")
+        self.encoder = segnet((first[0], first[1]), WIDTHS)
 
     def splits(self, seed: int) -> tuple[Split, Split]:
         """Return the published ones, for every seed."""
@@ -72,8 +75,8 @@ class Scenes(Dataset):
                     f"{place}: expected the same files as in {names[0]}'s picture folder; {min(odd)} is odd."
                 )
             found.append(Files(paths, read))
+        _, height, width = found[0].read(found[0].paths[0]).shape
         sizes = {(array(path, mapped=True).shape[:2], path) for files in found for path in files.paths}
-        height, width = next(size for size, path in sizes if path == found[0].paths[0])
         if other := next((path for size, path in sizes if size != (height, width)), None):
             raise UsageError(
                 f"{other}: expected {height} x {width} pixels as the first picture has; found another size."
@@ -112,15 +115,15 @@ def _picture(path: Path) -> np.ndarray:
     found = array(path)
     if found.ndim != 3 or found.shape[2] != 3:
         raise UsageError(f"{path}: expected height x width x 3 numbers; found {found.shape}.")
-    return np.ascontiguousarray(np.moveaxis(_finite(path, found), 2, 0), np.float32)
+    return np.ascontiguousarray(np.moveaxis(_finite(path, found), 2, 0))
 
 
 def _labels(classes: int, path: Path) -> np.ndarray:
     """(height, width), -1 where there is none."""
-    found = _finite(path, array(path)).astype(np.int64)
-    if found.ndim != 2 or found.min() < -1 or found.max() >= classes:
+    found = array(path)
+    if found.ndim != 2 or not are_whole(found + 1.0, classes):
         raise UsageError(f"{path}: expected height x width classes from -1 to {classes - 1}; found others.")
-    return found
+    return found.astype(np.int64)
 
 
 def _depth(path: Path) -> np.ndarray:
@@ -130,10 +133,10 @@ def _depth(path: Path) -> np.ndarray:
         found = found[:, :, 0]
     if found.ndim != 2:
         raise UsageError(f"{path}: expected height x width depths; found {found.shape}.")
-    return np.ascontiguousarray(found, np.float32)
+    return np.ascontiguousarray(found)
 
 
 def _finite(path: Path, found: np.ndarray) -> np.ndarray:
-    if not np.isfinite(found).all():
+    if not is_finite(found):
         raise UsageError(f"{path}: expected finite numbers; found others.")
-    return found
+    return found.astype(np.float32)
