@@ -1,7 +1,9 @@
 """What `make` does before there is an environment, with stand-ins for Python; and the console command."""
 
+import os
 import shutil
 import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -105,3 +107,14 @@ def test_the_console_command_runs_a_command(monkeypatch, capsys):
         console.main()
     assert end.value.code == 2
     assert "expected the folder of a run" in capsys.readouterr().err
+
+
+def test_packages_of_the_users_own_that_are_in_the_way_are_named(tmp_path):
+    """An editable installation finds our commands inside a package `scripts` of theirs, too."""
+    for name in ("scripts", "envs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    code = f"import scripts; scripts.__path__.append({str(ROOT / 'scripts')!r}); import scripts.common.command"
+    words, env = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(ROOT)}  # after the folder it runs in
+    told = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True).stderr
+    assert f"expected the package 'envs' in {ROOT}; found {tmp_path / 'envs' / '__init__.py'}. Run the command" in told

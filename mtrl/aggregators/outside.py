@@ -43,7 +43,7 @@ def class_in_file(name: str) -> type[Aggregator]:
     sys.modules[module_name] = module  # before it runs: dataclasses and copies look their module up
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
+    except (SyntaxError, ImportError, SystemExit) as error:  # code that was written as a command may want to end it
         raise ValueError(f"aggregator {name!r}: {path} could not be read: {type(error).__name__}: {error}") from error
     own = [key for key, value in vars(module).items() if _is_aggregator(value) and value.__module__ == module_name]
     kind = getattr(module, kind_name, None)

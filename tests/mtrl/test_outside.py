@@ -213,6 +213,7 @@ def test_an_option_without_default_is_asked_for_by_name() -> None:
     [
         ("class Mine(", "could not be read: SyntaxError"),
         ("import nosuchmodule\nclass Mine: pass", "could not be read: ModuleNotFoundError"),
+        ("raise SystemExit(0)", "could not be read: SystemExit"),
         ("from mtrl import GramianAggregator\nclass Mine(GramianAggregator): pass", "Mine lacks weights"),
     ],
 )
