@@ -4,10 +4,9 @@ config.json      every setting               metrics.csv      one row per log po
 protocol.json    how success was measured    evaluations.csv  one row per task and evaluation
 versions.json    software, machine, commit   tensorboard/     the metrics again, as events
 goals.npz        goal vectors per task       checkpoints/     the newest ones, and best.zip
-conflicts.csv    cosine of each pair of tasks' gradients over time, for actor and critic
-actor.safetensors   in place of checkpoints, the trained actor of a run that scripts.share wrote
-result.json      the end of the run, with the table of success
-versions-resumed.json   the same as versions.json, of the newest part of a run that was resumed
+conflicts.csv    cosines of task gradients    result.json      the end of the run, with the table of success
+versions-resumed.json   versions.json of the newest part of a run that was resumed
+actor.safetensors       in place of checkpoints, the actor of a run that scripts.share wrote
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ if TYPE_CHECKING:  # opening a run needs neither torch nor Stable-Baselines3
     from envs.vec_env import TaskVecEnv
 
 Status = Literal["finished", "failed", "unfinished"]
-TRAINED = Path(__file__).parent / "trained"
-"""Runs with the trained actor of each, written by scripts.share, that come with the package."""
+TRAINED = Path(__file__).parent / "trained"  # runs with an actor, written by scripts.share, that come with the package
 _MOST_STEPS = 2**53  # above, floats are no longer exact
 
 
