@@ -97,7 +97,7 @@ COMMANDS = [  # a command line, and what it answers on the way to exit code 2; R
     ("triad --updates 0", "--updates: expected at least 1"),
     ("triad --preset none", "unknown preset 'none'"),
     ("sweep toy --flags=--print-preset", "expected flags that the sweep leaves free; found --print-preset"),
-    ("sweep toy --out thesis.txt", "expected another path; found: [Errno 20] Not a directory"),
+    ("sweep toy --out thesis.txt", "--out: expected a folder that can be made; found: [Errno 20] Not a directory"),
     ("share RUN --to thesis.txt/agent", "expected another path; found: [Errno 20] Not a directory"),
     ("toy2d --steps 0", "--steps: expected at least 1"),
     ("toy2d --aggregators meen", "meen"),
