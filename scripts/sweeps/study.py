@@ -215,6 +215,11 @@ def _open(path: Path, config: TrainConfig, space: Sequence[Dimension]) -> optuna
     asked = json.loads(json.dumps({**asked, "searched": sorted(map(str, space))}))
     url = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
     with study_errors(path, RuntimeError):  # which is of a study of another version
+        tables = sqlalchemy.inspect(sqlalchemy.create_engine(url)).get_table_names()
+        if tables and "studies" not in tables:  # Optuna would put its own beside them
+            raise UsageError(
+                f"expected a study of scripts.tune at {path}; found a database of something else. Choose another --out."
+            )
         storage = optuna.storages.RDBStorage(url)
         study = optuna.create_study(
             storage=storage,

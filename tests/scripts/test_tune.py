@@ -157,6 +157,11 @@ def test_what_is_no_study_of_ours_is_told_and_a_full_disk_is_no_mistake_of_the_u
         other.execute("create table studies(x)")
     with pytest.raises(UsageError, match=r"expected a study of .*study\.db; found: .*no column.*[^.]\. Choose"):
         Search(tmp_path / "study.db", TrainConfig(), [], 1, None, print)
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("create table photos(x)")
+        with pytest.raises(UsageError, match="found a database of something else"):
+            Search(tmp_path / "other.db", TrainConfig(), [], 1, None, print)
+        assert other.execute("select name from sqlite_master").fetchall() == [("photos",)]
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/full.db")
     sqlalchemy.event.listen(storage.engine, "connect", lambda db, _: db.execute("pragma max_page_count = 1"))
     storage.engine.dispose()
