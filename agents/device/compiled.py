@@ -103,16 +103,17 @@ class CompiledGraphs:
             recorder.undo()
         if self.cuda is None:
             return CompiledGraph(recorder, self.aggregators)
+        captured = update
         try:
             graph = CompiledGraph(recorder, self.aggregators)
             self.cuda.warm_up(graph)  # Triton loads its kernels at their first call, which no capture may hold
+            captured = graph
         except Exception as error:
             message = "Updates are captured and not compiled, slower and otherwise the same to rounding"
             warnings.warn(f"{message}: {_in_one_line(error)}", RuntimeWarning, stacklevel=2)
-            return self.cuda.capture(update, generators)
         finally:
             recorder.undo()
-        return self.cuda.capture(graph, generators)
+        return self.cuda.capture(captured, generators)
 
     @contextmanager
     def _weights_outside(self) -> Iterator[None]:

@@ -116,7 +116,6 @@ def greet(address: str) -> None:
         if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
             return
         connection.sendall(GREETING)
-        if (
-            connection.recv(9, socket.MSG_WAITALL)[3:4] != b"\x04"
-        ):  # the header of the settings that a server begins with
+        header = connection.recv(9, socket.MSG_WAITALL)  # of the settings that a server begins with
+        if header[3:4] != b"\x04":
             raise ConnectionError("a program that is not Ray answers")
