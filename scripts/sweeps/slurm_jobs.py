@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from scripts.sweeps.request import SweepConfig
 SAVING = 120  # seconds before the limit of time at which Slurm tells a run to save
 DAY = 24 * 60  # minutes, the limit of time unless --options has another
 LOOK_EVERY = 10.0  # seconds between two looks at the queue
+SILENT = 300.0  # seconds without an answer after which the user is told
 LATE = 30.0  # seconds after which a shared file system shows a new file
 
 
@@ -45,16 +47,30 @@ class Queue:
     """The jobs of this user that wait or run, asked for now and then: Slurm answers for many at the cost of one."""
 
     def __init__(self) -> None:
-        self._asked, self._there = float("-inf"), set[str]()
+        self._there = set[str]()
+        self._asked = self._answered = float("-inf")
+        self._silent = 0.0  # since when there is no answer
+        self._told = False
 
     def has(self, job_id: str, since: float) -> bool:
-        """Whether a job is in the queue; one that was submitted after the last look is."""
+        """Whether a job is in the queue; one submitted after the last look is, and all while Slurm is silent."""
         if time.monotonic() - self._asked > LOOK_EVERY:
-            asked = subprocess.run(["squeue", "--me", "-h", "-o", "%A"], capture_output=True, text=True)
-            if asked.returncode:  # Slurm is busy, or its controller begins anew
-                return True
-            self._asked, self._there = time.monotonic(), set(asked.stdout.split())
-        return job_id in self._there or since > self._asked
+            self._look()
+        return bool(self._silent) or job_id in self._there or since > self._answered
+
+    def _look(self) -> None:
+        asked = subprocess.run(["squeue", "--me", "-h", "-o", "%A"], capture_output=True, text=True)
+        self._asked = time.monotonic()
+        if not asked.returncode:
+            self._there, self._answered, self._silent, self._told = set(asked.stdout.split()), self._asked, 0.0, False
+            return
+        self._silent = self._silent or self._asked  # Slurm is busy, or its controller begins anew
+        if self._asked - self._silent > SILENT and not self._told:
+            self._told = True
+            found = asked.stderr.strip() or f"exit code {asked.returncode}"
+            warnings.warn(
+                f"squeue has not answered for {SILENT / 60:.0f} minutes ({found}); the sweep waits on", stacklevel=2
+            )
 
 
 class SlurmJob:

@@ -146,6 +146,19 @@ def test_a_job_that_is_gone_without_an_answer_is_no_mystery(tmp_path, monkeypatc
         this.poll()
 
 
+def test_a_queue_that_never_answers_is_told_once_and_asked_rarely(tmp_path, monkeypatch):
+    this, called = job(tmp_path, monkeypatch, [])
+    refused = SimpleNamespace(returncode=1, stdout="", stderr="slurm_load_jobs error: no controller\n")
+    monkeypatch.setattr(slurm_jobs.subprocess, "run", lambda words, **_: called.append(words) or refused)
+    with pytest.warns(UserWarning, match="not answered for 5 minutes .*no controller") as told:
+        assert {this.poll() for _ in range(99)} == {None}
+    assert len(told) == 1
+    monkeypatch.setattr(slurm_jobs.time, "monotonic", lambda: 1e6)
+    called.clear()
+    assert [this.poll() for _ in range(9)] == [None] * 9
+    assert len(called) == 1
+
+
 def test_a_job_is_stopped_whether_it_waits_or_runs(tmp_path, monkeypatch):
     this, called = job(tmp_path, monkeypatch, [""])
     this.stop()

@@ -8,7 +8,7 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,9 @@ def numbers(path: Path, columns: int, header: bool = False) -> np.ndarray:
 
     :raises UsageError: if it is another, holds other things, or numbers that are not finite.
     """
-    rows = list(records(path, ",", columns))[header:]
+    rows = list(records(path, ",", columns))
+    if header and rows:
+        require_names(path, rows.pop(0))
     try:
         found = np.array(rows, dtype=np.float64)
     except ValueError as error:
@@ -81,6 +83,15 @@ def numbers(path: Path, columns: int, header: bool = False) -> np.ndarray:
     if not len(found) or not is_finite(found):
         raise UsageError(f"{path}: expected finite numbers; found {'others' if len(found) else 'no rows'}.")
     return found
+
+
+def require_names(path: Path, first: Iterable[str]) -> None:
+    """Raise UsageError unless the first line of a table names its columns: it would be a row that is lost."""
+    try:
+        [float(cell) for cell in first]
+    except ValueError:
+        return
+    raise UsageError(f"{path}: expected a first line with the names of the columns; found numbers. Put one above them.")
 
 
 def is_finite(found: np.ndarray) -> bool:

@@ -193,6 +193,9 @@ def test_files_that_are_cut_off_or_others(tmp_path, mnist_folder):
     (tmp_path / "mnist_5k.csv.gz").write_bytes(whole[:-30])
     with pytest.raises(UsageError, match="expected a whole gzip file; found a damaged one"):
         MultiMNIST(tmp_path)
+    write_yeast(tmp_path, np.zeros((2, 117)), header=",".join(["1.5"] * 117) + "\n")  # its first row would be lost
+    with pytest.raises(UsageError, match="expected a first line with the names of the columns"):
+        Yeast(tmp_path)
     write_yeast(tmp_path, np.zeros((2, 116)))
     with pytest.raises(UsageError, match="expected 117 columns; line 2 has 116"):
         Yeast(tmp_path)

@@ -282,6 +282,10 @@ def test_bad_offers(line, message, tmp_path):
     spoil(tmp_path / "train.csv", f"header\n{line}\n".encode())
     with pytest.raises(UsageError, match=message):
         AliExpress(tmp_path)
+    spoil(tmp_path / "train.csv", f"{line}\n".encode())
+    if line[0] != "a":
+        with pytest.raises(UsageError, match="expected a first line with the names of the columns"):
+            AliExpress(tmp_path)
     spoil(tmp_path / "train.csv", b"header\n")
     with pytest.raises(UsageError, match="expected offers; found no rows"):
         AliExpress(tmp_path)

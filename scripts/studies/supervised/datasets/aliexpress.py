@@ -14,7 +14,7 @@ from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.encoders import Mixed, mixed
 from scripts.studies.supervised.losses import binary
 from scripts.studies.supervised.metrics import AreaUnderCurve
-from scripts.studies.supervised.reading import first_of, is_finite
+from scripts.studies.supervised.reading import first_of, is_finite, require_names
 
 NAMES, NUMBERS, LABELS = 16, 63, 2
 COLUMNS = 1 + NAMES + NUMBERS + LABELS  # the first is the number of the search
@@ -51,7 +51,7 @@ def _offers(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Names (rows, 16) as int32, numbers (rows, 63) and labels (rows, 2) as float32."""
     blocks = []
     with path.open(errors="replace") as file:
-        next(file, "")
+        require_names(path, next(file, "no rows").split(","))
         while lines := list(islice(file, BLOCK)):
             try:
                 block = np.loadtxt(lines, delimiter=",", comments=None, ndmin=2)
