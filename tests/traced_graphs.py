@@ -35,12 +35,8 @@ class TracedGraphs:
 
     def __init__(self, *host):
         self.host = host
-        self.warm_ups, self.captures, self.replays = 0, 0, 0
+        self.captures, self.replays = 0, 0
         self.broken = 0
-
-    def warm_up(self, update):
-        self.warm_ups += 1
-        update()
 
     def capture(self, update, generators):
         self.captures += 1

@@ -52,18 +52,22 @@ class CapturedUpdates:
                 stacklevel=2,
             )
         self._held: list[Any] = []
+        self._begun = False  # an update of all networks was made
         # the fused kernel on CUDA reads a learning rate that is a tensor in float32
         dtype = torch.float32 if device.type == "cuda" else torch.float64
         self._learning_rate = torch.zeros((), dtype=dtype, device=device)
 
     def __call__(self, batch_size: int, turn: Turn) -> None:
         """One update with `batch_size` rows per task."""
-        exchanged = not self._still_held()
-        if exchanged:
+        update, state = partial(self.update, batch_size, turn), self._state()
+        if not self._begun and any(each is None for each in state):  # a resumed run has its moments
+            update()
+            self._begun = turn.actor
+            return
+        if len(state) != len(self._held) or any(a is not b for a, b in zip(state, self._held, strict=True)):
             self.replays.forget()
-        self.replays.run((batch_size, turn), partial(self.update, batch_size, turn), self._generators())
-        if exchanged:
-            self._held = self._state()
+            self._held = state
+        self.replays.run((batch_size, turn), update, self._generators())
 
     def holds(self, method: mtrl.Aggregator) -> bool:
         """Whether a graph can hold the method."""
@@ -81,7 +85,10 @@ class CapturedUpdates:
         return [self.update.buffer.generator, *(g for g in own if isinstance(g, torch.Generator))]
 
     def _state(self) -> list[Any]:
-        """Return what loading, or `reset` of an aggregator, exchanges for new tensors: a graph would use the old."""
+        """Return what loading, or `reset` of an aggregator, exchanges for new tensors: a graph would use the old.
+
+        None stands for what the first update of a network makes: in a capture, each replay would make it anew.
+        """
         update = self.update.update
         first: list[dict[str, Any]] = [
             next(iter(optimizer.state.values()), {}) for optimizer in update.all_optimizers()
@@ -90,7 +97,3 @@ class CapturedUpdates:
         moments = [moment.get("exp_avg") for moment in first]
         logged = self.update.metrics.latest.get("critic_loss")
         return [self.update.buffer.rows, *self._generators(), *buffers, *moments, logged]
-
-    def _still_held(self) -> bool:
-        state = self._state()
-        return len(state) == len(self._held) and all(a is b for a, b in zip(state, self._held, strict=True))

@@ -32,7 +32,6 @@ import mtrl
 from agents.device.captured import CapturedUpdates
 from agents.device.graphs import CudaGraphs, Graph, Graphs, Update
 from agents.learning.rounds import NotedUpdate
-from agents.learning.update import Turn
 
 _methods: list[mtrl.Aggregator] = []  # whose weights the running graph asks for, by their number; none while recording
 
@@ -61,13 +60,6 @@ class CompiledUpdates(CapturedUpdates):
         super().__init__(update, CompiledGraphs(tuple(update.update.aggregators.values()), self._cuda), warm_up=0)
         self.graphs = self._cuda or self.graphs  # for others, whose work is not compiled
 
-    def __call__(self, batch_size: int, turn: Turn) -> None:
-        """One update with `batch_size` rows per task."""
-        if any(each is None for each in self._state()):  # not by the count of calls: a resumed run has its moments
-            self.update(batch_size, turn)
-        else:
-            super().__call__(batch_size, turn)
-
     def holds(self, method: mtrl.Aggregator) -> bool:
         """On a CPU also any method that needs the Gramian alone, as its weights are computed outside."""
         outside = isinstance(method, mtrl.GramianAggregator) and not method.looks_back and self._cuda is None
@@ -84,36 +76,32 @@ class CompiledGraphs:
     def __init__(self, aggregators: Sequence[mtrl.Aggregator], cuda: Graphs | None = None):
         self.aggregators, self.cuda = aggregators, cuda
 
-    def warm_up(self, update: Update) -> None:
-        """Run an update."""
-        update()
-
     def capture(self, update: Update, generators: Sequence[torch.Generator]) -> Graph:
         """Trace an update, leave no trace of it, and compile it.
 
         :raises RuntimeError: if that cannot be, whatever the reason.
         """
         recorder = _Recorder([torch.default_generator, *_device_generators(), *generators])
+        best, failed = update, ""
         try:
             with nullcontext() if self.cuda else self._weights_outside(), recorder:
                 update()
-        except Exception as error:  # an operation that a graph cannot hold, whichever it is
-            raise RuntimeError(_in_one_line(error)) from error
-        finally:
-            recorder.undo()
-        if self.cuda is None:
-            return CompiledGraph(recorder, self.aggregators)
-        captured = update
-        try:
             graph = CompiledGraph(recorder, self.aggregators)
-            self.cuda.warm_up(graph)  # Triton loads its kernels at their first call, which no capture may hold
-            captured = graph
-        except Exception as error:
-            message = "Updates are captured and not compiled, slower and otherwise the same to rounding"
-            warnings.warn(f"{message}: {_in_one_line(error)}", RuntimeWarning, stacklevel=2)
+            if self.cuda is None:
+                return graph
+            graph()  # Triton loads its kernels at their first call, which no capture may hold
+            best = graph
+        except Exception as error:  # an operation that a graph cannot hold, no compiler ...: whatever it is
+            failed = _in_one_line(error)
+            if self.cuda is None:
+                raise RuntimeError(failed) from error
         finally:
             recorder.undo()
-        return self.cuda.capture(captured, generators)
+        captured = self.cuda.capture(best, generators)
+        if failed:
+            message = "Updates are captured and not compiled, slower and otherwise the same to rounding"
+            warnings.warn(f"{message}: {failed}", RuntimeWarning, stacklevel=2)
+        return captured
 
     @contextmanager
     def _weights_outside(self) -> Iterator[None]:
@@ -129,19 +117,13 @@ class CompiledGraphs:
 
 
 class CompiledGraph:
-    """A traced update, compiled: a call runs it.
-
-    :raises RuntimeError: if Inductor or the C++ compiler fail.
-    """
+    """A traced update, compiled: a call runs it."""
 
     stale = False
 
     def __init__(self, recorded: _Recorder, aggregators: Sequence[mtrl.Aggregator]):
         self._draws, self._tensors, self._aggregators = recorded.draws, recorded.inputs, aggregators
-        try:
-            self._run = compiled(recorded.module(), self._tensors)
-        except Exception as error:  # no compiler, an operation that Inductor does not know ...: whatever it is
-            raise RuntimeError(_in_one_line(error)) from error
+        self._run = compiled(recorded.module(), self._tensors)
 
     @torch.no_grad()
     def __call__(self) -> None:
@@ -162,14 +144,17 @@ def compiled(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     from torch._inductor.compile_fx import compile_fx
 
     # no processes that would outlive a signal; reordered loops fail on CUDA in torch 2.11, an assertion of Inductor's
-    with config.patch(compile_threads=1, loop_ordering_after_fusion=False), warnings.catch_warnings():
+    settings: dict[str, Any] = {"compile_threads": 1, "loop_ordering_after_fusion": False}
+    if hasattr(config, "deterministic"):  # sums on CUDA whose order no timing decides; torch 2.8 has no such setting
+        settings["deterministic"] = True
+    with config.patch(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "TensorFloat32")  # the precision is chosen
         run: Any = compile_fx(graph, inputs)
     return run
 
 
 def _device_generators() -> list[torch.Generator]:
-    return [torch.cuda.default_generators[torch.cuda.current_device()]] if torch.cuda.is_initialized() else []
+    return list(torch.cuda.default_generators) if torch.cuda.is_initialized() else []
 
 
 def _in_one_line(error: Exception) -> str:

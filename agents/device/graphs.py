@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Protocol, runtime_checkable
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -30,14 +31,26 @@ class Graph(Protocol):
 class Graphs(Protocol):
     """What captures: CUDA, or a stand-in for it in tests."""
 
-    def warm_up(self, update: Update) -> None:
-        """Run an update that comes before a capture."""
-
     def capture(self, update: Update, generators: Sequence[torch.Generator]) -> Graph:
         """Record the update without running it.
 
         :raises RuntimeError: if that cannot be; then nothing was run, and all graphs from before are stale.
         """
+
+
+class _Place:
+    """Where graphs of a device lie, as long as one of them lives: a pool of memory, and the stream of their captures.
+
+    All agents of a process share it: torch gives few streams, in turns, and the memory that cuBLAS works in is one per
+    stream, lies in the pool of whoever captured first, and is let go with *any* graph of that stream (from torch 2.12
+    on), though others use it still. Nothing that outlives a replay lies in the pool, and replays follow each other.
+    """
+
+    def __init__(self) -> None:
+        self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+
+
+_places: WeakValueDictionary[int, _Place] = WeakValueDictionary()  # torch takes no graph into a pool that lost its last
 
 
 class CudaGraph:
@@ -49,8 +62,8 @@ class CudaGraph:
 
     broken: int = 0  # captures, of all in this process, which share the device's default generator
 
-    def __init__(self, graph: torch.cuda.CUDAGraph):
-        self._graph, self._broken = graph, CudaGraph.broken
+    def __init__(self, graph: torch.cuda.CUDAGraph, place: _Place):
+        self._graph, self._place, self._broken = graph, place, CudaGraph.broken
 
     @property
     def stale(self) -> bool:
@@ -63,49 +76,36 @@ class CudaGraph:
 
 
 class CudaGraphs:
-    """Graphs of a CUDA device. They share one pool of memory: nothing that outlives a replay lies in it."""
+    """Graphs of a CUDA device."""
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream(device)  # of the captures
-
-    def warm_up(self, update: Update) -> None:
-        """On a side stream, as captures are."""
-        with torch.cuda.device(self.device):
-            side, present = torch.cuda.Stream(), torch.cuda.current_stream()
-            side.wait_stream(present)
-            with torch.cuda.stream(side):
-                update()
-            present.wait_stream(side)
 
     def capture(self, update: Update, generators: Sequence[torch.Generator]) -> CudaGraph:
         """Record the update; the device's own generator is known to every graph."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self.device):
-            present = torch.cuda.current_stream()
+            device, present = torch.cuda.current_device(), torch.cuda.current_stream()
+            place = _places.get(device) or _places.setdefault(device, _Place())
             try:
                 for generator in generators:
                     graph.register_generator_state(generator)
-                with torch.cuda.graph(graph, pool=self.pool, stream=self._stream):
+                with torch.cuda.graph(graph, pool=place.pool, stream=place.stream):
                     update()
                 # torch sets the generators' offsets to 0 on the stream of the capture, the first replay on this one to
                 # what they are: in the other order, on a busy device, it would draw the wrong numbers
-                present.wait_stream(self._stream)
+                present.wait_stream(place.stream)
             except RuntimeError:
                 # a capture that breaks off leaves its stream the current one, the pool open, and generators that wait
                 torch.cuda.set_stream(present)
-                self._leave_pool()
-                for generator in (torch.cuda.default_generators[torch.cuda.current_device()], *generators):
+                with suppress(RuntimeError):  # if it broke off before the pool was open
+                    torch._C._cuda_endAllocateToPool(device, place.pool)
+                del _places[device]
+                for generator in (torch.cuda.default_generators[device], *generators):
                     generator.graphsafe_set_state(generator.clone_state())
                 CudaGraph.broken += 1
                 raise
-        return CudaGraph(graph)
-
-    def _leave_pool(self) -> None:
-        with suppress(RuntimeError):  # if it broke off before the pool was open
-            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self.pool)
-        self.pool = torch.cuda.graph_pool_handle()
+        return CudaGraph(graph, place)
 
 
 class Replays:
@@ -126,15 +126,14 @@ class Replays:
 
         :param generators: that it draws from, beside the device's own.
         """
-        if self.refused:
-            update()
-        elif self._warm < self.warm_up:
+        if self.refused or self._warm < self.warm_up:
             self._warm += 1
-            self.graphs.warm_up(update)
-        elif key in self._captured and not self._captured[key].stale:
-            self._captured[key]()
-        else:
+            update()
+            return
+        if key not in self._captured or self._captured[key].stale:
             self._capture(key, update, generators)
+        # not where the error is caught, which holds on to all memory of the capture that broke off
+        self._captured.get(key, update)()
 
     def forget(self) -> None:
         """Begin with eager runs again: what the graphs read or wrote is not in use any more."""
@@ -149,6 +148,3 @@ class Replays:
             self._captured.clear()
             message = f"{self.what} cannot be captured and runs eagerly from now on, slower and otherwise the same"
             warnings.warn(f"{message}: {error}", RuntimeWarning, stacklevel=2)
-            update()
-        else:
-            self._captured[key]()

@@ -17,6 +17,7 @@ import torch
 from gymnasium.spaces import Box
 
 from agents import MTSAC, keep_freed_memory
+from agents.device.graphs import WARM_UP
 from envs import from_gymnasium
 from envs.meta_world.suites import task_names
 from mtrl import make_aggregator
@@ -88,7 +89,7 @@ class Size:
             compile=compile,
         )
         agent.learn(200 * self.num_tasks)
-        agent.train(3, self.batch_size)
+        agent.train(1 + WARM_UP, self.batch_size)
         return agent
 
 

@@ -133,20 +133,30 @@ def test_what_was_compiled_is_captured_on_cuda(traced, aggregator):
     agent, graphs = toy_agent(**SETTINGS, **settings), TracedGraphs()
     agent.captured = agent.rounds._replay = compiled.CompiledUpdates(agent.rounds._update, graphs)
     agent.learn(2 * STEPS)
-    assert len(traced) == graphs.warm_ups == graphs.captures == 2
+    assert len(traced) == graphs.captures == 2
     assert graphs.replays == 2 * (STEPS - 20) - 1
     assert_close(eager, state_of(agent))
 
 
-def test_a_compiler_that_fails_on_cuda_leaves_captured_updates(monkeypatch):
+class DrawsOtherwise(mtrl.PCGrad):
+    capturable = True
+
+    def weights(self, gramian, losses):
+        return super().weights(gramian, losses) * (1 + torch.bernoulli(torch.full((2,), 0.5), generator=self.generator))
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [(mtrl.PCGrad, "OSError: no Triton$"), (DrawsOtherwise, "random numbers of aten.bernoulli")]
+)
+def test_what_cannot_be_compiled_on_cuda_is_captured(monkeypatch, kind, told):
     def fails(graph, inputs):
         raise OSError("no Triton")
 
     monkeypatch.setattr(compiled, "compiled", fails)
-    eager = eagerly(STEPS, log_conflicts=0)
-    agent, graphs = toy_agent(**SETTINGS), TracedGraphs()
+    eager = eagerly(STEPS, log_conflicts=0, aggregator=kind())
+    agent, graphs = toy_agent(aggregator=kind(), **SETTINGS), TracedGraphs()
     agent.captured = agent.rounds._replay = compiled.CompiledUpdates(agent.rounds._update, graphs)
-    with pytest.warns(RuntimeWarning, match="captured and not compiled.*no Triton"):
+    with pytest.warns(RuntimeWarning, match=f"captured and not compiled.*{told}"):
         agent.learn(2 * STEPS)
     assert graphs.replays == 2 * (STEPS - 20) - 1
     assert_same_tensors(eager, state_of(agent))
@@ -163,6 +173,22 @@ def test_compiled_equals_eager_on_cuda(aggregator):
     assert not agent.captured.replays.refused
     for ours, theirs in zip(agents[1].policy.parameters(), agents[0].policy.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_tracing_leaves_no_trace_in_the_generator_of_any_device(traced, monkeypatch):
+    generators = [torch.Generator(), torch.Generator()]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "default_generators", generators)
+    before = generators[1].get_state()
+    compiled.CompiledGraphs([]).capture(lambda: torch.randn(3, generator=generators[1]), [])
+    assert torch.equal(generators[1].get_state(), before)
+
+
+def test_no_timing_decides_in_which_order_is_summed(monkeypatch):
+    asked = []
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", lambda *_: asked.append(config.deterministic))
+    compiled.compiled(torch.fx.GraphModule({}, torch.fx.Graph()), [])
+    assert asked == [True]
 
 
 def test_what_does_not_go_with_it_is_refused():

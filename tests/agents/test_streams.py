@@ -1,6 +1,7 @@
 """What CUDA does in an order of its own, acted out: two streams are ordered by nothing but what waits for what."""
 
 import contextlib
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -26,17 +27,26 @@ class Stream:
             self.queue[self.done - 1]()
 
 
+class Graph:
+    def __init__(self, replay):
+        self.replay = replay
+
+
 class Device:
     """Takes the place of `torch.cuda`: graphs that draw, from where the offset of their generator is on the device."""
 
     def __init__(self):
-        self.present, self.offset, self.offset_there, self.drawn = Stream(), 0, None, []
-        self.pools, self.open = 0, set()
+        self.present, self.streams, self.offset, self.offset_there, self.drawn = Stream(), [], 0, None, []
+        self.pools, self.open, self.uses = 0, set(), {}
         generator = SimpleNamespace(clone_state=lambda: None, graphsafe_set_state=lambda state: None)
-        self.default_generators, self.Stream = [generator], Stream
-        self.CUDAGraph = lambda: SimpleNamespace(replay=self.replay)
+        self.default_generators = [generator]
+        self.CUDAGraph = lambda: Graph(self.replay)
         self.device = self.stream = lambda _: contextlib.nullcontext()
         self.set_stream, self.current_device, self.current_stream = lambda _: None, lambda: 0, lambda: self.present
+
+    def Stream(self):
+        self.streams.append(Stream())
+        return self.streams[-1]
 
     def graph_pool_handle(self):
         self.pools += 1
@@ -47,12 +57,19 @@ class Device:
 
     @contextlib.contextmanager
     def graph(self, graph, pool, stream):
-        """As torch's: an update that breaks off leaves the pool open."""
+        """As torch's: an update that breaks off leaves the pool open; one whose last graph is gone takes no other."""
         assert pool not in self.open, "already recording to this pool"
+        if self.uses.get(pool) == 0:
+            raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED")
+        self.uses[pool] = self.uses.get(pool, 0) + 1
         self.open.add(pool)
         stream.queue.append(lambda: self.set_offset(0))
         yield
         self.open.remove(pool)
+        weakref.finalize(graph, self.release, pool)
+
+    def release(self, pool):
+        self.uses[pool] -= 1
 
     def replay(self):
         offset, self.offset = self.offset, self.offset + 4
@@ -77,17 +94,48 @@ def test_a_first_replay_draws_where_the_generator_is_however_late_the_capture_en
     for _ in range(3):
         acting.run("sample", lambda: None)
     device.present.run(late)
-    acting.graphs._stream.run()
+    device.streams[0].run()
     device.present.run()
     assert device.drawn == [8, 12, 16]
 
 
-def test_a_capture_that_breaks_off_leaves_room_for_another(device):
-    def breaks_off():
-        raise RuntimeError("operation not permitted when stream is capturing")
+def breaks_off():
+    raise RuntimeError("operation not permitted when stream is capturing")
 
+
+def test_a_capture_that_breaks_off_leaves_room_for_another(device):
     graphs = CudaGraphs(torch.device("cpu"))
     with pytest.raises(RuntimeError, match="not permitted"):
         graphs.capture(breaks_off, [])
     assert not device.open
     graphs.capture(lambda: None, [])
+    assert device.pools == len(device.streams) == 2
+
+
+def test_graphs_that_are_forgotten_leave_room_for_others(device):
+    """torch gives a pool up with the last graph in it, whoever of the process captured that."""
+    one, other = (Replays(CudaGraphs(torch.device("cpu")), "Acting", warm_up=0) for _ in range(2))
+    for places, forgotten in ((1, [one]), (1, [other]), (1, [one, other]), (2, [])):
+        one.run("sample", lambda: None)
+        other.run("sample", lambda: None)
+        assert device.pools == len(device.streams) == places
+        for replays in forgotten:
+            replays.forget()
+    assert [one.refused, other.refused] == [False, False]
+
+
+def test_what_a_capture_that_broke_off_took_is_free_when_the_update_runs_eagerly(device):
+    """It is needed: it may have broken off for want of memory."""
+    taken, free = [], []
+
+    def update():
+        free.append(all(each() is None for each in taken))
+        memory = torch.zeros(9)
+        taken.append(weakref.ref(memory))
+        if device.open:
+            breaks_off()
+
+    acting = Replays(CudaGraphs(torch.device("cpu")), "Acting", warm_up=0)
+    with pytest.warns(RuntimeWarning, match="not permitted"):
+        acting.run("sample", update)
+    assert free == [True, True]
