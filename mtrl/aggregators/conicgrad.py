@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import GramianAggregator, Reduction
-from mtrl.aggregators.shared import check_tasks, in_range, length, on_scale
+from mtrl.aggregators.shared import begin, in_range, length, on_scale
 from mtrl.diagnostics import gradient_norms
 
 
@@ -50,9 +50,7 @@ class ConicGrad(GramianAggregator):
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
         """Return the direction for the present weights, then adapt them by one step."""
-        if not len(self.logits):
-            self.reset(len(gramian), 0)
-        check_tasks(len(self.logits), len(gramian), self)
+        begin(self, len(self.logits), len(gramian))
         d = self.in_cone(gramian, self.logits.softmax(0))
         step = self.rate * (gramian @ d) / (gradient_norms(gramian).amax() * length(gramian, d))
         self.logits.copy_(torch.where(step.isfinite().all(), (self.logits - step).log_softmax(0), self.logits))

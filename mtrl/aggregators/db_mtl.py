@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Aggregator, Reduction
-from mtrl.aggregators.shared import check_tasks, in_range, on_scale, with_length
+from mtrl.aggregators.shared import begin, in_range, on_scale, with_length
 from mtrl.diagnostics import gradient_norms
 from mtrl.rows import Rows
 
@@ -60,9 +60,7 @@ class DBMTL(Aggregator):
         self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " params"]:
         """Average, then combine at equal lengths; a row with NaN or infinity is not remembered."""
-        if not len(self.averages):
-            self.reset(*jacobian.shape)
-        check_tasks(len(self.averages), len(jacobian), self)
+        begin(self, len(self.averages), *jacobian.shape)
         kept = (self.beta / (self.updates + 1).double() ** self.decay).to(jacobian.dtype)
         sizes = torch.where(losses < 0, torch.nan, losses.to(jacobian.dtype)).clamp(min=SMALLEST)
         newer = torch.lerp(jacobian / sizes[:, None], self.averages.to(jacobian.dtype), kept)

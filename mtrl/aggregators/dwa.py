@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import check_tasks, in_range, on_scale, whole_in_range
+from mtrl.aggregators.shared import begin, in_range, on_scale, whole_in_range
 from mtrl.aggregators.weighting import Weighting
 
 
@@ -46,9 +46,7 @@ class DWA(Weighting):
 
     def weights(self, losses: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
         """Return the present weights, then count the losses in."""
-        if not self.averages.shape[1]:
-            self.reset(len(losses), 0)
-        check_tasks(self.averages.shape[1], len(losses), self)
+        begin(self, self.averages.shape[1], len(losses))
         values = self.seen(losses)
         before, last, total = self.averages
         ratios = torch.where(before.isnan(), 1.0, last / before)

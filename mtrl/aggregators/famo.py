@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import LossAggregator, Reduction
-from mtrl.aggregators.shared import check_tasks, in_range, on_scale
+from mtrl.aggregators.shared import begin, check_tasks, in_range, on_scale
 
 SMALLEST = 1e-8  # of a loss, as in the authors' code: log 0 has no value
 
@@ -53,9 +53,7 @@ class FAMO(LossAggregator):
 
     def weights(self, losses: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
         """z_i / loss_i, scaled to sum 1."""
-        if not len(self.logits):
-            self.reset(len(losses), 0)
-        check_tasks(len(self.logits), len(losses), self)
+        begin(self, len(self.logits), len(losses))
         self.before.copy_(losses.detach())
         self._see(self.before)
         weights = self.logits.softmax(0) / self._shifted(self.before)

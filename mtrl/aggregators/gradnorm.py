@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import GramianAggregator, Reduction
-from mtrl.aggregators.shared import check_tasks, in_range, on_scale
+from mtrl.aggregators.shared import begin, in_range, on_scale
 from mtrl.diagnostics import gradient_norms
 
 
@@ -54,9 +54,7 @@ class GradNorm(GramianAggregator):
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
         """Return the present weights, then adapt them by one step."""
-        if not len(self.log_weights):
-            self.reset(len(gramian), 0)
-        check_tasks(len(self.log_weights), len(gramian), self)
+        begin(self, len(self.log_weights), len(gramian))
         shares = self.log_weights.softmax(0)
         self.learn(shares * gradient_norms(gramian), losses.detach().double())
         return on_scale(shares, self.reduction)

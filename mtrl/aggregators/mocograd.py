@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import Ordered, check_tasks, in_range
+from mtrl.aggregators.shared import Ordered, begin, in_range
 from mtrl.rows import Rows
 
 
@@ -59,9 +59,7 @@ class MoCoGrad(Ordered):
         self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " params"]:
         """Everything is a combination of the 2T rows [g; m]: only their inner products enter the loop."""
-        if not len(self.momenta):
-            self.reset(*jacobian.shape)
-        check_tasks(len(self.momenta), len(jacobian), self)
+        begin(self, len(self.momenta), *jacobian.shape)
         with torch.no_grad():
             newer = torch.lerp(self.momenta, jacobian.to(self.momenta.dtype), 1 - self.momentum)
         gramian, rows = Rows([torch.cat([jacobian, newer.to(jacobian.dtype)])]).measured()

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import SolverAggregator, check_tasks, on_scale, whole_in_range, with_length_of_mean
+from mtrl.aggregators.shared import SolverAggregator, begin, on_scale, whole_in_range, with_length_of_mean
 from mtrl.solvers import bargaining_weights
 
 
@@ -46,9 +46,7 @@ class NashMTL(SolverAggregator):
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " tasks"]:
         """Return the bargaining solution, present or kept, at the length of the mean."""
-        if not len(self.solution):
-            self.reset(len(gramian), 0)
-        check_tasks(len(self.solution), len(gramian), self)
+        begin(self, len(self.solution), len(gramian))
         if self.calls % self.every == 0:
             solution, residual = bargaining_weights(gramian)
             # one that is not finite is not kept; without an earlier one the calls until the next follow the mean

@@ -160,3 +160,14 @@ def check_tasks(expected: int, num_tasks: int, method: Aggregator) -> None:
             f"{type(method).__name__} was reset for {expected} tasks and found {num_tasks}: "
             "its state belongs to those tasks. Call reset(num_tasks, num_params) to start over"
         )
+
+
+def begin(method: Aggregator, known: int, num_tasks: int, num_params: int = 0) -> None:
+    """Reset a method at its first call; at later ones refuse another number of tasks than that of its state.
+
+    :param known: for how many tasks it has a state; 0: it has none yet.
+    """
+    if known:
+        check_tasks(known, num_tasks, method)
+    else:
+        method.reset(num_tasks, num_params)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import check_tasks, in_range, on_scale
+from mtrl.aggregators.shared import begin, in_range, on_scale
 from mtrl.aggregators.weighting import Weighting
 
 
@@ -40,9 +40,7 @@ class STCH(Weighting):
 
     def weights(self, losses: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
         """Return the softmax of the relative losses over mu, each divided by its first loss."""
-        if not len(self.first_losses):
-            self.reset(len(losses), 0)
-        check_tasks(len(self.first_losses), len(losses), self)
+        begin(self, len(self.first_losses), len(losses))
         values = self.seen(losses)
         sound = self.first_losses.isnan() & values.isfinite()
         self.first_losses.copy_(torch.where(sound, values, self.first_losses))

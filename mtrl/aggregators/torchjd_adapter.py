@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mtrl.aggregators.base import Aggregator, Reduction
-from mtrl.aggregators.shared import check_tasks
+from mtrl.aggregators.shared import begin
 
 GIVEN = ("n_tasks",)  # what the adapter knows itself
 NARROW = (1e-15, 1e15)  # largest entries of a Jacobian that TorchJD may square and sum in float32
@@ -58,9 +58,7 @@ class TorchJDAggregator(Aggregator):
         self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " params"]:
         """TorchJD's answer, on our scale."""
-        if not self.num_tasks:
-            self.reset(*jacobian.shape)
-        check_tasks(self.num_tasks, len(jacobian), self)
+        begin(self, self.num_tasks, *jacobian.shape)
         largest = jacobian.abs().amax()  # TorchJD waits for the device in any case
         if not largest.isfinite():  # some of its solvers raise
             return jacobian.new_full(jacobian.shape[1:], torch.nan)
@@ -89,9 +87,7 @@ class TorchJDAggregator(Aggregator):
             return
         if "sizes" in state:
             num_tasks, num_params = state["sizes"].tolist()
-            if not self.num_tasks:
-                self.reset(num_tasks, num_params)
-            check_tasks(self.num_tasks, num_tasks, self)
+            begin(self, self.num_tasks, num_tasks, num_params)
         self.dtype = state["dtype"].dtype
         # one call, so that TorchJD builds what it builds late
         self._ask(self.inner, torch.eye(self.num_tasks, self.num_params, dtype=self.dtype))

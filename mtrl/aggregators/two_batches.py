@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import GramianAggregator, Reduction
-from mtrl.aggregators.shared import check_tasks, on_scale
+from mtrl.aggregators.shared import begin, on_scale
 from mtrl.diagnostics import gradient_norms
 
 
@@ -35,9 +35,7 @@ class TwoBatches(GramianAggregator):
     def products(self, gramian: Float[Tensor, "rows rows"]) -> Float[Tensor, "tasks tasks"]:
         """Products of the first batch's gradients with the last one's, over the squared mean length."""
         num_tasks = len(gramian) // self.batches
-        if not len(self.learned):
-            self.reset(num_tasks, 0)
-        check_tasks(len(self.learned), num_tasks, self)
+        begin(self, len(self.learned), num_tasks)
         norms = gradient_norms(gramian).view(num_tasks, self.batches)
         size2 = (norms[:, 0] * norms[:, -1]).sqrt().mean().square()
         across = gramian.view(num_tasks, self.batches, num_tasks, self.batches)[:, 0, :, -1]

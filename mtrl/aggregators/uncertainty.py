@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import check_tasks, in_range, on_scale
+from mtrl.aggregators.shared import begin, in_range, on_scale
 from mtrl.aggregators.weighting import Weighting
 
 
@@ -42,9 +42,7 @@ class Uncertainty(Weighting):
 
     def weights(self, losses: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
         """Return the present weights, then take a step towards s_i = log L_i."""
-        if not len(self.log_variances):
-            self.reset(len(losses), 0)
-        check_tasks(len(self.log_variances), len(losses), self)
+        begin(self, len(self.log_variances), len(losses))
         values = self.seen(losses)
         weights = on_scale((-self.log_variances).softmax(0), self.reduction)
         step = self.rate * ((values.log() - self.log_variances) / 2).tanh()
