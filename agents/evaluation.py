@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.environment import envs_per_task, task_names
+
 
 class Evaluation(NamedTuple):
     """Outcomes of E episodes of each of T tasks, arrays (T, E). Success is NaN where a task does not report it."""
@@ -58,8 +60,8 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
     if not hasattr(agent, "predict"):
         raise ValueError(f"Expected an agent, with a method predict; found {type(agent).__name__}.")
     copies = _shared_out(env)
-    columns, num_tasks = env.num_envs, env.num_envs // copies
-    names = tuple(getattr(env, "task_names", (f"task-{i}" for i in range(num_tasks))))
+    columns, names = env.num_envs, task_names(env)
+    num_tasks = len(names)
     if len(built_for := getattr(agent, "task_names", names)) != num_tasks:
         raise ValueError(f"This agent was built for the tasks {built_for}, the environment has {names}.")
     outcomes: list[list[tuple[float, ...]]] = [[] for _ in range(columns)]
@@ -94,7 +96,7 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
 
 def _shared_out(env: VecEnv) -> int:
     """Share each task's goals out among its environments; return how many these are."""
-    copies, staggered = getattr(env, "envs_per_task", 1), getattr(env, "staggered", False)
+    copies, staggered = envs_per_task(env), getattr(env, "staggered", False)
     if staggered or (copies > 1 and not env.has_attr("goal_stride")):
         raise ValueError(
             f"Expected one environment per task, or tasks with goals to share out, and whole episodes; found "

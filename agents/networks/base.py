@@ -55,6 +55,7 @@ class Torso(nn.Module):
 
     sets_back: ClassVar[bool] = False  # it has a `set_back`, so that single tasks can begin anew
     takes_task: ClassVar[bool] = False  # its features come without the task, which it gets from `task` alone
+    residual: ClassVar[bool] = False  # its depth counts blocks of two layers, with LayerNorm
     out_features: int
 
     def forward(
@@ -79,7 +80,7 @@ class Torso(nn.Module):
     @classmethod
     def as_mlp(cls, depth: int) -> dict[str, Any]:
         """`depth` and `layer_norm` of the plain layers that come nearest, for what knows no others: plain SAC."""
-        return {}
+        return {"depth": 1 + 2 * depth, "layer_norm": True} if cls.residual else {}
 
 
 class Stack(nn.Sequential, Torso):

@@ -93,8 +93,7 @@ class TaskEmbedding(Conditioning):
 
     def __init__(self, plain: int, num_tasks: int, num_members: int | None, embedding_size: int = 32):
         super().__init__(plain, num_tasks, num_members)
-        members = () if num_members is None else (num_members,)
-        self.table = nn.Parameter(torch.randn(*members, num_tasks, embedding_size))
+        self.table = nn.Parameter(torch.randn(*self.inputs.members, num_tasks, embedding_size))
         self.inputs = Inputs(plain + embedding_size, num_tasks, num_members)
 
     def forward(self, observations: Tensor, *others: Tensor) -> Tensor:

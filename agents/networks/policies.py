@@ -148,25 +148,14 @@ class MultiTaskPolicy(BasePolicy):
 
 
 class DeterministicPolicy(MultiTaskPolicy):
-    """Actor, critics, and a slow copy of each: the targets.
-
-    :param options: as for `MultiTaskPolicy`.
-    """
+    """Actor, critics, and a slow copy of each: the targets. Its arguments are those of `MultiTaskPolicy`."""
 
     actor_class: ClassVar[type[Actor]] = DeterministicActor
     actor: DeterministicActor
     actor_target: DeterministicActor
 
-    def __init__(
-        self,
-        observation_space: spaces.Box,
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        num_tasks: int,
-        optimizer_kwargs: dict[str, Any] | None = None,
-        **options: Any,
-    ):
-        super().__init__(observation_space, action_space, lr_schedule, num_tasks, optimizer_kwargs, **options)
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
         target = self.make_actor(self.actor_form)
         target.load_state_dict(self.actor.state_dict())
         target.precision = self.actor.precision

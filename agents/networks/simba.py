@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from torch import nn
 
@@ -21,6 +20,7 @@ class SimBa(Stack):
     :param depth: blocks. In the paper 1 and 2.
     """
 
+    residual = True
     EXPANSION = 4
 
     def __init__(self, inputs: Inputs, width: int, depth: int):
@@ -37,8 +37,3 @@ class SimBa(Stack):
         )
         super().__init__(first, *blocks, inputs.layer_norm(width))
         self.out_features = width
-
-    @classmethod
-    def as_mlp(cls, depth: int) -> dict[str, Any]:
-        """As many layers."""
-        return {"depth": 1 + 2 * depth, "layer_norm": True}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +84,7 @@ class SimbaV2(Torso):
     :param depth: blocks. In the paper 1 and 2.
     """
 
+    residual = True
     SHIFT = 3.0  # a constant column, so that the length of the features is not lost
 
     def __init__(self, inputs: Inputs, width: int, depth: int):
@@ -98,8 +98,3 @@ class SimbaV2(Torso):
         """Rows of unit length."""
         x = F.normalize(F.pad(features, (0, 1), value=self.SHIFT), dim=-1)
         return self.blocks(F.normalize(self.scaler(self.first(x)), dim=-1))
-
-    @classmethod
-    def as_mlp(cls, depth: int) -> dict[str, Any]:
-        """As many layers."""
-        return {"depth": 1 + 2 * depth, "layer_norm": True}

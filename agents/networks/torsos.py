@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from torch import nn
 
@@ -37,6 +36,8 @@ class BroNet(Stack):
     (Nauman et al. 2024, arXiv 2405.16158, Section 3: a block is x + LN(W2 ReLU(LN(W1 x))).)
     """
 
+    residual = True
+
     def __init__(self, inputs: Inputs, width: int, depth: int):
         def linear(in_features: int) -> nn.Linear | EnsembleLinear:
             return start_orthogonal(inputs.linear(in_features, width), math.sqrt(2))
@@ -50,11 +51,6 @@ class BroNet(Stack):
         first = inputs.first(linear(inputs.features))
         super().__init__(first, norm(), nn.ReLU(), *(block() for _ in range(depth)))
         self.out_features = width
-
-    @classmethod
-    def as_mlp(cls, depth: int) -> dict[str, Any]:
-        """As many layers."""
-        return {"depth": 1 + 2 * depth, "layer_norm": True}
 
 
 TORSOS: dict[str, type[Torso]] = {

@@ -121,14 +121,7 @@ class CategoricalValue(HistogramValue):
 
 
 def make_value(critic_head: str, bins: int, v_max: float) -> ScalarValue:
-    """Return what the outputs of a critic mean.
-
-    :raises ValueError: for an unknown form, fewer than two bins or a v_max that is not positive.
-    """
-    if critic_head not in ("scalar", "c51", "hl-gauss"):
-        raise ValueError(f"critic_head is scalar, c51 or hl-gauss; found {critic_head!r}.")
-    if bins < 2 or not 0 < v_max < math.inf:
-        raise ValueError(f"expected at least 2 bins and a positive v_max, found bins={bins} and v_max={v_max}.")
+    """Return what the outputs of a critic mean, by settings of `agents.settings.NetworkSettings`."""
     if critic_head == "scalar":
         return ScalarValue()
     return (CategoricalValue if critic_head == "c51" else HistogramValue)(bins, v_max)
