@@ -26,7 +26,7 @@ from agents.saving.atomic import whole_file
 from scripts.common import command
 from scripts.common.flags import Names
 from scripts.common.screen import Screen
-from scripts.common.usage import UsageError, check_folder, choose
+from scripts.common.usage import UsageError, check_folder, choose, require_package
 from scripts.runs.claim import claimed
 from scripts.setup.config import TrainConfig
 from scripts.setup.parse import parse_train
@@ -37,7 +37,7 @@ from scripts.sweeps.launchers import LAUNCHERS
 from scripts.sweeps.plan import Job, make_job, train_words
 from scripts.sweeps.request import SweepConfig, check_numbers, joined
 from scripts.sweeps.space import flags, read_space
-from scripts.sweeps.study import Search, require_optuna, study_errors
+from scripts.sweeps.study import Search, study_errors
 from scripts.sweeps.trials import TrialsBoard, conclude
 
 
@@ -78,7 +78,7 @@ class TuneConfig:
 def main(argv: Sequence[str]) -> int:
     """Search as `argv` says; return the exit code."""
     request = tyro.cli(TuneConfig, prog="python -m scripts.tune", args=joined(argv), description=__doc__)
-    require_optuna()
+    require_package("optuna", "tune")
     if request.trials < 1:
         raise UsageError(f"--trials: expected at least 1; found {request.trials}.")
     space = read_space(request.range, request.choice)

@@ -145,30 +145,26 @@ def main(argv: Sequence[str]) -> int:
             with console.status(f"measuring: {part}"):
                 found[part] = [figure for measure in work[part] for figure in measure()]
             console.print(table(found[part]))  # at once: the others may take minutes
-    machine = describe_machine(config)
-    console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    if config.json:
-        rows = {part: [asdict(figure) for figure in figures] for part, figures in found.items()}
-        write_json(config.json, {"settings": settings_of(config), "machine": machine, "figures": rows})
-    return 0
+    return conclude(config, console, figures={part: [asdict(f) for f in figures] for part, figures in found.items()})
 
 
 def compare(config: BenchConfig, revision: str, argv: Sequence[str]) -> int:
     """Measure here and in another revision, print both, and write them if asked to."""
-    console, machine = Screen(), describe_machine(config)
+    console = Screen()
     with console.status(f"measuring, in turns with {revision}"):
         pairs = against.compare_with(revision, argv, config.clock)
     console.print(against.table(revision, pairs))
+    return conclude(config, console, pairs=[asdict(pair) for pair in pairs])
+
+
+def conclude(config: BenchConfig, console: Screen, **numbers: Any) -> int:
+    """Say what the numbers depend on, and write both if asked to; return the exit code."""
+    machine = describe_machine(config)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
     if config.json:
-        rows = [asdict(pair) for pair in pairs]
-        write_json(config.json, {"settings": settings_of(config), "machine": machine, "pairs": rows})
+        settings = {name: value for name, value in asdict(config).items() if name not in ("json", "trace")}
+        write_json(config.json, {"settings": settings, "machine": machine, **numbers})
     return 0
-
-
-def settings_of(config: BenchConfig) -> dict[str, Any]:
-    """Return what was asked for, as JSON values."""
-    return {name: value for name, value in asdict(config).items() if name not in ("json", "trace")}
 
 
 def check(config: BenchConfig) -> None:

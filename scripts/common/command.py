@@ -14,15 +14,8 @@ from scripts.common.screen import LostOutput, guarded_streams
 from scripts.common.text import plain
 from scripts.common.usage import InUse, UsageError
 
-EXIT_INCOMPLETE, EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_DISK, EXIT_IN_USE, EXIT_INTERRUPTED = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    130,
-)
+EXIT_INCOMPLETE, EXIT_USAGE, EXIT_NON_FINITE, EXIT_WORKER, EXIT_DISK, EXIT_IN_USE = range(1, 7)
+EXIT_INTERRUPTED = 130  # as shells report Ctrl-C
 # what a full or broken disk answers: no space, over quota, over a file-size limit, input or output error
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # a path that cannot be: too long, a file where a folder should be or the reverse, a circle of links

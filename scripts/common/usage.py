@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -49,6 +50,18 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=2)
     hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(names)}."
     raise UsageError(f"unknown {kind} {name!r}: {hint}")
+
+
+def require_package(name: str, extra: str, where: str = "") -> None:
+    """Raise UsageError without a package that an extra of ours installs.
+
+    :param extra: its name; empty: none does.
+    :param where: what needs it, before the message.
+    """
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:  # a folder of that name, as of wandb's offline runs, is no package
+        how = f"-c constraints.txt -e '.[{extra}]'" if extra else name
+        raise UsageError(f"{where}expected the package {name}; it is not installed. Install it: pip install {how}")
 
 
 def check_folder(flag: str, text: str) -> Path:

@@ -124,9 +124,8 @@ def require_new(path: Path) -> None:
     A trial is in nobody's way: its files are removed, and no others.
     """
     if _is_trial(path):
-        for item in (
-            path / name for name in (*_FOLDERS, *_FILES) if name != LOCK
-        ):  # config.json last: until then it is a trial
+        # config.json last: until then it is a trial
+        for item in (path / name for name in (*_FOLDERS, *_FILES) if name != LOCK):
             if item.is_dir() and not item.is_symlink():
                 shutil.rmtree(item)
             else:

@@ -6,13 +6,12 @@ Only the files of a shared run are fetched, and like every run they are opened w
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 from scripts.common.text import plain
-from scripts.common.usage import UsageError
+from scripts.common.usage import UsageError, require_package
 
 PREFIX = "hub:"
 SHARED = ("config.json", "protocol.json", "versions.json", "goals.npz", "evaluations.csv", "result.json")
@@ -35,11 +34,7 @@ def repository(place: str | Path) -> str | None:
     if not name.startswith(PREFIX):
         return None
     name = name.removeprefix(PREFIX)
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise UsageError(
-            f"{PREFIX}{name}: expected the package huggingface_hub; it is not installed. Install it: "
-            "pip install -c constraints.txt -e '.[hub]'"
-        )
+    require_package("huggingface_hub", "hub", f"{PREFIX}{name}: ")
     try:
         importlib.import_module("huggingface_hub.utils").validate_repo_id(name)
     except ValueError as error:

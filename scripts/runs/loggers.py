@@ -5,7 +5,6 @@ A logger is a class with `metrics` and a row in LOGGERS. What else it can show, 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat, filter_excluded_keys
 
 from agents.evaluation import Evaluation
-from scripts.common.usage import UsageError, choose
+from scripts.common.usage import UsageError, choose, require_package
 from scripts.runs.folder import Run
 from scripts.runs.run_logger import Cosines, CurveLogger, RunLogger
 from scripts.runs.tables import STEP
@@ -76,13 +75,8 @@ def check_loggers(names: Sequence[str]) -> None:
     :raises UsageError: for an unknown name or one that stands twice, without `csv`, and where its package is missing.
     """
     for name in names:
-        package = LOGGERS[choose("logger", name, LOGGERS)].package
-        found = importlib.util.find_spec(package) if package else None
-        if package and (found is None or found.origin is None):  # a folder `wandb` of its offline runs is no package
-            how = "-c constraints.txt -e '.[track]'" if package != "trackio" else "trackio"
-            raise UsageError(
-                f"--track {name}: expected the package {package}; it is not installed. Install it: pip install {how}"
-            )
+        if package := LOGGERS[choose("logger", name, LOGGERS)].package:
+            require_package(package, "track" if package != "trackio" else "", f"--track {name}: ")
     if len(set(names)) < len(names):
         raise UsageError(f"--loggers: expected each once; found {', '.join(names)}.")
     if "csv" not in names:

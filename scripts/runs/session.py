@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -102,7 +102,7 @@ def train(session: Session, switch: StopSwitch) -> int:
     config, agent, run = session.run.config, session.agent, session.run
     agent.set_logger(PerTask(session.loggers, agent.num_tasks))
     bar = ProgressBar(session.console, run.protocol.env_steps_per_task, config.progress)
-    callbacks = [*schedule(session, switch), switch, bar]
+    callbacks = [Evaluations(switch, session), Checkpoints(session), switch, bar]
     with contextlib.closing(session.loggers), contextlib.closing(bar):
         try:
             session.catch_up(switch)
@@ -124,12 +124,6 @@ def train(session: Session, switch: StopSwitch) -> int:
             session.console.print(way_back(run, lower_rate=at_fault), soft_wrap=True)
             raise error from (None if error is found else found)
     return switch.pressed
-
-
-def schedule(session: Session, switch: StopSwitch) -> Iterator[EveryStepsPerTask]:
-    """Yield the callbacks for evaluations and checkpoints, as often as the config says, but for the end of the run."""
-    yield Evaluations(switch, session)
-    yield Checkpoints(session)
 
 
 class Checkpoints(CheckpointCallback):

@@ -50,7 +50,8 @@ class CsvTable:
         return f"CsvTable({str(self.path)!r}: {len(self)} rows, {len(self.columns)} columns)"
 
     def __len__(self) -> int:
-        return len(self._read_once())
+        with as_usage_error(self.path):
+            return len(self.read())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.columns)
@@ -63,7 +64,8 @@ class CsvTable:
         """(rows,): numbers, NaN where a cell is empty; text where a cell is no number."""
         if column not in self.columns:
             raise KeyError(f"expected one of {', '.join(self.columns)}; found {column!r}")
-        cells = [row[column] for row in self._read_once()]
+        with as_usage_error(self.path):
+            cells = [row[column] for row in self.read()]
         try:
             return np.array([float(cell or "nan") for cell in cells])
         except ValueError:
@@ -92,26 +94,21 @@ class CsvTable:
     def read(self) -> list[dict[str, str]]:
         """All rows as text by column; no file, no rows. A last line that was cut off, by a kill say, is no row.
 
+        They are parsed again only if the file changed: `dict(table)` asks column by column.
+
         :raises ValueError: for a row of other columns.
         """
         if not self.columns:
             return []
-        with self.path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(line for line in self._lines(file) if line.endswith("\n")))
-        for number, row in enumerate(rows, 1):
-            if None in row or None in row.values():  # more cells than columns, or less
-                raise ValueError(f"expected {len(self.columns)} cells in each row; row {number} has others")
-        return rows
-
-    def _read_once(self) -> list[dict[str, str]]:
-        """Return what `read` gives, parsed again only if the file changed: `dict(table)` asks column by column."""
-        if not self.columns:
-            return []
-        with as_usage_error(self.path):
-            found = self.path.stat()
-            version = found.st_mtime_ns, found.st_size
-            if self._rows is None or self._rows[0] != version:
-                self._rows = version, self.read()
+        found = self.path.stat()
+        version = found.st_mtime_ns, found.st_size
+        if self._rows is None or self._rows[0] != version:
+            with self.path.open(newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(line for line in self._lines(file) if line.endswith("\n")))
+            for number, row in enumerate(rows, 1):
+                if None in row or None in row.values():  # more cells than columns, or less
+                    raise ValueError(f"expected {len(self.columns)} cells in each row; row {number} has others")
+            self._rows = version, rows
         return self._rows[1]
 
     def replace(self, rows: Iterable[Row], columns: Sequence[str] | None = None) -> None:
@@ -125,7 +122,7 @@ class CsvTable:
         writer.writerows(rows)
         with whole_file(self.path) as file:
             file.write(text.getvalue().encode())
-        self.columns = columns
+        self.columns, self._rows = columns, None
 
     def _lines(self, file: TextIO) -> Iterator[str]:
         if (size := self.path.stat().st_size) > _MOST_BYTES:

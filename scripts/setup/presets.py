@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.fields import SettingError, help_of, settings_of
+from agents.fields import help_of, settings_of
 from agents.settings import AHEAD_REMOVED
 from scripts.common.text import parse_json
 from scripts.common.usage import UsageError, check_folder, choose
@@ -79,10 +79,8 @@ def _preset(path: Path, name: Any, summary: Any, keys: dict[str, Any]) -> Preset
         defaults = fitted(TrainConfig(), str(keys.get("algorithm", TrainConfig.algorithm)))
         config = TrainConfig.from_json({**defaults.to_json(), "preset": name, **keys})
         check_settings(config)
-    except SettingError as error:
-        raise UsageError(f"{path}: {error}.") from error
     except ValueError as error:
-        raise UsageError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: {str(error).rstrip('.')}.") from error
     if code := code_of(config):
         raise UsageError(
             f"{path}: expected settings that run no code; found {code[0]!r}. Take it out, and name it on the command "

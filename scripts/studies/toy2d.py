@@ -281,9 +281,8 @@ def _contours(figure: Figure, axes: Axes, points: Float[np.ndarray, "points 2"],
     t1, t2 = (np.linspace(low, high, 600) for low, high in sides)
     both = losses(*np.meshgrid(t1, t2))
     values = both[number - 1] if number else both.sum(0)
-    levels = np.linspace(
-        np.percentile(values, 1), values.max(), 20
-    )  # the valleys' beds are too narrow to be told apart
+    # the valleys' beds are too narrow to be told apart
+    levels = np.linspace(np.percentile(values, 1), values.max(), 20)
     filled = axes.contourf(t1, t2, values, levels=levels, cmap="Greys_r", extend="min", alpha=0.7)
     axes.contour(t1, t2, values, levels=levels, colors="black", linewidths=0.3, linestyles="solid", alpha=0.5)
     figure.colorbar(filled, ax=axes, label=label, shrink=0.8, format="%.0f")

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 
 from rich.live import Live
 
@@ -73,19 +72,15 @@ class Board:
     def __init__(self, plans: Sequence[Plan], console: Screen, nodes: bool = False) -> None:
         self.console, self.nodes = console, nodes
         self.lines = {plan.job.name: Line(plan) for plan in plans}
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live = Live(console=console, auto_refresh=False, transient=not console.is_terminal)
         self._looked, self._printed, self._pause = 0.0, time.monotonic(), PLAIN_FIRST
 
     def __enter__(self) -> Board:
-        if self._live:
-            self._live.start()
+        self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
 
     def say(self, message: str) -> None:
         """Print a line above the others."""
@@ -106,7 +101,7 @@ class Board:
             self._looked = time.monotonic()
             for name in running:
                 self.lines[name].look()
-        if self._live:
+        if self.console.is_terminal:
             self._live.update(self.table(), refresh=True)
             return
         if time.monotonic() - self._printed > self._pause:
@@ -164,15 +159,12 @@ def progress(path: Path) -> tuple[int, str]:
         steps = _last_step(run)
         if run.status == "finished":
             steps = run.config.steps_per_task
-        success = f"{_newest(run):.2f}" if run.evaluations.columns else "-"
+        if not run.evaluations.columns:
+            return steps, "-"
+        success = run.success.values()
+        return steps, f"{sum(success) / len(success):.2f}"
     except (UsageError, OSError, ValueError):  # not there yet, or caught while it is being written
         return 0, "-"
-    return steps, success
-
-
-def _newest(run: Run) -> float:
-    curves = run.success_curves()[1]
-    return float(sum(curve[-1] for curve in curves.values()) / len(curves))
 
 
 def _last_step(run: Run) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from agents.saving.atomic import not_through_links
 from scripts.common.signals import SWEEP, listening
-from scripts.common.usage import UsageError, choose
+from scripts.common.usage import UsageError, choose, require_package
 from scripts.runs.claim import node
 from scripts.sweeps.plan import Job
 from scripts.sweeps.request import SweepConfig
@@ -153,10 +153,5 @@ def imported(package: str, request: SweepConfig, extra: str) -> Any:
 
     :raises UsageError: if it is not installed.
     """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UsageError(
-            f"--launcher {request.launcher}: expected the package {package}; found {error}. Install it: "
-            f"pip install -c constraints.txt -e '.[{extra}]'"
-        ) from error
+    require_package(package, extra, f"--launcher {request.launcher}: ")
+    return importlib.import_module(package)

@@ -113,9 +113,8 @@ class SlurmJob:
         if isinstance(found, str):
             raise UsageError(found)
         if found - 128 in STOP_SIGNALS and not self.stopped:
-            subprocess.run(
-                ["scancel", self.job_id], capture_output=True
-            )  # or a preempted job may begin again beside us
+            # or a preempted job may begin again beside us
+            subprocess.run(["scancel", self.job_id], capture_output=True)
         return found
 
     def stop(self, at_once: bool = False) -> None:

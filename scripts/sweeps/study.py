@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 import json
 import os
 import sqlite3
@@ -35,14 +34,6 @@ if TYPE_CHECKING:
     import optuna
 
 _ASKED = "asked"  # the attribute of a study that says what it is of
-
-
-def require_optuna() -> None:
-    """Raise UsageError without Optuna."""
-    if importlib.util.find_spec("optuna") is None:
-        raise UsageError(
-            "expected Optuna, which is not installed here. Install it: pip install -c constraints.txt -e '.[tune]'"
-        )
 
 
 @contextlib.contextmanager
@@ -217,9 +208,7 @@ def _open(path: Path, config: TrainConfig, space: Sequence[Dimension]) -> optuna
     with study_errors(path, RuntimeError):  # which is of a study of another version
         tables = sqlalchemy.inspect(sqlalchemy.create_engine(url)).get_table_names()
         if tables and "studies" not in tables:  # Optuna would put its own beside them
-            raise UsageError(
-                f"expected a study of scripts.tune at {path}; found a database of something else. Choose another --out."
-            )
+            raise RuntimeError("a database of something else")
         storage = optuna.storages.RDBStorage(url)
         study = optuna.create_study(
             storage=storage,

@@ -22,27 +22,25 @@ class TrialsBoard:
 
     def __init__(self, search: Search, stop: Stop, console: Screen) -> None:
         self.search, self.stop, self.console = search, stop, console
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._live = Live(console=console, auto_refresh=False, transient=True)
         self._began, self._over = time.monotonic(), search.over
         self._looked, self._pause = time.monotonic(), PLAIN_FIRST
 
     def __enter__(self) -> TrialsBoard:
-        if self._live:
-            self._live.start()
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
+        self._live.stop()
 
     def update(self, running: Mapping[str, Started], codes: Mapping[str, int]) -> None:
         """Let the study follow its trials, and say now and then how far it is."""
         self.search.follow(running, codes, bool(self.stop.signal))
-        now = time.monotonic()
-        if now - self._looked > (2 if self._live else self._pause):
+        now, live = time.monotonic(), self.console.is_terminal
+        if now - self._looked > (2 if live else self._pause):
             self._looked, self._pause = now, min(2 * self._pause, PLAIN_EVERY)
             line = self.line(list(running))
-            self._live.update(line, refresh=True) if self._live else self.console.print(line, soft_wrap=True)
+            self._live.update(line, refresh=True) if live else self.console.print(line, soft_wrap=True)
 
     def line(self, running: list[str]) -> str:
         """How far the search is."""

@@ -56,7 +56,7 @@ def test_a_space_has_the_names_types_and_bounds_of_the_settings():
     ],
 )
 def test_what_cannot_be_searched_is_told_before_anything_is_written(words, message, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(tune, "require_optuna", lambda: None)
+    monkeypatch.setattr(tune, "require_package", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     assert exit_code(monkeypatch, tune.main, ["toy", *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
@@ -105,7 +105,7 @@ class Ended:
 
 def test_on_a_cluster_it_asks_how_many_trials_run_side_by_side(monkeypatch, tmp_path):
     """All at once would be chosen knowing nothing."""
-    monkeypatch.setattr(tune, "require_optuna", lambda: None)
+    monkeypatch.setattr(tune, "require_package", lambda *_: None)
     monkeypatch.setitem(LAUNCHERS, "far", lambda *_: SimpleNamespace(remote=True))
     with pytest.raises(UsageError, match="--jobs: expected a number on a cluster; found auto"):
         tune.main(["toy", "--range", RANGE, "--launcher", "far", "--out", str(tmp_path / "x")])
@@ -159,7 +159,7 @@ def test_what_is_no_study_of_ours_is_told_and_a_full_disk_is_no_mistake_of_the_u
         Search(tmp_path / "study.db", TrainConfig(), [], 1, None, print)
     with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("create table photos(x)")
-        with pytest.raises(UsageError, match="found a database of something else"):
+        with pytest.raises(UsageError, match="found: a database of something else"):
             Search(tmp_path / "other.db", TrainConfig(), [], 1, None, print)
         assert other.execute("select name from sqlite_master").fetchall() == [("photos",)]
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/full.db")

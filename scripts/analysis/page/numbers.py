@@ -16,6 +16,7 @@ from scripts.common.text import plain
 from scripts.common.usage import UsageError
 from scripts.runs import Run
 from scripts.runs.files import as_usage_error
+from scripts.setup.overview import by_flag, shown
 
 QUANTITIES = {  # what training logs of each task, by its name in metrics.csv
     "train/ent_coef": "entropy temperature",
@@ -105,8 +106,6 @@ def settings(
     methods: Sequence[Method], presets: Mapping[str, Mapping[str, Any]]
 ) -> list[tuple[str, list[tuple[str, bool]]]]:
     """Return a row per setting: its flag, and by method its value and whether that is not the preset's."""
-    from scripts.setup.overview import by_flag, shown
-
     columns = [by_flag(method.runs[0].config) for method in methods]
     own = [presets.get(method.runs[0].config.preset, {}) for method in methods]
     flags = dict.fromkeys(flag for column in columns for flag in column)

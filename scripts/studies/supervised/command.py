@@ -114,7 +114,6 @@ def main(argv: Sequence[str]) -> int:
     console.print(*report.screen_tables(lines, tasks), report.EXPLAINED, sep="\n")
     if config.out:
         found = facts(config, plan, minutes=(time.perf_counter() - start) / 60)
-        config.out.mkdir(parents=True, exist_ok=True)
         report.write(config.out, dataset.title, runs, lines, tasks, found)
         console.print(f"wrote {config.out}", soft_wrap=True)
     return 0
