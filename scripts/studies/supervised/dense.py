@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scripts.studies.supervised.metrics import Metric, Ratio, _counted
+from scripts.studies.supervised.metrics import Mean, Metric
 
 BINS = 18_000  # of angles, a hundredth of a degree each
 
@@ -54,26 +54,13 @@ class MeanIoU(Metric):
         return float((hits[either > 0] / either[either > 0]).mean())
 
 
-class AbsoluteError(Ratio):
-    """Mean absolute difference of the depth, where it is known."""
+ABSOLUTE_ERROR = Mean("abs err", False, lambda said, depth: (said.squeeze(1) - depth)[depth != 0].abs())
+"""Mean absolute difference of the depth, where it is known."""
 
-    name, higher_is_better = "abs err", False
-
-    def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Differences and pixels."""
-        known = target != 0
-        return _counted((prediction.squeeze(1) - target)[known].abs())
-
-
-class RelativeError(Ratio):
-    """Mean of the absolute difference over the depth, where it is known."""
-
-    name, higher_is_better = "rel err", False
-
-    def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Quotients and pixels."""
-        known = target != 0
-        return _counted((prediction.squeeze(1) - target)[known].abs() / target[known])
+RELATIVE_ERROR = Mean(
+    "rel err", False, lambda said, depth: (said.squeeze(1) - depth)[depth != 0].abs() / depth[depth != 0]
+)
+"""Mean of the absolute difference over the depth, where it is known."""
 
 
 def angles(prediction: Tensor, target: Tensor) -> Tensor:
@@ -83,14 +70,13 @@ def angles(prediction: Tensor, target: Tensor) -> Tensor:
     return (said * asked).sum(-1).clamp(-1, 1).arccos().rad2deg()
 
 
-class MeanAngle(Ratio):
-    """Mean angle between the normals, in degrees."""
+MEAN_ANGLE = Mean("mean angle", False, angles)
+"""Mean angle between the normals, in degrees."""
 
-    name, higher_is_better = "mean angle", False
 
-    def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Angles and pixels."""
-        return _counted(angles(prediction, target))
+def within(degrees: float) -> Mean:
+    """Share of pixels whose normal is within an angle."""
+    return Mean(f"within {degrees:g}", True, lambda said, normals: angles(said, normals) < degrees)
 
 
 class MedianAngle(Metric):
@@ -105,23 +91,3 @@ class MedianAngle(Metric):
     def result(self, sums: Tensor) -> float:
         """Return the middle of the hundredth in which half of the pixels are reached."""
         return (int((sums.cumsum(0) >= sums.sum() / 2).nonzero()[0]) + 0.5) * 180 / BINS
-
-
-@dataclass(frozen=True)
-class Within(Ratio):
-    """Share of pixels whose normal is within an angle.
-
-    :param degrees: of the angle.
-    """
-
-    degrees: float
-    higher_is_better = True
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """With its angle."""
-        return f"within {self.degrees:g}"
-
-    def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Hits and pixels."""
-        return _counted(angles(prediction, target) < self.degrees)

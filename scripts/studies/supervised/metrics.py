@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from scipy.stats import rankdata  # type: ignore[import-untyped]
@@ -15,8 +15,8 @@ from torch import Tensor
 class Metric(ABC):
     """A number for all answers of a task, from what each batch adds to it."""
 
-    name: ClassVar[str]
-    higher_is_better: ClassVar[bool]
+    name: str
+    higher_is_better: bool
 
     @abstractmethod
     def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -35,70 +35,56 @@ class Metric(ABC):
         return "" if len(target) else "no rows"
 
 
-class Ratio(Metric):
-    """A sum divided by a count."""
+@dataclass(frozen=True)
+class Mean(Metric):
+    """A mean over rows, or over pixels.
+
+    :param numbers: what counts, from predictions and targets.
+    :param told: what is told, from the mean.
+    """
+
+    name: str
+    higher_is_better: bool
+    numbers: Callable[[Tensor, Tensor], Tensor]
+    told: Callable[[float], float] = float
+
+    def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Sum and count."""
+        found = self.numbers(prediction, target)
+        return torch.stack([found.double().sum(), torch.tensor(float(found.numel()), dtype=torch.float64)])
 
     def result(self, sums: Tensor) -> float:
-        """Return the quotient."""
-        return float(sums[0] / sums[1])
+        """Return the quotient, as it is told."""
+        return self.told(float(sums[0] / sums[1]))
 
 
-def _counted(hits: Tensor) -> Tensor:
-    return torch.stack([hits.double().sum(), torch.tensor(float(hits.numel()), dtype=torch.float64)])
+ACCURACY = Mean("accuracy", True, lambda said, target: (said.argmax(1) == target)[target >= 0])
+"""Share of rows (pixels) whose class is named; targets below 0 are not counted."""
+
+ERROR_RATE = Mean("error", False, lambda said, target: (said.squeeze(1) > 0) != (target > 0))
+"""Share of wrong answers to a question of yes or no, (rows,) logits."""
 
 
-class Accuracy(Ratio):
-    """Share of rows (pixels) whose class is named; targets below 0 are not counted."""
-
-    name, higher_is_better = "accuracy", True
-
-    def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Hits and rows."""
-        return _counted((prediction.argmax(1) == target)[target >= 0])
-
-
-class ErrorRate(Ratio):
-    """Share of wrong answers to a question of yes or no, (rows,) logits."""
-
-    name, higher_is_better = "error", False
-
-    def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Misses and rows."""
-        return _counted((prediction.squeeze(1) > 0) != (target > 0))
-
-
-@dataclass(frozen=True)
-class RootMeanSquare(Metric):
-    """Square root of the mean squared difference, in the target's unit.
+def root_mean_square(unit: float = 1.0) -> Mean:
+    """Square root of the mean squared difference.
 
     :param unit: of the targets, in the unit that is told.
     """
-
-    unit: float = 1.0
-    name, higher_is_better = "RMSE", False
-
-    def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Squares and rows."""
-        return _counted((prediction.squeeze(1) - target).double().square())
-
-    def result(self, sums: Tensor) -> float:
-        """Return the root of the quotient."""
-        return self.unit * float((sums[0] / sums[1]).sqrt())
+    return Mean(
+        "RMSE", False, lambda said, target: _difference(said, target).square(), lambda mean: unit * math.sqrt(mean)
+    )
 
 
-@dataclass(frozen=True)
-class MeanAbsolute(Ratio):
+def mean_absolute(unit: float = 1.0) -> Mean:
     """Mean absolute difference.
 
     :param unit: of the targets, in the unit that is told.
     """
+    return Mean("MAE", False, lambda said, target: unit * _difference(said, target).abs())
 
-    unit: float = 1.0
-    name, higher_is_better = "MAE", False
 
-    def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Differences and rows."""
-        return _counted(self.unit * (prediction.squeeze(1) - target).double().abs())
+def _difference(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction.squeeze(1) - target).double()
 
 
 class AreaUnderCurve(Metric):

@@ -16,11 +16,11 @@ from scripts.studies.supervised.architectures import ARCHITECTURES
 from scripts.studies.supervised.command import SupervisedConfig, main, plan_of, train_all
 from scripts.studies.supervised.datasets import DATASETS
 from scripts.studies.supervised.metrics import (
-    Accuracy,
+    ACCURACY,
+    ERROR_RATE,
     AreaUnderCurve,
-    ErrorRate,
-    MeanAbsolute,
-    RootMeanSquare,
+    mean_absolute,
+    root_mean_square,
 )
 from scripts.studies.supervised.results import ALONE, Estimate, Run, delta_m, summarise
 from scripts.studies.supervised.training import Exam, Outcome
@@ -37,10 +37,10 @@ def toys(monkeypatch):
 @pytest.mark.parametrize(
     ("metric", "prediction", "target", "expected"),
     [
-        (Accuracy(), [[2.0, 1], [0, 1], [3, 1], [0, 9]], [0, 0, 0, -1], 2 / 3),
-        (ErrorRate(), [[2.0], [-1], [0.5]], [1.0, 1, 0], 2 / 3),
-        (RootMeanSquare(2.0), [[1.0], [2], [3]], [1.0, 2, 6], 2 * math.sqrt(3)),
-        (MeanAbsolute(10.0), [[1.0], [2], [3]], [1.0, 3, 1], 10.0),
+        (ACCURACY, [[2.0, 1], [0, 1], [3, 1], [0, 9]], [0, 0, 0, -1], 2 / 3),
+        (ERROR_RATE, [[2.0], [-1], [0.5]], [1.0, 1, 0], 2 / 3),
+        (root_mean_square(2.0), [[1.0], [2], [3]], [1.0, 2, 6], 2 * math.sqrt(3)),
+        (mean_absolute(10.0), [[1.0], [2], [3]], [1.0, 3, 1], 10.0),
         (AreaUnderCurve(), [[0.1], [0.4], [0.35], [0.8]], [0.0, 0, 1, 1], 0.75),
         (AreaUnderCurve(), [[0.5], [0.5]], [0.0, 1], 0.5),
     ],

@@ -152,8 +152,8 @@ SAID = [[0, 1, 1], [1, 0, 0]]  # class 3 neither said nor asked
     ("metric", "prediction", "target", "expected"),
     [
         (dense.MeanIoU(4), torch.eye(4)[torch.tensor(SAID)].movedim(-1, 1), CLASSES, (1 / 3 + 2 / 3 + 0) / 3),
-        (dense.AbsoluteError(), [[[1.0, 2]], [[3, 4]]], [[2.0, 0], [3, 8]], 5 / 3),
-        (dense.RelativeError(), [[[1.0, 2]], [[3, 4]]], [[2.0, 0], [3, 8]], (0.5 + 0 + 0.5) / 3),
+        (dense.ABSOLUTE_ERROR, [[[1.0, 2]], [[3, 4]]], [[2.0, 0], [3, 8]], 5 / 3),
+        (dense.RELATIVE_ERROR, [[[1.0, 2]], [[3, 4]]], [[2.0, 0], [3, 8]], (0.5 + 0 + 0.5) / 3),
     ],
 )
 def test_metrics_of_pixels(metric, prediction, target, expected):

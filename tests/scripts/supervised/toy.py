@@ -6,7 +6,7 @@ from torch.nn import functional
 from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.encoders import perceptron
 from scripts.studies.supervised.losses import squared
-from scripts.studies.supervised.metrics import Accuracy, RootMeanSquare
+from scripts.studies.supervised.metrics import ACCURACY, root_mean_square
 
 
 class Toy(Dataset):
@@ -15,8 +15,8 @@ class Toy(Dataset):
     title, needs, package = "Toy", "nothing", None
     epochs, batch_size, learning_rate = 2, 8, 1e-2
     tasks = (
-        Task("sign", 2, functional.cross_entropy, (Accuracy(),)),
-        Task("sum", 1, squared, (RootMeanSquare(),)),
+        Task("sign", 2, functional.cross_entropy, (ACCURACY,)),
+        Task("sum", 1, squared, (root_mean_square(),)),
     )
     encoder = perceptron(4, 6, 5)
     rows = 40
@@ -38,7 +38,7 @@ class Toy(Dataset):
 class ToyOwn(Toy):
     """The same, where each row belongs to one task: twice as many to the second."""
 
-    tasks = (Toy.tasks[1], Task("other", 1, squared, (RootMeanSquare(2.0),)))
+    tasks = (Toy.tasks[1], Task("other", 1, squared, (root_mean_square(2.0),)))
 
     def split(self, x, targets):
         rows = torch.arange(len(x))

@@ -11,7 +11,7 @@ from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.encoders import convolutions
 from scripts.studies.supervised.files import Files, picture
 from scripts.studies.supervised.losses import binary
-from scripts.studies.supervised.metrics import ErrorRate
+from scripts.studies.supervised.metrics import ERROR_RATE
 from scripts.studies.supervised.reading import content, first_of
 
 SIDE = 64
@@ -42,7 +42,7 @@ class CelebA(Dataset):
             )
         if twice := next((name for name in header if header.count(name) > 1), None):
             raise UsageError(f"{attributes}: expected the name of each attribute once; found {twice} again.")
-        self.tasks = tuple(Task(name, 1, binary, (ErrorRate(),)) for name in header)
+        self.tasks = tuple(Task(name, 1, binary, (ERROR_RATE,)) for name in header)
         part_of = {words[0]: words[1] for words in _words(partition) if len(words) == 2}
         self.rows: dict[str, list[tuple[Path, list[float]]]] = {part: [] for part in PARTS.values()}
         for number, (name, *answers) in enumerate(lines, 3):

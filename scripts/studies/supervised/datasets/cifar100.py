@@ -13,7 +13,7 @@ from torch.nn import functional
 from scripts.common.usage import UsageError
 from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.encoders import convolutions
-from scripts.studies.supervised.metrics import Accuracy
+from scripts.studies.supervised.metrics import ACCURACY
 from scripts.studies.supervised.reading import first_of
 
 SUPERCLASSES, CLASSES = 20, 5
@@ -45,7 +45,7 @@ class Cifar100(Dataset):
     needs = "train.bin and test.bin of the binary version, cifar-100-binary.tar.gz from cs.toronto.edu/~kriz/cifar.html"
     epochs, batch_size, learning_rate = 10, 16, 1e-3
     tasks = tuple(
-        Task(f"superclass{number}", CLASSES, functional.cross_entropy, (Accuracy(),)) for number in range(SUPERCLASSES)
+        Task(f"superclass{number}", CLASSES, functional.cross_entropy, (ACCURACY,)) for number in range(SUPERCLASSES)
     )
     encoder = convolutions(SHAPE, (160, 160, 160), (320, 320))
 

@@ -13,7 +13,7 @@ from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.encoders import embedded
 from scripts.studies.supervised.fetching import Member, Package
 from scripts.studies.supervised.losses import squared
-from scripts.studies.supervised.metrics import RootMeanSquare
+from scripts.studies.supervised.metrics import root_mean_square
 from scripts.studies.supervised.reading import first_of, records
 
 GENRES = (
@@ -53,7 +53,7 @@ class MovieLens(Dataset):
         ),
     )
     epochs, batch_size, learning_rate = 2, 64, 1e-3
-    tasks = tuple(Task(genre, 1, squared, (RootMeanSquare(),)) for genre in GENRES)
+    tasks = tuple(Task(genre, 1, squared, (root_mean_square(),)) for genre in GENRES)
 
     def __init__(self, folder: Path) -> None:
         ratings = first_of(folder, ["ml-100k.inter", "u.data"], self.needs)

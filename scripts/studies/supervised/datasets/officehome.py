@@ -13,7 +13,7 @@ from scripts.common.usage import UsageError
 from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.encoders import convolutions
 from scripts.studies.supervised.files import Files, picture
-from scripts.studies.supervised.metrics import Accuracy
+from scripts.studies.supervised.metrics import ACCURACY
 
 STYLES = {"art": ("Art",), "clipart": ("Clipart",), "product": ("Product",), "real": ("Real World", "Real_World")}
 CLASSES, SIDE = 65, 64
@@ -34,7 +34,7 @@ class OfficeHome(Dataset):
         "hemanthdv.github.io/officehome-dataset"
     )
     epochs, batch_size, learning_rate = 30, 16, 1e-3
-    tasks = tuple(Task(style, CLASSES, functional.cross_entropy, (Accuracy(),)) for style in STYLES)
+    tasks = tuple(Task(style, CLASSES, functional.cross_entropy, (ACCURACY,)) for style in STYLES)
     encoder = convolutions((3, SIDE, SIDE), (32, 64, 128, 256), (256,))
 
     def __init__(self, folder: Path) -> None:

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch.nn import functional
 
 from scripts.studies.supervised.contracts import Split, Task
-from scripts.studies.supervised.metrics import Accuracy
+from scripts.studies.supervised.metrics import ACCURACY
 
-TASKS = tuple(Task(name, 10, functional.cross_entropy, (Accuracy(),)) for name in ("left", "right"))
+TASKS = tuple(Task(name, 10, functional.cross_entropy, (ACCURACY,)) for name in ("left", "right"))
 
 
 def overlay(

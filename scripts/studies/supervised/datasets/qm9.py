@@ -15,7 +15,7 @@ from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.encoders import perceptron
 from scripts.studies.supervised.fetching import Member, Package
 from scripts.studies.supervised.losses import squared
-from scripts.studies.supervised.metrics import MeanAbsolute
+from scripts.studies.supervised.metrics import mean_absolute
 from scripts.studies.supervised.reading import first_of, is_finite
 
 PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
@@ -72,7 +72,7 @@ class QM9(Dataset):
         self.spread = targets.std(0) + 1e-12
         self.targets = torch.from_numpy((targets - targets.mean(0)) / self.spread).float()
         self.tasks = tuple(
-            Task(name, 1, squared, (MeanAbsolute(float(unit * spread)),))
+            Task(name, 1, squared, (mean_absolute(float(unit * spread)),))
             for (name, (_, unit)), spread in zip(TARGETS.items(), self.spread, strict=True)
         )
 

@@ -12,31 +12,31 @@ import numpy as np
 from scripts.common.usage import UsageError
 from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.dense import (
-    AbsoluteError,
-    MeanAngle,
+    ABSOLUTE_ERROR,
+    MEAN_ANGLE,
+    RELATIVE_ERROR,
     MeanIoU,
     MedianAngle,
-    RelativeError,
-    Within,
     classes,
     direction,
     distance,
+    within,
 )
 from scripts.studies.supervised.encoders import segnet
 from scripts.studies.supervised.files import Files, array, numbered
-from scripts.studies.supervised.metrics import Accuracy
+from scripts.studies.supervised.metrics import ACCURACY
 from scripts.studies.supervised.reading import are_whole, is_finite
 
 WIDTHS = (64, 128, 256, 512, 512)
-DEPTH = Task("depth", 1, distance, (AbsoluteError(), RelativeError()))
+DEPTH = Task("depth", 1, distance, (ABSOLUTE_ERROR, RELATIVE_ERROR))
 NORMAL = Task(
-    "normal", 3, direction, (MeanAngle(), MedianAngle(), *(Within(degrees) for degrees in (11.25, 22.5, 30.0)))
+    "normal", 3, direction, (MEAN_ANGLE, MedianAngle(), *(within(degrees) for degrees in (11.25, 22.5, 30.0)))
 )
 
 
 def segmentation(number: int) -> Task:
     """Return the task to name each pixel's class."""
-    return Task("segmentation", number, classes, (MeanIoU(number), Accuracy()))
+    return Task("segmentation", number, classes, (MeanIoU(number), ACCURACY))
 
 
 class Scenes(Dataset):

@@ -13,7 +13,7 @@ from scripts.studies.supervised.contracts import Dataset, Split, Task
 from scripts.studies.supervised.encoders import perceptron
 from scripts.studies.supervised.fetching import Member, Package
 from scripts.studies.supervised.losses import binary
-from scripts.studies.supervised.metrics import AreaUnderCurve, ErrorRate
+from scripts.studies.supervised.metrics import ERROR_RATE, AreaUnderCurve
 from scripts.studies.supervised.reading import first_of, numbers
 
 FEATURES, LABELS = 103, 14
@@ -32,7 +32,7 @@ class Yeast(Dataset):
         (Member("river/datasets/yeast.csv.gz", "2969cb4bab877a27adcbe17871fa0b378a1e54b98816cd6106b542ee450a1c09"),),
     )
     epochs, batch_size, learning_rate = 20, 64, 1e-3
-    tasks = tuple(Task(f"class{number}", 1, binary, (ErrorRate(), AreaUnderCurve())) for number in range(1, LABELS + 1))
+    tasks = tuple(Task(f"class{number}", 1, binary, (ERROR_RATE, AreaUnderCurve())) for number in range(1, LABELS + 1))
     encoder = perceptron(FEATURES, 128, 64)
 
     def __init__(self, folder: Path) -> None:
