@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mtrl.aggregators.base import Aggregator, Reduction
 from mtrl.aggregators.shared import begin
+from mtrl.aggregators.wrapped import constructor
 
 GIVEN = ("n_tasks",)  # what the adapter knows itself
 NARROW = (1e-15, 1e15)  # largest entries of a Jacobian that TorchJD may square and sum in float32
@@ -148,20 +149,9 @@ def adapt(name: str) -> type[TorchJDAggregator]:
         p.replace(annotation=KINDS[p.annotation]) for p in known if p.annotation in KINDS and p.name not in GIVEN
     ]
     ours = inspect.signature(TorchJDAggregator.__init__, eval_str=True).parameters
-    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (ours["reduction"], ours["seed"], *options)]
-    signature = inspect.Signature(sorted(parameters, key=lambda p: p.default is not p.empty))
-
-    def __init__(self: TorchJDAggregator, **options: Any) -> None:
-        bound = signature.bind(**options)
-        bound.apply_defaults()
-        TorchJDAggregator.__init__(self, **bound.arguments)
-
-    __init__.__annotations__ = {p.name: p.annotation for p in parameters}
-    __init__.__signature__ = signature  # type: ignore[attr-defined]
     claim = (inspect.getdoc(wrapped) or "").split("\n\n")[0].replace("\n", " ")
     body = {
-        "__init__": __init__,
-        "__signature__": signature,
+        **constructor([ours["reduction"], ours["seed"], *options], TorchJDAggregator.__init__),
         "__doc__": f"TorchJD's {name}, on the scale of the mean gradient.\n\nIn TorchJD's words: {claim}",
         "__module__": __name__,
         "wrapped": wrapped,

@@ -5,6 +5,7 @@ whatever else a method has are inherited, so they are saved, moved and listed as
 """
 
 import inspect
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -31,28 +32,30 @@ def wrapped(wrapper: type[GramianAggregator], kind: type[Aggregator], name: str)
         raise ValueError(
             f"aggregator {name!r}: both have an option {', '.join(twice)}. Rename that of {kind.__name__}."
         )
-    parameters = [
-        p.replace(kind=p.KEYWORD_ONLY) for p in sorted([*options, *own], key=lambda p: p.default is not p.empty)
-    ]
-    signature = inspect.Signature(parameters)
-
-    def __init__(self: Any, **options: Any) -> None:
-        bound = signature.bind(**options)
-        bound.apply_defaults()
-        super(made, self).__init__(**bound.arguments)
-
     (about, ours), (claim, theirs) = _text(wrapper), _text(kind)
-    __init__.__annotations__ = {p.name: p.annotation for p in parameters}
-    __init__.__signature__ = signature  # type: ignore[attr-defined]
     body = {
-        "__init__": __init__,
-        "__signature__": signature,
+        **constructor([*options, *own], wrapper.__init__),
         "__doc__": f"{about}\n\nThe method is {kind.__name__}: {claim.splitlines()[0]}\n\n{theirs}\n{ours}",
         "__module__": __name__,
         "capturable": kind.capturable,
     }
     made: Any = type(f"{wrapper.__name__}{kind.__name__}", (wrapper, kind), body)
     return made
+
+
+def constructor(parameters: Iterable[inspect.Parameter], init: Callable[..., None]) -> dict[str, Any]:
+    """Return what gives a class a constructor with these options, by keyword, which hands all of them on to `init`."""
+    keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in sorted(parameters, key=lambda p: p.default is not p.empty)]
+    signature = inspect.Signature(keywords)
+
+    def __init__(self: Any, **options: Any) -> None:
+        bound = signature.bind(**options)
+        bound.apply_defaults()
+        init(self, **bound.arguments)
+
+    __init__.__annotations__ = {p.name: p.annotation for p in keywords}
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    return {"__init__": __init__, "__signature__": signature}
 
 
 def _text(kind: type) -> tuple[str, str]:
