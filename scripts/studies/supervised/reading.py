@@ -15,13 +15,7 @@ import numpy as np
 
 from scripts.common.usage import UsageError
 
-_IDX: dict[int, np.dtype] = {
-    8: np.dtype("u1"),
-    9: np.dtype("i1"),
-    11: np.dtype(">i2"),
-    12: np.dtype(">i4"),
-    13: np.dtype(">f4"),
-}
+_IDX = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4"}  # types of idx files, as NumPy spells them
 
 
 def first_of(folder: Path, names: Sequence[str], needs: str) -> Path:
@@ -113,7 +107,7 @@ def idx(path: Path) -> np.ndarray:
     raw = content(path)
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _IDX:
         raise UsageError(f"{path}: expected an idx file, as MNIST's; found another kind of file.")
-    kind = _IDX[raw[2]]
+    kind = np.dtype(_IDX[raw[2]])
     start = 4 + 4 * raw[3]
     shape: tuple[int, ...] = struct.unpack(f">{raw[3]}I", raw[4:start]) if len(raw) >= start else (2**62,)
     if len(raw) != start + math.prod(shape) * kind.itemsize:
