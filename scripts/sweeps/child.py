@@ -151,7 +151,11 @@ def options_of(request: SweepConfig, known: Collection[str] | None = None) -> di
 def imported(package: str, request: SweepConfig, extra: str) -> Any:
     """Import the engine of a launcher.
 
-    :raises UsageError: if it is not installed.
+    :raises UsageError: if it is not installed, or broken.
     """
-    require_package(package, extra, f"--launcher {request.launcher}: ")
-    return importlib.import_module(package)
+    where = f"--launcher {request.launcher}: "
+    require_package(package, extra, where)
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UsageError(f"{where}expected a whole package {package}; found: {error}. Install it anew.") from error

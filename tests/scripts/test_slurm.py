@@ -96,6 +96,14 @@ def test_a_missing_extra_is_told_with_the_way_to_install_it(monkeypatch):
         SlurmLauncher(SweepConfig(presets=("toy",), launcher="slurm"), 1)
 
 
+def test_a_broken_package_is_told(monkeypatch, tmp_path):
+    (tmp_path / "submitit.py").write_text("import a_part_that_is_gone")
+    monkeypatch.delitem(sys.modules, "submitit", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="expected a whole package submitit; found: No module named 'a_part_that_is"):
+        SlurmLauncher(SweepConfig(presets=("toy",), launcher="slurm"), 1)
+
+
 def job(folder, monkeypatch, queued):
     """Job 7, with the programs that it calls; `queued` are the answers of squeue."""
     called, now = [], [0.0]
