@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import mtrl
 from agents.device.graphs import WARM_UP, CudaGraphs, Graphs, Replays
@@ -60,14 +61,18 @@ class CapturedUpdates:
     def __call__(self, batch_size: int, turn: Turn) -> None:
         """One update with `batch_size` rows per task."""
         update, state = partial(self.update, batch_size, turn), self._state()
-        if not self._begun and any(each is None for each in state):  # a resumed run has its moments
-            update()
-            self._begun = turn.actor
-            return
-        if len(state) != len(self._held) or any(a is not b for a, b in zip(state, self._held, strict=True)):
+        exchanged = len(state) != len(self._held) or any(a is not b for a, b in zip(state, self._held, strict=True))
+        if exchanged:
             self.replays.forget()
             self._held = state
-        self.replays.run((batch_size, turn), update, self._generators())
+        # what the first update of a network, or of an aggregator that was reset, has still to make: in a graph, each
+        # replay would make it anew; a resumed run has it
+        moments = not self._begun and any(each is None for each in state)
+        if moments or (exchanged and any(isinstance(each, Tensor) and not each.numel() for each in state)):
+            update()
+            self._begun |= turn.actor
+        else:
+            self.replays.run((batch_size, turn), update, self._generators())
 
     def holds(self, method: mtrl.Aggregator) -> bool:
         """Whether a graph can hold the method."""
@@ -85,10 +90,7 @@ class CapturedUpdates:
         return [self.update.buffer.generator, *(g for g in own if isinstance(g, torch.Generator))]
 
     def _state(self) -> list[Any]:
-        """Return what loading, or `reset` of an aggregator, exchanges for new tensors: a graph would use the old.
-
-        None stands for what the first update of a network makes: in a capture, each replay would make it anew.
-        """
+        """Return what loading, or `reset` of an aggregator, exchanges for new tensors: a graph would use the old."""
         update = self.update.update
         first: list[dict[str, Any]] = [
             next(iter(optimizer.state.values()), {}) for optimizer in update.all_optimizers()

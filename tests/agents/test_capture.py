@@ -298,21 +298,50 @@ def test_a_captured_graph_draws_new_orders_and_follows_a_growing_buffer():
     assert len(batch.rewards.unique()) > 2 * 20
 
 
+class Synchronises(mtrl.PCGrad):
+    capturable = True
+
+    def weights(self, gramian, losses):
+        torch.cuda.synchronize()
+        return super().weights(gramian, losses)
+
+
+class WantsMemory(mtrl.PCGrad):
+    capturable = True
+
+    def weights(self, gramian, losses):
+        if torch.cuda.is_current_stream_capturing():
+            torch.empty(2**50, device=gramian.device)
+        return super().weights(gramian, losses)
+
+
 @cuda
-def test_an_aggregator_that_breaks_a_capture_off_leaves_acting_captured():
-    class Synchronises(mtrl.PCGrad):
-        capturable = True
-
-        def weights(self, gramian, losses):
-            torch.cuda.synchronize()
-            return super().weights(gramian, losses)
-
-    agent = toy_agent(aggregator=Synchronises(), device="cuda", capture=True)
-    with pytest.warns(RuntimeWarning, match="Synchronises"):
+@pytest.mark.parametrize("kind", [Synchronises, WantsMemory])
+def test_an_aggregator_that_breaks_a_capture_off_leaves_acting_captured(kind):
+    agent = toy_agent(aggregator=kind(), device="cuda", capture=True)
+    with pytest.warns(RuntimeWarning, match=kind.__name__):
         agent.learn(2 * 60)
     assert agent.captured.replays.refused
     assert not agent.collection.acting.replays.refused
     assert all(parameter.isfinite().all() for parameter in agent.policy.parameters())
+
+
+@cuda
+@pytest.mark.parametrize("noise_hold", [1, 2])
+def test_graphs_are_captured_again_after_their_state_was_exchanged_on_cuda(noise_hold):
+    """With acting captured (1) or not (2): then no graph is left in the pool when the updates' are forgotten."""
+    agents = []
+    for eager in (True, False):
+        agent = toy_agent(device="cuda", capture=True, noise_hold=noise_hold, **{**SETTINGS, "learning_rate": 1e-3})
+        agent.captured.replays.refused |= eager
+        agent.learn(2 * 26)
+        agent.set_parameters(copy.deepcopy(agent.get_parameters()))
+        agent.learn(2 * 8, reset_num_timesteps=False)
+        agents.append(agent)
+    assert not agent.captured.replays.refused
+    assert len(agent.captured.replays._captured) == 2
+    for ours, theirs in zip(agents[1].policy.parameters(), agents[0].policy.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @cuda

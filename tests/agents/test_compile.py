@@ -125,6 +125,19 @@ def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
     assert_same_tensors(eager, state_of(agent))
 
 
+@pytest.mark.parametrize("aggregator", ["gradvac", "smoothed:gradvac"])
+def test_what_an_aggregator_makes_after_a_reset_belongs_to_no_graph(traced, aggregator):
+    """It learns of how many parameters there are in the first update."""
+    options = {"per_parameter": True}
+    settings = {"aggregator": aggregator, "aggregator_kwargs": options, "reset_at": (24,)}
+    eager = eagerly(28, log_conflicts=0, **settings)
+    agent = toy_agent(**SETTINGS, **settings)
+    agent.captured = agent.rounds._replay = compiled.CompiledUpdates(agent.rounds._update, TracedGraphs())
+    agent.learn(2 * 28)
+    assert not agent.captured.replays.refused
+    assert_close(eager, state_of(agent))
+
+
 @pytest.mark.parametrize("aggregator", ["mean", "famo", "pcgrad", "mocograd", "sdmgrad"])
 def test_what_was_compiled_is_captured_on_cuda(traced, aggregator):
     """With captures acted out: compiled, run once without a trace, then captured and replayed."""
