@@ -9,7 +9,8 @@ PRESET ?= mt10-quick
 AGGREGATOR ?= pcgrad
 SEED ?= 0
 ARGS ?=
-JOBS ?= auto
+# one more than there are cores: many tests wait for processes of their own
+JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 
 .PHONY: help train test coverage stress check format docs clean
 
@@ -34,7 +35,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 train: $(VENV)/.installed  ## train an agent (default: PCGrad on MT10, sized for two cores)
 	$(BIN)/python -m scripts.train $(PRESET) --aggregator $(AGGREGATOR) --seed $(SEED) $(ARGS)
 
-test: $(VENV)/.installed-dev  ## run the tests, as many at once as there are cores (JOBS=1: one after the other)
+test: $(VENV)/.installed-dev  ## run the tests, one more at once than there are cores (JOBS=1: one after the other)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist worksteal $(ARGS)
 
 coverage: $(VENV)/.installed-dev  ## run the tests and list the lines that they never reach (takes longer)

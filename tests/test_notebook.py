@@ -31,4 +31,5 @@ def test_it_runs(tmp_path, monkeypatch):
     kinds = [{kind for output in cell.outputs for kind in output.get("data", ())} for cell in cells]
     assert ["image/png" in kind for kind in kinds] == [False, False, False, True, True]
     assert all((tmp_path / "runs/first-steps" / name / "result.json").exists() for name in ("mean", "pcgrad"))
-    assert "point-0: 0%" in cells[2].outputs[-1].text
+    printed = "".join(output.get("text", "") for output in cells[2].outputs)  # in pieces, on a busy machine
+    assert "point-0: 0%" in printed
