@@ -63,6 +63,8 @@ def card(run: Run, name: str) -> str:
     protocol, config = run.protocol, run.config
     methods = " and ".join(dict.fromkeys(config.aggregators()))
     folder = shlex.quote(name)
+    if "--resume" in command.split():  # the last of several, which begins nothing
+        command = f"python -m scripts.train {folder}/config.json --seed {config.seed}"
     return f"""# {name}
 
 The actor of a {ALGORITHMS[config.algorithm].title} agent on {config.suite}, gradients reconciled by {methods}:

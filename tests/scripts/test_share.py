@@ -1,5 +1,6 @@
 """A run that is given away acts, evaluates and opens as before, and says what it is; the agents that come with us."""
 
+import json
 import shutil
 
 import numpy as np
@@ -13,6 +14,8 @@ from scripts.common.usage import UsageError
 from scripts.runs import Run
 from scripts.runs.files import read_json
 from scripts.runs.folder import TRAINED, trained_agents
+from scripts.runs.sharing import card
+from scripts.setup.presets import find
 from tests.helpers import toy_agent
 from tests.runs import TINY
 
@@ -141,6 +144,17 @@ def test_the_agents_of_this_package_are_whole(name):
     assert not isinstance(agent, MTSAC)
     assert agent.steps_per_task == run.config.steps_per_task
     assert f"{np.mean(list(run.success.values())):.3f}" in (run.path / "README.md").read_text()
+
+
+def test_the_card_of_a_run_that_was_resumed_begins_it_anew(run, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    result = json.loads((again / "result.json").read_text())
+    result["command"] = "python -m scripts.train --resume runs/again"
+    (again / "result.json").write_text(json.dumps(result))
+    (line,) = (line for line in card(Run(again), "given").splitlines() if "scripts.train" in line)
+    assert line == f"python -m scripts.train given/config.json --seed {Run(again).config.seed}"
+    assert find(str(again / "config.json")).config.steps_per_task == 40
 
 
 def test_a_folder_goes_before_a_trained_agent_of_its_name(shared, tmp_path, monkeypatch):
