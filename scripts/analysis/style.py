@@ -37,11 +37,11 @@ STEPS_LABEL = "environment steps per task"
 def color_of(method: str) -> str:
     """Return the colour of an aggregator, or of `independent`, in every picture; grey for one that is not ours.
 
-    One behind a wrapper or a weighting, `smoothed:pcgrad`, has that of the method.
+    One behind a wrapper or a weighting, `smoothed:pcgrad`, or with options, `cagrad@c=0.2`, has that of the method.
     """
     before, _, base = method.rpartition(":")
     ours = all(name in (*WRAPPERS, *WEIGHTINGS) for name in before.split(":")) if before else True
-    return METHOD_COLORS.get(base, FOREIGN) if ours else FOREIGN
+    return METHOD_COLORS.get(base.partition("@")[0], FOREIGN) if ours else FOREIGN
 
 
 class Look(NamedTuple):

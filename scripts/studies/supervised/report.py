@@ -10,9 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from agents.saving.atomic import whole_file
-from scripts.analysis.style import color_of, literal, set_style
+from scripts.analysis.style import literal, looks, set_style
 from scripts.analysis.tables import table
 from scripts.common.screen import FittedTable
 from scripts.runs.tables import CsvTable
@@ -107,15 +108,19 @@ def draw(runs: Sequence[Run], tasks: Sequence[Task]) -> Figure:
 
 
 def _curves(axes: Axes, runs: Sequence[Run], task: int) -> None:
-    for name in dict.fromkeys(run.aggregator for run in runs):
+    names = list(dict.fromkeys(run.aggregator for run in runs))
+    for name, look in zip(names, looks(["independent" if name == ALONE else name for name in names]), strict=True):
         curves = [run.outcome.curves for run in runs if run.aggregator == name]
         test, training = (
             np.mean([[take(point) for point in curve] for curve in curves], axis=0)
             for take in (lambda point: point[1].losses[task], lambda point: point[0][task])
         )
-        epochs, color = range(1, len(test) + 1), "0.2" if name == ALONE else color_of(name)
-        axes.plot(epochs, test, color=color, label=literal(name), marker="." if len(test) == 1 else "")
-        axes.plot(epochs, training, ":", color=color, linewidth=1)
+        epochs, marker = range(1, len(test) + 1), "." if len(test) == 1 else ""
+        axes.plot(
+            epochs, test, look.dashes, color=look.color, linewidth=1.5 + look.rim, label=literal(name), marker=marker
+        )
+        axes.plot(epochs, training, ":", color=look.color, linewidth=1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _per_task(lines: Sequence[Line], tasks: Sequence[Task], columns: Sequence[Sequence[Estimate]]) -> Iterable[str]:
