@@ -11,7 +11,7 @@ from agents.algorithms import ALGORITHMS
 from agents.mtsac import MTSAC
 from agents.saving.atomic import whole_file
 from agents.saving.checkpoint import SUMS, sums
-from scripts.common.usage import UsageError, usage_errors
+from scripts.common.usage import UsageError, given, usage_errors
 from scripts.runs.files import as_usage_error, read_json
 from scripts.runs.folder import Run
 from scripts.runs.hub import SHARED
@@ -63,7 +63,7 @@ def card(run: Run, name: str) -> str:
     protocol, config = run.protocol, run.config
     methods = " and ".join(dict.fromkeys(config.aggregators()))
     folder = shlex.quote(name)
-    if "--resume" in command.split():  # the last of several, which begins nothing
+    if given("--resume", command.split()):  # the last of several, which begins nothing
         command = f"python -m scripts.train {folder}/config.json --seed {config.seed}"
     return f"""# {name}
 

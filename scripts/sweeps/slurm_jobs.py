@@ -48,24 +48,21 @@ class Queue:
 
     def __init__(self) -> None:
         self._there = set[str]()
-        self._asked = self._answered = float("-inf")
-        self._silent = 0.0  # since when there is no answer
-        self._told = False
+        self._asked, self._answered, self._told = float("-inf"), time.monotonic(), False
 
     def has(self, job_id: str, since: float) -> bool:
         """Whether a job is in the queue; one submitted after the last look is, and all while Slurm is silent."""
         if time.monotonic() - self._asked > LOOK_EVERY:
             self._look()
-        return bool(self._silent) or job_id in self._there or since > self._answered
+        # silent: busy, or its controller begins anew
+        return self._asked > self._answered or job_id in self._there or since > self._answered
 
     def _look(self) -> None:
         asked = subprocess.run(["squeue", "--me", "-h", "-o", "%A"], capture_output=True, text=True)
         self._asked = time.monotonic()
         if not asked.returncode:
-            self._there, self._answered, self._silent, self._told = set(asked.stdout.split()), self._asked, 0.0, False
-            return
-        self._silent = self._silent or self._asked  # Slurm is busy, or its controller begins anew
-        if self._asked - self._silent > SILENT and not self._told:
+            self._there, self._answered, self._told = set(asked.stdout.split()), self._asked, False
+        elif self._asked - self._answered > SILENT and not self._told:
             self._told = True
             found = asked.stderr.strip() or f"exit code {asked.returncode}"
             warnings.warn(
