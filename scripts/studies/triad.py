@@ -2,12 +2,13 @@
 
     python -m scripts.triad                        reach and button-press-topdown, 100 updates: a minute or two
     python -m scripts.triad --preset toy --updates 50   seconds
-    python -m scripts.triad --aggregators mean,pcgrad --preset mt10-paper2020   several methods on one picture
+    python -m scripts.triad --preset mt10-paper2020 --aggregators mean,pcgrad --seeds 0,1,2 --updates 3000
 
 Repeats the measurement of Section 5.3 of Yu et al. 2020 (arXiv 2001.06782): surgery helps where gradients conflict
 with a negative cosine, differ in norm, and curvature is high. Theorem 2 asks that (a) the cosine is at most minus the
 magnitude similarity, and (b) that the curvature is at least xi times a constant; as in the paper, (b) is counted as
-xi <= 1. Networks, batch size and rewards are those of the preset; one update follows each step of both tasks.
+xi <= 1. Networks, batch size and rewards are those of the preset; one update follows each step of both tasks. The
+figure is the paper's fourth: a column per network; what is counted and averaged is so over a thirtieth of the updates.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ import torch
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rich.table import Table
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from mtrl import diagnostics
-from scripts.analysis.style import COLORS, literal, looks, picture_path, set_style
+from scripts.analysis.style import literal, looks, picture_path, set_style
 from scripts.common import methods
-from scripts.common.flags import Names
+from scripts.common.flags import Counts, Names
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError
 from scripts.runs.files import check_not_of_a_run
@@ -40,7 +42,11 @@ from scripts.setup.config import TrainConfig
 from scripts.setup.presets import find
 
 NETWORKS = ("critic", "actor")
+WINDOWS = 30
 PAPER, TOY = ("reach-v3", "button-press-topdown-v3"), ("point-0", "point-1")
+
+
+Series = dict[str, list[dict[str, np.ndarray]]]  # aggregator -> per seed, quantity -> (updates,)
 
 
 @dataclass(frozen=True)
@@ -52,46 +58,53 @@ class TriadConfig:
     preset: str = "mt10"
     """Preset of scripts.train that gives networks, batch size and rewards."""
     aggregators: Annotated[Names, tyro.conf.arg(aliases=("--aggregator",))] = ("mean",)
-    """Aggregators that update the networks meanwhile, one training each; the paper measured under the mean."""
+    """Aggregators that update the networks meanwhile, one training each and seed; the paper shows mean and PCGrad."""
     updates: int = 100
     """Updates to measure."""
     warmup_steps: int = 500
     """Steps per task with random actions, before the first update."""
-    seed: int = 0
-    """Random seed for goals, network initialisation, exploration and batch sampling."""
+    seeds: Annotated[Counts, tyro.conf.arg(aliases=("--seed",))] = (0,)
+    """Random seeds for goals, network initialisation, exploration and batch sampling, one training each."""
     out: Path = Path("triad.png")
     """The figure: a .png, .pdf or .svg file; the numbers go beside it as .csv."""
 
 
 class Recorder(KVWriter):
-    """Keeps what is measured at every update: per network the four quantities."""
+    """Keeps what is measured at every update: per network the four quantities, and the tasks' returns."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = tasks
         self.gramians: dict[str, list[np.ndarray]] = {name: [] for name in NETWORKS}
         self.curvatures: dict[str, list[float]] = {name: [] for name in NETWORKS}
+        self.returns: list[list[float]] = []
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Take the cosines, lengths and curvature of a measurement."""
+        if "cosines/critic" not in key_values:
+            return
         for name in NETWORKS:
-            if f"cosines/{name}" in key_values:
-                lengths = np.array([key_values[f"train/{name}_norms/{task}"] for task in self.tasks])
-                self.gramians[name].append(key_values[f"cosines/{name}"] * np.outer(lengths, lengths))
-                self.curvatures[name].append(key_values[f"train/{name}_curvature"])
+            lengths = np.array([key_values[f"train/{name}_norms/{task}"] for task in self.tasks])
+            self.gramians[name].append(key_values[f"cosines/{name}"] * np.outer(lengths, lengths))
+            self.curvatures[name].append(key_values[f"train/{name}_curvature"])
+        self.returns.append([key_values.get(f"rollout/return/{task}", np.nan) for task in self.tasks])
 
     def close(self) -> None:
         """Nothing to close."""
 
-    def series(self, network: str) -> dict[str, np.ndarray]:
-        """Each quantity over the updates, (updates,)."""
-        gramians = torch.as_tensor(np.array(self.gramians[network]))
+    def series(self) -> dict[str, np.ndarray]:
+        """Each quantity over the updates, (updates,); a return is the mean of up to twenty episodes."""
         matrices = {
             "cosine": diagnostics.cosine_matrix,
             "similarity": diagnostics.magnitude_similarity,
             "xi": diagnostics.xi,
         }
-        found = {name: np.array([float(f(g)[0, 1]) for g in gramians]) for name, f in matrices.items()}
-        return {**found, "curvature": np.array(self.curvatures[network])}
+        found = {}
+        for network in NETWORKS:
+            gramians = torch.as_tensor(np.array(self.gramians[network]))
+            for name, matrix in matrices.items():
+                found[f"{network}_{name}"] = np.array([float(matrix(gramian)[0, 1]) for gramian in gramians])
+            found[f"{network}_curvature"] = np.array(self.curvatures[network])
+        return found | {f"return_{task}": row for task, row in zip(self.tasks, np.array(self.returns).T, strict=True)}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -100,42 +113,43 @@ def main(argv: Sequence[str]) -> int:
     configs, out = check(request), picture_path(request.out)
     check_not_of_a_run("--out", out.with_suffix(".csv"))
     console = Screen()
-    recorders = {}
+    recorders: dict[str, list[Recorder]] = {name: [] for name in request.aggregators}
     for config in configs:
-        with console.status(f"{config.aggregator}: {request.warmup_steps} steps of warm-up, {request.updates} updates"):
-            recorders[config.aggregator] = measure(config, request.updates)
-    found = {name: {net: recorder.series(net) for net in NETWORKS} for name, recorder in recorders.items()}
+        what = f"{config.aggregator}, seed {config.seed}"
+        with console.status(f"{what}: {request.warmup_steps} steps of warm-up, {request.updates} updates"):
+            recorders[config.aggregator].append(measure(config, request.updates))
+    found = {name: [recorder.series() for recorder in own] for name, own in recorders.items()}
     title = f"{' and '.join(configs[0].tasks)}: the first {request.updates} updates"
-    if len(found) == 1:
-        ((name, series),) = found.items()
-        draw(series, f"{title} under {name}").savefig(out, dpi=150)
-    else:
-        draw_side_by_side(found, title).savefig(out, dpi=150)
-    write_csv(out.with_suffix(".csv"), found)
-    for name, recorder in recorders.items():
-        console.print(table(recorder, name))
+    draw(found, configs[0].tasks, title).savefig(out, dpi=150)
+    write_csv(out.with_suffix(".csv"), found, request.seeds)
+    for name, own in recorders.items():
+        console.print(table(own, name))
     console.print(f"wrote {out} and {out.with_suffix('.csv')}", soft_wrap=True)
     return 0
 
 
 def check(request: TriadConfig) -> list[TrainConfig]:
-    """Return a run's config per aggregator.
+    """Return a run's config per aggregator and seed.
 
     :raises UsageError: for what cannot be measured.
     """
     if request.tasks and len(request.tasks) != 2:
         raise UsageError(f"--tasks: expected two task names, found {len(request.tasks)}.")
-    for name, least in (("updates", 1), ("warmup_steps", 1), ("seed", 0)):
+    for name, least in (("updates", 1), ("warmup_steps", 1)):
         if getattr(request, name) < least:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag}: expected at least {least}, found {getattr(request, name)}.")
+    if not request.seeds or min(request.seeds) < 0 or len(set(request.seeds)) < len(request.seeds):
+        raise UsageError(
+            f"--seeds: expected different seeds of at least 0, found {', '.join(map(str, request.seeds)) or 'none'}."
+        )
     methods.check_aggregators(request.aggregators)
     preset = find(request.preset).config
     suite, tasks = ("toy", TOY) if preset.suite == "toy" else ("custom", PAPER)
-    config = replace(preset, suite=suite, tasks=request.tasks or tasks, seed=request.seed)
-    config = replace(config, warmup_steps=request.warmup_steps, train_freq=1, gradient_steps=1, workers=0)
-    config = replace(config, log_conflicts=1, log_every=1)
-    return [resolve(replace(config, aggregator=name)) for name in request.aggregators]
+    config = replace(preset, suite=suite, tasks=request.tasks or tasks, warmup_steps=request.warmup_steps)
+    config = replace(config, train_freq=1, gradient_steps=1, workers=0, log_conflicts=1, log_every=1)
+    chosen = [(name, seed) for name in request.aggregators for seed in request.seeds]
+    return [resolve(replace(config, aggregator=name, seed=seed)) for name, seed in chosen]
 
 
 def measure(config: TrainConfig, updates: int) -> Recorder:
@@ -147,88 +161,81 @@ def measure(config: TrainConfig, updates: int) -> Recorder:
     return recorder
 
 
-def table(recorder: Recorder, aggregator: str) -> Table:
-    """How often the conditions held."""
+def table(recorders: Sequence[Recorder], aggregator: str) -> Table:
+    """How often the conditions held, over all seeds."""
     headings = ("network", "updates", "conflict", "of these: (a) cos <= -similarity", "(b) xi <= 1", "curvature > 0")
     result = Table(*headings, title=aggregator)
     for name in NETWORKS:
-        gramians = torch.as_tensor(np.array(recorder.gramians[name]))
+        gramians = torch.as_tensor(np.concatenate([recorder.gramians[name] for recorder in recorders]))
+        curvatures = np.concatenate([recorder.curvatures[name] for recorder in recorders])
         shares = [f"{float(share):.2f}" for share in diagnostics.theorem_2(gramians)]
-        result.add_row(name, str(len(gramians)), *shares, f"{np.mean(np.array(recorder.curvatures[name]) > 0):.2f}")
+        result.add_row(name, str(len(gramians)), *shares, f"{np.mean(curvatures > 0):.2f}")
     return result
 
 
-def write_csv(path: Path, found: dict[str, dict[str, dict[str, np.ndarray]]]) -> None:
-    """One row per update; the columns of several aggregators begin with their names."""
-    columns = {
-        f"{f'{aggregator}_' * (len(found) > 1)}{network}_{name}": values
-        for aggregator, series in found.items()
-        for network, own in series.items()
-        for name, values in own.items()
-    }
+def write_csv(path: Path, found: Series, seeds: Sequence[int]) -> None:
+    """One row per aggregator, seed and update."""
+    rows = [
+        {"aggregator": name, "seed": seed, "update": update}
+        | {column: f"{values[update]:.6g}" for column, values in series.items()}
+        for name, of_seeds in found.items()
+        for seed, series in zip(seeds, of_seeds, strict=True)
+        for update in range(len(series["critic_xi"]))
+    ]
     with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["update", *columns])
-        writer.writerows([i, *(f"{x:.6g}" for x in row)] for i, row in enumerate(zip(*columns.values(), strict=True)))
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-def draw(series: dict[str, dict[str, np.ndarray]], title: str) -> Figure:
-    """Draw a column per network; conflict, norms, xi and curvature from top to bottom."""
+def draw(found: Series, tasks: Sequence[str], title: str) -> Figure:
+    """Draw a column per network and a colour per aggregator; conditions, curvature and returns from top to bottom."""
     set_style()
-    figure, panels = plt.subplots(3, 2, figsize=(9, 6.5), sharex=True, layout="constrained", squeeze=False)
-    for column, name in zip(panels.T, NETWORKS, strict=True):
-        found = series[name]
-        conflict(column[0], found)
-        column[0].set_title(f"{name}: conflict in {np.mean(found['cosine'] < 0):.0%} of {len(found['cosine'])} updates")
-        line(column[1], found["xi"], "xi;\n(b) holds below 1", COLORS[2])
-        column[1].set_yscale("log")
-        column[1].axhline(1, color="0.4", linewidth=0.8)
-        line(column[2], found["curvature"], "curvature along the step", COLORS[3])
-        column[2].axhline(0, color="0.4", linewidth=0.8)
-        column[2].ticklabel_format(axis="y", scilimits=(-2, 3))
-        column[2].set_xlabel("update")
-    figure.suptitle(title)
-    return figure
-
-
-def draw_side_by_side(found: dict[str, dict[str, dict[str, np.ndarray]]], title: str) -> Figure:
-    """Draw a column per network and a line per aggregator; cosine, xi and curvature from top to bottom."""
-    set_style()
-    figure, panels = plt.subplots(3, 2, figsize=(9, 6.5), sharex=True, layout="constrained", squeeze=False)
-    for column, network in zip(panels.T, NETWORKS, strict=True):
-        for look, (name, series) in zip(looks(list(found)), found.items(), strict=True):
-            own, style = (
-                series[network],
-                {"color": look.color, "linestyle": look.dashes, "linewidth": 1.0, "alpha": 0.8},
-            )
-            column[0].plot(
-                own["cosine"], **style, label=f"{literal(name)}: conflict in {np.mean(own['cosine'] < 0):.0%}"
-            )
-            column[1].plot(own["xi"], **style)
-            column[2].plot(own["curvature"], **style)
-        for axes, level in zip(column, (0, 1, 0), strict=True):
-            axes.axhline(level, color="0.4", linewidth=0.8)
-        column[0].set(title=network, ylim=(-1.05, 1.75), yticks=(-1, -0.5, 0, 0.5, 1))
-        column[0].legend(fontsize=8, loc="upper right", ncols=2)
-        column[1].set_yscale("log")
-        column[2].set_yscale("asinh")
-        column[2].set_xlabel("update")
-    for axes, label in zip(panels[:, 0], ("cosine of the gradients", "xi", "curvature along the step"), strict=True):
+    figure, panels = plt.subplots(3, 2, figsize=(9, 7.5), sharex=True, layout="constrained", squeeze=False)
+    for look, (name, of_seeds) in zip(looks(list(found)), found.items(), strict=True):
+        for column, network in zip(panels.T, NETWORKS, strict=True):
+            conditions = [shares(series, network) for series in of_seeds]
+            for dashes, label in zip(("-", "--", ":"), conditions[0], strict=True):
+                curve(column[0], [own[label] for own in conditions], label, color=look.color, linestyle=dashes)
+            curvatures = [windows(series[f"{network}_curvature"]) for series in of_seeds]
+            curve(column[1], curvatures, literal(name), color=look.color)
+        for axes, task in zip(panels[2], tasks, strict=True):
+            curve(axes, [windows(series[f"return_{task}"]) for series in of_seeds], literal(name), color=look.color)
+    for column, network, task in zip(panels.T, NETWORKS, tasks, strict=True):
+        column[0].set(title=f"{network}'s gradients", ylim=(-0.02, 1.02))
+        column[1].set_yscale("asinh")
+        column[1].axhline(0, color="0.4", linewidth=0.8)
+        column[2].set(title=literal(task), xlabel="update")
+    for axes, label in zip(panels[:, 0], ("share of updates", "curvature along the step", "return"), strict=True):
         axes.set_ylabel(label)
+    ways = [Line2D([], [], color="0.2", linestyle=dashes) for dashes in ("-", "--", ":")]
+    panels[0, 1].legend(ways, list(shares(next(iter(found.values()))[0], "critic")), fontsize=8)
+    panels[1, 1].legend(fontsize=8)
     figure.suptitle(title)
     return figure
 
 
-def conflict(axes: Axes, found: dict[str, np.ndarray]) -> None:
-    """Cosine over the updates, with the bound of condition (a)."""
-    line(axes, found["cosine"], "", COLORS[0], "cosine of the gradients")
-    axes.plot(-found["similarity"], color=COLORS[1], linewidth=1, linestyle="--", label="-(magnitude similarity)")
-    axes.fill_between(range(len(found["cosine"])), -1, 0, color="0.5", alpha=0.08, linewidth=0)
-    axes.set(ylim=(-1.05, 1.75), yticks=(-1, -0.5, 0, 0.5, 1), ylabel="conflict below 0;\n(a) holds below the dashes")
-    axes.legend(fontsize=8, loc="upper right", ncols=2)
+def windows(values: np.ndarray) -> list[np.ndarray]:
+    """Cut a series into thirty windows, or fewer where these would be shorter than ten."""
+    return np.array_split(values, max(1, min(WINDOWS, len(values) // 10)))
 
 
-def line(axes: Axes, values: np.ndarray, label: str, color: str, legend: str = "") -> None:
-    """One curve over the updates."""
-    axes.plot(values, color=color, linewidth=1.2, label=legend or None)
-    axes.set_ylabel(label)
+def shares(series: dict[str, np.ndarray], network: str) -> dict[str, list[np.ndarray]]:
+    """In conflict or not; among conflicts whether (a) and (b) hold, else NaN; a label each."""
+    cosine, similarity, xi = (series[f"{network}_{name}"] for name in ("cosine", "similarity", "xi"))
+    conflict = cosine < 0
+    held = {"(a): cosine at most -(similarity)": cosine <= -similarity, "(b): xi at most 1": xi <= 1}
+    found = {"conflict": conflict.astype(float)} | {
+        f"of these {name}": np.where(conflict, true, np.nan) for name, true in held.items()
+    }
+    return {name: windows(values) for name, values in found.items()}
+
+
+def curve(axes: Axes, of_seeds: Sequence[Sequence[np.ndarray]], label: str, **style: Any) -> None:
+    """Draw the mean over windows and seeds, and each seed thin."""
+    ends = np.cumsum([len(window) for window in of_seeds[0]])
+    rows = np.array([[np.nan if np.isnan(w).all() else np.nanmean(w) for w in own] for own in of_seeds])
+    if len(rows) > 1:
+        axes.plot(ends, rows.T, linewidth=0.6, alpha=0.35, **style)
+    known = ~np.isnan(rows).all(0)
+    axes.plot(ends[known], np.nanmean(rows[:, known], 0), linewidth=1.6, label=label, **style)
