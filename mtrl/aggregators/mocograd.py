@@ -31,10 +31,9 @@ class MoCoGrad(Ordered):
     Use it when single batches are so noisy that a conflict in one of them says little.
 
     :param reduction: "sum" gives the paper's scale.
-    :param strength: the paper's lambda, at least 0, where this is the mean. The authors' code gives no default; 0.1 is
-        a compromise: after 200 steps of Adam on five quadratics in ten dimensions (20 seeds) it was 0.62 above the
-        optimum and the mean 0.68 where the way was long, 0.0076 and the mean 0.0042 where they had arrived; 0.3 gains
-        and loses more (0.58 and 0.021).
+    :param strength: the paper's lambda, at least 0, where this is the mean. The authors' code gives no default. 0.1 is
+        a choice, no optimum: of 0.03, 0.1 and 0.3 on fourteen binary tasks (yeast) each was worse than the mean, by
+        2.3, 4.7 and 4.3 points of delta_m (`python -m scripts.supervised yeast`, docs/supervised.md).
     :param momentum: how much of the momentum stays at each step, in [0, 1); the paper's beta_1.
     :param seed: seed of the visiting orders, one fresh order per task and call.
     """
