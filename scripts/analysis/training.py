@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from envs import find_benchmark
 from mtrl import diagnostics
 from scripts.analysis.methods import Method
 from scripts.analysis.style import STEPS_LABEL, literal, looks, over_steps, set_style
@@ -25,6 +26,7 @@ from scripts.runs.tables import CsvTable
 
 NETWORKS = ("critic", "actor")
 WINDOWS = 4  # parts of training in the heat map
+NAMED = 25  # more tasks have no room for their names
 Row = dict[str, str]
 
 
@@ -32,31 +34,40 @@ Row = dict[str, str]
 def conflicts(methods: Sequence[Method]) -> Figure:
     """How often two tasks' gradients conflict: the share of measured updates with a cosine below 0, by pair of tasks.
 
-    In each quarter of training, over all seeds. The mean of the cosines would hide conflicts: in it they cancel.
+    In each quarter of training, over all seeds. The mean of the cosines would hide conflicts: in it they cancel. More
+    than `NAMED` tasks have no room for their names: they stand in groups of difficulty.
     """
     set_style()
-    tasks = methods[0].runs[0].protocol.tasks
+    protocol = methods[0].runs[0].protocol
+    tasks, named = protocol.tasks, len(protocol.tasks) <= NAMED
+    groups = find_benchmark(protocol.benchmark).grouped(tasks) if not named else {}
+    order = [i for group in groups.values() for i in group] or list(range(len(tasks)))
     lines = [(method, network) for method in methods for network in NETWORKS]
     maps = [conflicts_over_time(method, network) for method, network in lines]
-    side = max(1.7, 0.16 * len(tasks))
+    side = max(1.7, 0.16 * len(tasks)) if named else 2.6
     figure, panels = plt.subplots(
         len(lines), WINDOWS, figsize=(2.2 + WINDOWS * side, 0.9 + len(lines) * (side + 0.35)), layout="constrained",
         squeeze=False, sharex=True, sharey=True,
     )  # fmt: skip
     for row, (method, network), (edges, found) in zip(panels, lines, maps, strict=True):
         for axes, matrix, (start, end) in zip(row, found, itertools.pairwise(edges), strict=True):
-            image = axes.imshow(matrix, cmap="RdBu_r", vmin=0, vmax=1)  # white: as often as not
+            image = axes.imshow(matrix[np.ix_(order, order)], cmap="RdBu_r", vmin=0, vmax=1)  # white: as often as not
             pairs = matrix[np.triu_indices(len(tasks), 1)]
             share = "not measured" if np.isnan(pairs).all() else f"{np.mean(pairs):.0%} in conflict"
             axes.set_title(f"{_short(start)}-{_short(end)}:\n{share}", fontsize=8)  # two lines: one meets the next
             axes.set_facecolor("0.85")  # of the diagonal
             axes.grid(visible=False)
         row[0].set_ylabel(f"{literal(method.label)}\n{network}", fontweight="bold")
-    small = {"fontsize": 7 if len(tasks) <= 12 else 4}
+    ticks = (list(range(len(tasks))), list(tasks)) if named else _ticks(groups)
+    small = {"fontsize": 4 if 12 < len(tasks) <= NAMED else 7}
+    for axes in panels.flat:
+        for edge in np.cumsum([len(group) for group in groups.values()])[:-1] - 0.5:
+            axes.axhline(edge, color="black", linewidth=0.6)
+            axes.axvline(edge, color="black", linewidth=0.6)
     for axes in panels[:, 0]:
-        axes.set_yticks(range(len(tasks)), tasks, **small)
+        axes.set_yticks(*ticks, **small)
     for axes in panels[-1]:
-        axes.set_xticks(range(len(tasks)), tasks, rotation=90, **small)
+        axes.set_xticks(*ticks, rotation=90, **small)
     label = "share of single updates in which the gradients of two tasks conflict (cosine below 0)"
     figure.colorbar(image, ax=panels, label=label, shrink=0.6, aspect=30)
     figure.suptitle(f"Conflict between tasks by {STEPS_LABEL}, in each quarter of training", fontsize=11)
@@ -93,6 +104,13 @@ def _matrix(values: np.ndarray, pairs: Sequence[tuple[int, int]], size: int) -> 
         rows, columns = zip(*pairs, strict=True)
         matrix[rows, columns] = matrix[columns, rows] = values.mean(0)
     return matrix
+
+
+def _ticks(groups: dict[str, list[int]]) -> tuple[list[float], list[str]]:
+    """Return the middle of each group of tasks that stand in a row, and its name with their number."""
+    sizes = [len(group) for group in groups.values()]
+    middles = np.cumsum(sizes) - np.array(sizes) / 2 - 0.5
+    return middles.tolist(), [f"{name} ({size})" for name, size in zip(groups, sizes, strict=True)]
 
 
 def _short(steps: float) -> str:

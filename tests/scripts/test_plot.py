@@ -121,6 +121,14 @@ def test_the_heat_map_has_the_share_of_conflicts_in_each_quarter_and_a_blank_dia
     assert figure.axes[0].get_title().endswith("100% in conflict")
 
 
+def test_many_tasks_stand_in_groups_of_difficulty(methods, monkeypatch):
+    monkeypatch.setattr(plot_training, "NAMED", 1)
+    first = plot_training.conflicts(methods).axes[0]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["easy (1)", "hard (1)"]
+    assert first.get_yticks().tolist() == [0, 1]
+    assert [line.get_xydata()[0].tolist() for line in first.get_lines()] == [[0, 0.5], [0.5, 0]]  # between the two
+
+
 def test_conflicts_that_cancel_in_the_mean_are_shown(tmp_path):
     """Cosines of -0.5 and 0.5 in turn: in half of the updates the two tasks conflict, and their mean is 0."""
     run = make_run(tmp_path / "a")
