@@ -263,7 +263,9 @@ def _descent(axes: Axes, point: Float[np.ndarray, 2], gradient: Float[np.ndarray
     x, y = (point - reach * gradient).tolist()
     arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", (x, y), tuple(point.tolist()), arrowprops=arrow, zorder=5, annotation_clip=False)
-    axes.text(x, y, f" {length:.2g}", color=color, fontsize=8, clip_on=True)
+    side = "left" if x < np.mean(axes.get_xlim()) else "right"
+    rounded = f"{float(f'{length:.2g}'):,g}"
+    axes.annotate(rounded, (x, y), (0, 4), textcoords="offset points", color=color, fontsize=8, ha=side)
 
 
 def look(name: str, drawn: Sequence[str]) -> tuple[str, str]:
