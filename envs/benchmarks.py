@@ -65,7 +65,8 @@ class Benchmark:
     :param maker: "module:function" from `TaskOptions` to `TaskSet`.
     :param termination: how episodes end, as a sentence of the protocol.
     :param versions: distributions whose version is part of the protocol.
-    :param success: when an episode counts as one, as a sentence of the protocol.
+    :param success: when an episode counts as one, as a sentence of the protocol. Evaluations count any step that says
+        so: a benchmark with another rule has tasks that say it then.
     :param max_horizon: steps of an episode at most; None: any number.
     :param own_list: name of the benchmark for a list of chosen tasks.
     :param num_tasks: how many tasks must be named; None: any number.

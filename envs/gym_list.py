@@ -229,8 +229,10 @@ def _try_out(suite: str, name: str, env: gymnasium.Env) -> None:
         env.action_space.seed(0)
         _require_observation(env.reset(seed=0)[0], env)
         for _ in range(PROBE_STEPS):
-            observation, _, terminated, truncated, info = env.step(env.action_space.sample())
+            observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
             _require_observation(observation, env)
+            if not math.isfinite(number(reward, "reward")):
+                raise ValueError(f"expected finite rewards, found {reward}")
             keys |= info.keys()
             if not math.isnan(_success(info)):
                 return

@@ -96,13 +96,18 @@ class Buttons(Walk):
 
 
 class Told(Walk):
-    def __init__(self, mark, success=0.0, observation=None):
+    def __init__(self, mark, success=0.0, observation=None, reward=0.0):
         super().__init__(mark)
-        self.success, self.observation = success, observation
+        self.success, self.observation, self.reward = success, observation, reward
 
     def step(self, action):
-        observation, *rest, _ = super().step(action)
-        return observation if self.observation is None else self.observation, *rest, {"success": self.success}
+        observation, _, *ends, _ = super().step(action)
+        seen = observation if self.observation is None else self.observation
+        return seen, self.reward, *ends, {"success": self.success}
+
+
+class Spaceless(Walk):
+    observation_space = None
 
 
 class Broken(Walk):
@@ -134,6 +139,8 @@ short = partial(list, [partial(Told, 1.0, observation=np.zeros(1))])
 single = partial(list, [partial(Told, 1.0, observation=0.5)])
 keyed = partial(list, [partial(Told, 1.0, observation={"place": 0.0, "mark": 1.0})])
 blind = partial(list, [partial(Told, 1.0, observation=np.array([0.0, np.nan]))])
+unpaid, priceless = (partial(list, [partial(Told, 1.0, reward=found)]) for found in ("much", np.nan))
+spaceless, half = partial(list, [partial(Spaceless, 1.0)]), partial(list, [partial(Walk, 1.0), partial(Spaceless, 1.0)])
 unequal = partial(dict, {"narrow": partial(Walk, 1.0), "wide": partial(Wide, 1.0)})
 buttons, broken = partial(list, [Buttons]), partial(list, [partial(Broken, 1.0)])
 not_a_function = 5

@@ -59,11 +59,10 @@ def explain(protocol: Protocol, at: int | None) -> str:
     if protocol.train_horizon != protocol.horizon:
         horizon += f" (in training {protocol.train_horizon})"
     reward = f"Reward {protocol.reward_version}, horizon" if protocol.reward_version else "Horizon"
-    versions = {name: getattr(protocol, name) for name in ("metaworld", "mujoco", "gymnasium")}
     return (
         f"{reward} {horizon}, {counted(protocol.goals_per_task, 'goal')} per task, "
         f"success {protocol.success}, deterministic policy, {counted(episodes, 'episode')} per task; "
-        f"{', '.join(f'{name} {in_markdown(number)}' for name, number in versions.items() if number)}."
+        f"{in_markdown(protocol.versions)}."
     )
 
 

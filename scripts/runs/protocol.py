@@ -43,6 +43,7 @@ class Part:
 
 
 _LENGTH, _SOFTWARE = Part(shares_axis=True, may_change=True), Part(may_change=True)
+_OWN_VERSION = ("metaworld", "mujoco", "gymnasium")  # libraries with a field each
 _EPISODES = Part(in_id=False)  # they say how exactly success is known, not how it was measured
 
 
@@ -73,6 +74,7 @@ class Protocol:
     collect_ahead: Annotated[int, Part(may_change=True, added=True)] = 0  # until version 0.2, and none goes on
     spaces: Annotated[str, Part(added=True)] = ""
     gymnasium: Annotated[str, Part(may_change=True, added=True)] = ""
+    libraries: Annotated[str, Part(may_change=True, added=True)] = ""  # of a benchmark, with no field of their own
 
     @property
     def id(self) -> str:
@@ -100,6 +102,12 @@ class Protocol:
             raise ValueError(f"fields {sorted(_parts().keys() ^ values.keys())} are missing or unknown")
         protocol: Protocol = build(cls, values)
         return protocol
+
+    @property
+    def versions(self) -> str:
+        """What the benchmark is made of, with versions."""
+        own = (f"{name} {number}" for name in _OWN_VERSION if (number := getattr(self, name)))
+        return ", ".join([*own, *filter(None, [self.libraries])])
 
     def conflicts(self, other: Protocol) -> list[str]:
         """Names of the fields that forbid one axis for both."""
@@ -156,6 +164,7 @@ def describe(
     """Return the protocol of a run with this config, tasks and goals; spaces where no benchmark fixes them."""
     benchmark = find_benchmark(config.suite)
     versions = {name: version(name) for name in benchmark.versions}
+    others = ", ".join(f"{name} {number}" for name, number in versions.items() if name not in _OWN_VERSION)
     steps_per_task = math.ceil(config.steps_per_task / config.envs_per_task) * config.envs_per_task
     settings = taken_by(Protocol, vars(config))  # those that the two call alike
     return Protocol(
@@ -177,8 +186,9 @@ def describe(
             "spaces": spaces if benchmark.is_code else "",
             "metaworld": "",
             "mujoco": "",
+            "libraries": others,
         }
-        | versions
+        | {name: number for name, number in versions.items() if name in _OWN_VERSION}
     )
 
 

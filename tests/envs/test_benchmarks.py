@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,19 @@ def test_a_protocol_of_a_list_says_what_it_was():
     assert protocol.conflicts(replace(protocol, spaces="other")) == ["spaces"]
 
 
+def test_a_benchmark_names_whatever_library_it_is_made_of(monkeypatch):
+    row = replace(BENCHMARKS["toy"], name="points", versions=("mujoco", "scipy", "tqdm"))
+    monkeypatch.setitem(BENCHMARKS, "points", row)
+    protocol = describe(TrainConfig(suite="points"), ("left", "right"), {})
+    libraries = f"scipy {version('scipy')}, tqdm {version('tqdm')}"
+    assert (protocol.metaworld, protocol.mujoco, protocol.libraries) == ("", version("mujoco"), libraries)
+    assert protocol.versions == f"mujoco {version('mujoco')}, {libraries}"
+    assert Protocol.from_json(protocol.to_json()) == protocol
+    newer = replace(protocol, libraries="scipy 99")
+    assert protocol.conflicts(newer) == ["libraries"]
+    assert protocol.changed(newer) == [], "a run may go on with other software"
+
+
 # Lists of environments
 
 
@@ -200,6 +214,10 @@ WRONG = {
     "single": r"task-0 raised ValueError: expected observations of shape \(2,\), found shape \(\)",
     "keyed": r"task-0 raised ValueError: expected observations of shape \(2,\), found a dict",
     "blind": r"task-0 raised ValueError: expected finite observations, found \[ *0\. nan\]",
+    "unpaid": "task-0 raised ValueError: expected one number as reward, found 'much'",
+    "priceless": "task-0 raised ValueError: expected finite rewards, found nan",
+    "spaceless": "expected an observation_space of each task; found none at task-0",
+    "half": "expected an observation_space of each task; found none at task-1",
     "unequal": r"found Box.*\(2,\).* at narrow and Box.*\(3,\).* at wide",
     "buttons": r"expected actions in a one-dimensional Box.*found Discrete\(2\)",
     "broken": "task-0 raised RuntimeError: no such model",
