@@ -18,9 +18,9 @@ def common_spaces(names: Sequence[str], envs: Sequence[Any]) -> tuple[Box, Box]:
     first = envs[0]
     for name, env in zip(names, envs, strict=True):
         for kind in ("observation_space", "action_space"):
-            expected, found = getattr(first, kind, None), getattr(env, kind, None)
-            if found is None:
+            if getattr(env, kind, None) is None:
                 raise ValueError(f"expected an {kind} of each task; found none at {name}; set it in its __init__")
+            expected, found = getattr(first, kind), getattr(env, kind)
             if expected != found:
                 raise ValueError(
                     f"expected one {kind} for all tasks; found {spelled(expected)} at {names[0]} and {spelled(found)} "

@@ -21,8 +21,8 @@ def aggregator_kind(name: str) -> type[Aggregator]:
 
     :raises UsageError: if there is none, or if TorchJD is not installed.
     """
-    if ":" not in name:
-        choose("aggregator", name, (*AGGREGATORS, *WEIGHTINGS, *FORMER))
+    if ":" not in name and name not in FORMER:  # which says what it is called now
+        choose("aggregator", name, (*AGGREGATORS, *WEIGHTINGS))
     with usage_errors():
         return aggregator_class(name)
 

@@ -29,7 +29,7 @@ from scripts.common.methods import aggregator_kind
 from scripts.common.usage import UsageError, given, step_limit, usage_errors
 from scripts.setup.config import TrainConfig, check, fitted, shorten
 from scripts.setup.overview import PROGRAM, print_difference, print_overview
-from scripts.setup.presets import PRESETS, Preset, find, to_toml
+from scripts.setup.presets import PRESETS, Preset, find, from_file, to_toml
 
 _ALSO = " With --go-on: begin this run, resume it, or say that it is finished."
 _AGGREGATOR_FLAGS = ("aggregator", "actor_aggregator", "critic_aggregator")
@@ -150,9 +150,10 @@ def parse_train(argv: Sequence[str]) -> TrainConfig | Resume | GoOn | None:
     rest, track = _without_track([*chain.from_iterable(words)])
     flags, other, printed, go_on = _own_words(rest)
     preset = find(argv[0])
-    config = tracked(_parse_preset(preset, flags), track)
-    with usage_errors():
-        check(config)
+    with from_file(argv[0]):
+        config = tracked(_parse_preset(preset, flags), track)
+        with usage_errors():
+            check(config)
     if other is not None:
         print_difference(config, _parse_preset(find(other), ()))
     if printed:
@@ -186,7 +187,8 @@ def _parse_preset(preset: Preset, flags: Sequence[str]) -> TrainConfig:
     :raises UsageError: for a flag that contradicts another.
     """
     defaults = fitted(preset.config, _peek("algorithm", flags, preset.config))
-    networks = {flag: name for flag in _AGGREGATOR_FLAGS if (name := _peek(flag, flags, defaults))}
+    peeked = {flag: _peek(flag, flags, defaults) for flag in _AGGREGATOR_FLAGS}
+    networks = {flag: name for flag, name in peeked.items() if name or flag == "aggregator"}
     kinds = {flag: aggregator_kind(name) for flag, name in networks.items()}
     with usage_errors():
         refuse_for_actor(kinds.get("actor_aggregator") or kinds["aggregator"])
@@ -200,7 +202,8 @@ def _parse_preset(preset: Preset, flags: Sequence[str]) -> TrainConfig:
     command = make_dataclass("Command", [("config", settings, defaults), *groups], kw_only=True)
     told = "".join(f" Options of its {flag.replace('_', ' ')}: {found}." for flag, found in others.items() if found)
     parsed = _cli(command, flags, f"{PROGRAM} {preset.name}", f"Train: {preset.summary}.{told}{_ALSO}")
-    options = {f"{flag}_options": _options(flag, parsed, flags, others[flag]) for flag in kinds}
+    options: dict[str, Any] = {f"{flag}_options": {} for flag in _AGGREGATOR_FLAGS}
+    options |= {f"{flag}_options": _options(flag, parsed, flags, others[flag]) for flag in kinds}
     config: TrainConfig = replace(parsed.config, **options)
     full_names: dict[str, Any] = {flag: _in_full(getattr(config, flag)) for flag in _AGGREGATOR_FLAGS}
     config = replace(config, **full_names)
@@ -236,7 +239,7 @@ def _preset_options(flag: str, name: str, preset: Preset) -> dict[str, Any]:
     with usage_errors():
         try:
             make_aggregator(name, **options)
-        except (TypeError, RuntimeError) as error:  # an option that it does not have, or of another type
+        except (TypeError, ValueError, RuntimeError) as error:  # it has no such option, or not of that value
             raise ValueError(f"{flag}_options of preset {preset.name}: {error}. Change them in its file.") from error
     return options
 

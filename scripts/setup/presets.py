@@ -14,15 +14,16 @@ from __future__ import annotations
 import json
 import textwrap
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.fields import help_of, settings_of
+from agents.fields import SettingError, help_of, settings_of
 from agents.settings import AHEAD_REMOVED
 from scripts.common.text import parse_json
-from scripts.common.usage import UsageError, check_folder, choose
+from scripts.common.usage import InUse, UsageError, check_folder, choose
 from scripts.setup.config import TrainConfig, check_settings, fitted, renamed
 from scripts.setup.trust import code_of
 
@@ -52,6 +53,19 @@ def find(word: str) -> Preset:
     return _read(path) if ending == ".toml" else PRESETS[choose("preset", word, PRESETS)]
 
 
+@contextmanager
+def from_file(word: str) -> Iterator[None]:
+    """Inside, an error about settings names the file that they come from; `word` may be a preset's name, too."""
+    try:
+        yield
+    except InUse:
+        raise
+    except UsageError as error:
+        if Path(word).suffix.lower() not in (".toml", ".json") or word in str(error):
+            raise
+        raise UsageError(f"with {word}: {error}") from error
+
+
 def _read(path: Path) -> Preset:
     """Return the preset in a file of its own."""
     keys = _merged(path, ())
@@ -79,8 +93,11 @@ def _preset(path: Path, name: Any, summary: Any, keys: dict[str, Any]) -> Preset
         defaults = fitted(TrainConfig(), str(keys.get("algorithm", TrainConfig.algorithm)))
         config = TrainConfig.from_json({**defaults.to_json(), "preset": name, **keys})
         check_settings(config)
+        for flag in ("actor_aggregator", "critic_aggregator"):
+            if not getattr(config, flag) and (options := getattr(config, f"{flag}_options")):
+                raise SettingError(f"{flag}_options", f"none, as no {flag} is named", options)
     except ValueError as error:
-        raise UsageError(f"{path}: {str(error).rstrip('.')}.") from error
+        raise UsageError(f"{path}: {str(error).removesuffix('.')}{'' if str(error)[-1:] == '?' else '.'}") from error
     if code := code_of(config):
         raise UsageError(
             f"{path}: expected settings that run no code; found {code[0]!r}. Take it out, and name it on the command "

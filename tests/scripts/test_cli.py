@@ -14,6 +14,7 @@ from envs import WorkerError
 from mtrl import AGGREGATORS
 from scripts import evaluate, plot, train
 from scripts.common import command
+from scripts.common.methods import aggregator_kind
 from scripts.common.usage import UsageError
 from scripts.runs import starting
 from scripts.setup import parse
@@ -37,6 +38,7 @@ BAD = {
     "no preset": ("train", "", "expected a preset first"),
     "a flag before the preset": ("train", "--seed 1 toy", "python -m scripts.train PRESET --seed 1 toy"),
     "unknown preset": ("train", "mt10-quik", "did you mean mt10-quick"),
+    "a name given up": ("train", "toy --aggregator mean-rescaled", "it was another name for 'pcgrad-magnitude'"),
     "unknown aggregator": ("train", "toy --aggregator pcgrat", "did you mean pcgrad"),
     "unknown critic aggregator": ("train", "toy --critic-aggregator meen", "did you mean mean?"),
     "option of another aggregator": ("train", "toy --aggregator mean --aggregator.seed 1", "--aggregator.seed"),
@@ -206,6 +208,11 @@ def test_presets_are_valid_and_survive_json(preset):
     assert config.preset == preset
     check(config)
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_a_name_that_was_given_up_is_no_choice():
+    with pytest.raises(UsageError, match=r"choose one of aligned_mtl, cagrad(?!.*mean-rescaled)"):
+        aggregator_kind("x")
 
 
 def test_aggregator_options_come_from_the_constructor():

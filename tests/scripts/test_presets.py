@@ -5,6 +5,7 @@ import json
 import os
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from agents.fields import settings_of
 from scripts import train
-from scripts.common.usage import UsageError
+from scripts.common.usage import InUse, UsageError
+from scripts.runs.claim import claimed
 from scripts.setup.build import run_path
 from scripts.setup.config import TrainConfig
 from scripts.setup.parse import parse_train
@@ -180,6 +182,18 @@ BAD = {  # what is in the file bad.toml -> what is said, besides its name
     "summary = 'a\\nb'": None,
     'summary = "a\\nb"': "bad.toml: summary: expected one line",
     "summary = 5": "bad.toml: summary: expected one line of text; found 5",
+    "aggregator = 'pcgrat'": "with bad.toml: unknown aggregator 'pcgrat': did you mean pcgrad",
+    "aggregator = ''": "with bad.toml: unknown aggregator '': choose one of",
+    "aggregator_options = { reduction = 3 }": "options of preset bad: reduction must be one of mean, sum",
+    "critic_aggregator_options = { c = 0.5 }": "bad.toml: critic_aggregator_options: expected none, as no critic_aggr",
+    "actor_aggregator = 'db_mtl'": "with bad.toml: the actor's aggregator: expected one for losses of any sign",
+    "suite = 'MT1'": "with bad.toml: --tasks: expected one task name for MT1",
+    "loggers = ['csv', 'tb']": "with bad.toml: unknown logger 'tb': choose one of csv",
+    "loggers = ['tensorboard']": "with bad.toml: --loggers: expected csv among them",
+    "base = 'toy'\ntasks = ['a']": "with bad.toml: expected toy tasks point-0, point-1, ... in order, found a",
+    "base = 'toy'\nreward_scale = [1.0, 2.0]": "with bad.toml: reward_scale takes one number or one per task (4)",
+    "base = 'toy'\nloss_limit = 3.0": "with bad.toml: --loss-limit: expected 0, as no task can begin anew in Mlp",
+    "base = 'toy'\nactor_torso = 'moe'\nconditioning = 'film'": "with bad.toml: conditioning='film' is an architecture",
     "base = 'mt11'": "bad.toml: base: unknown preset 'mt11': did you mean",
     "base = 'nowhere.toml'": "expected a preset at nowhere.toml; found nothing",
     "base = 5": "bad.toml: base: expected the name or the path of a preset; found 5",
@@ -204,6 +218,21 @@ def test_a_wrong_file_is_told_in_one_line_and_nothing_is_written(content, messag
     assert printed.startswith("error: ")
     assert len(printed.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["bad.toml"]
+
+
+def test_a_folder_in_use_is_not_the_fault_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "mine.toml", 'base = "toy"\n')
+    with claimed(Path("runs/mine-pcgrad-seed0")), pytest.raises(InUse, match=r"^(?!with )"):
+        train.main([path])
+
+
+def test_an_aggregator_that_is_taken_back_takes_its_options_with_it(tmp_path):
+    text = 'base = "toy"\ncritic_aggregator = "cagrad"\ncritic_aggregator_options = { c = 0.3 }\n'
+    path = write(tmp_path / "x.toml", text)
+    assert parse_train([path]).critic_aggregator_options["c"] == 0.3
+    assert parse_train([path, "--critic-aggregator", ""]).critic_aggregator_options == {}
+    assert parse_train([path, "--independent"]).critic_aggregator_options == {}
 
 
 def test_an_ending_may_be_written_in_capitals(tmp_path):
