@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from colorsys import hsv_to_rgb
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from mtrl.aggregators import WEIGHTINGS, WRAPPERS
+from mtrl.aggregators import AGGREGATORS, WEIGHTINGS, WRAPPERS
 from scripts.common.text import plain
 from scripts.common.usage import UsageError, check_output
 
-# By name, so that a new method moves no other's colour. Okabe and Ito's palette, told apart by all, then Tol's.
+# By name, so that a new method moves no other's colour. Okabe and Ito's palette, told apart by all, then Tol's. One
+# that is not here has a colour that follows from its name.
 METHOD_COLORS = {
     **{"mean": "#0072B2", "pcgrad": "#D55E00", "pcgrad-direction": "#009E73", "pcgrad-magnitude": "#CC79A7"},
     **{"pcgrad-fixed": "#E69F00", "gradvac": "#56B4E9", "mocograd": "#000000", "cagrad": "#332288"},
@@ -40,8 +44,12 @@ def color_of(method: str) -> str:
     One behind a wrapper or a weighting, `smoothed:pcgrad`, or with options, `cagrad@c=0.2`, has that of the method.
     """
     before, _, base = method.rpartition(":")
-    ours = all(name in (*WRAPPERS, *WEIGHTINGS) for name in before.split(":")) if before else True
-    return METHOD_COLORS.get(base.partition("@")[0], FOREIGN) if ours else FOREIGN
+    name = base.partition("@")[0]
+    if before and not all(word in (*WRAPPERS, *WEIGHTINGS) for word in before.split(":")):
+        return FOREIGN
+    if name in METHOD_COLORS or name not in AGGREGATORS:
+        return METHOD_COLORS.get(name, FOREIGN)
+    return to_hex(hsv_to_rgb(crc32(name.encode()) / 2**32, 0.6, 0.7))
 
 
 class Look(NamedTuple):

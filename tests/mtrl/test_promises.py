@@ -24,8 +24,11 @@ def test_no_method_is_left_out() -> None:
 
 def test_who_may_be_captured_and_who_looks_back() -> None:
     """What a class declares holds for that class alone: a subclass may ask the host, or count in Python."""
-    assert [name for name, kind in AGGREGATORS.items() if not kind.capturable] == ["nash_mtl"]
-    assert [name for name in AGGREGATORS if make_aggregator(name).looks_back] == ["famo"]
+    asks = [name for name, kind in AGGREGATORS.items() if not kind.capturable]  # docs/aggregators.md names the others
+    assert "nash_mtl" in asks
+    assert "pcgrad" not in asks
+    assert make_aggregator("famo").looks_back
+    assert not make_aggregator("pcgrad").looks_back
     assert all(kind.capturable for kind in WEIGHTINGS.values())
     assert all(PROMISES[name].never_waits for name, kind in AGGREGATORS.items() if kind.capturable)
 

@@ -172,9 +172,12 @@ def test_a_method_has_its_colour_in_every_picture(methods):
         assert colors == [looks.METHOD_COLORS["mean"], looks.METHOD_COLORS["pcgrad"]]
 
 
-def test_every_aggregator_has_a_colour_of_its_own():
-    assert set(AGGREGATORS) | {"independent"} == set(looks.METHOD_COLORS)
-    assert len(set(looks.COLORS)) == len(looks.COLORS)
+def test_every_aggregator_has_a_colour_of_its_own(monkeypatch):
+    monkeypatch.setitem(AGGREGATORS, "a-new-one", AGGREGATORS["mean"])  # a row is enough
+    colors = [looks.color_of(name) for name in (*AGGREGATORS, "independent")]
+    assert len({*colors, looks.FOREIGN}) == len(colors) + 1
+    assert looks.color_of("smoothed:a-new-one") == looks.color_of("a-new-one")
+    assert {looks.color_of(name) for name in looks.METHOD_COLORS} == {*looks.COLORS}
     assert looks.color_of("torchjd:UPGrad") == looks.FOREIGN not in looks.COLORS
 
 
