@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from itertools import pairwise
 from numbers import Integral, Real
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -244,6 +245,7 @@ _TYPES = {
     str: "text",
     bool: "true or false",
     dict: "a table",
+    Path: "a path",
 }
 _PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 

@@ -31,6 +31,7 @@ from scripts.common import command
 from scripts.common.command import EXIT_INCOMPLETE
 from scripts.common.screen import Screen
 from scripts.common.usage import check_folder, choose, make_folder, step_limit
+from scripts.setup.presets import from_file
 from scripts.sweeps.board import Board
 from scripts.sweeps.execution import Stop, execute
 from scripts.sweeps.launchers import LAUNCHERS
@@ -40,12 +41,13 @@ from scripts.sweeps.request import check_numbers, parse
 
 def main(argv: Sequence[str]) -> int:
     """Run what `argv` names; return the exit code."""
-    request = parse(argv, description=__doc__)
-    request = replace(request, out=check_folder("--out", str(request.out)))
-    plans = [plan(job) for job in make_jobs(request)]
-    check_numbers(request)
-    left = [p.job for p in plans if p.is_open]
-    launcher = LAUNCHERS[choose("launcher", request.launcher, LAUNCHERS)](request, len(left))
+    with from_file(*argv[:1]):
+        request = parse(argv, description=__doc__)
+        request = replace(request, out=check_folder("--out", str(request.out)))
+        plans = [plan(job) for job in make_jobs(request)]
+        check_numbers(request)
+        left = [p.job for p in plans if p.is_open]
+        launcher = LAUNCHERS[choose("launcher", request.launcher, LAUNCHERS)](request, len(left))
     if request.dry_run:
         for p in plans:
             line = shlex.join(["python", "-m", "scripts.train", *launcher.command(p.job).words])

@@ -54,16 +54,17 @@ def find(word: str) -> Preset:
 
 
 @contextmanager
-def from_file(word: str) -> Iterator[None]:
-    """Inside, an error about settings names the file that they come from; `word` may be a preset's name, too."""
+def from_file(*words: str) -> Iterator[None]:
+    """Inside, an error about settings names the file that they come from, if there is one among the words."""
     try:
         yield
     except InUse:
         raise
     except UsageError as error:
-        if Path(word).suffix.lower() not in (".toml", ".json") or word in str(error):
+        files = [word for word in words if Path(word).suffix.lower() in (".toml", ".json")]
+        if not files or any(file in str(error) for file in files):
             raise
-        raise UsageError(f"with {word}: {error}") from error
+        raise UsageError(f"with {files[0]}: {error}") from error
 
 
 def _read(path: Path) -> Preset:

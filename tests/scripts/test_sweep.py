@@ -337,6 +337,11 @@ BAD_TOML = {
     'presets = ["toy"]\narms = ["a"]\ndefine.a = "--run-dir x"': "define.a: expected flags that the sweep leaves free",
     'presets = ["toy"]\nflags = "--diff mt10"': "--flags: expected flags that the sweep leaves free; found --diff",
     'presets = ["toy"]\nseeds = [100000000000000000000]': "--seed: expected a seed of 0 to",
+    'presets = ["toy"]\nout = 3': "out: expected a path; found 3",
+    'presets = ["toy"]\nseeds = [1, 1]': "--seeds: expected each once",
+    'presets = ["toy"]\narms = ["pcgrat"]': "unknown arm 'pcgrat': did you mean",
+    'presets = ["toy"]\nlauncher = "rey"': "unknown launcher 'rey': did you mean ray",
+    'presets = ["toy"]\nflags = "--return-scale popart"': "return_scale='popart' .* needs multi_head",
     "x = " + 10_000 * "[": "expected a sweep in TOML",
 }
 
@@ -344,8 +349,10 @@ BAD_TOML = {
 @pytest.mark.parametrize(("text", "message"), BAD_TOML.items())
 def test_bad_toml_is_told(text, message, tmp_path):
     (tmp_path / "s.toml").write_text(text)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as error:
         sweep.main([str(tmp_path / "s.toml")])
+    assert "s.toml" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.toml"]
 
 
 BAD = {
