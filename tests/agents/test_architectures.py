@@ -1,5 +1,8 @@
 """What every torso and conditioning that is offered promises, alone and with heads, ensembles and less precision."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +97,16 @@ def test_critics_are_networks_of_their_own(form):
     for parameter in critic.parameters():
         rows = [torch.autograd.grad(value.sum(), parameter, retain_graph=True)[0] for value in values]
         assert (torch.stack(rows) != 0).sum(0).max() == 1
+
+
+def test_the_torso_that_the_page_shows_keeps_what_a_row_promises(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text()
+    (shown,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "(Torso)" in block)
+    monkeypatch.setitem(TORSOS, "gated", None)  # the page's own row takes its place, and goes with it
+    exec(shown, {})
+    form = {"actor_torso": "gated", "critic_torso": "gated"}
+    test_critics_are_networks_of_their_own(form)
+    test_rows_in_any_order_give_what_blocks_give(form)
 
 
 @pytest.mark.parametrize("form", TORSO_ROWS, ids=str)
