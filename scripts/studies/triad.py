@@ -204,9 +204,11 @@ def draw(found: Series, tasks: Sequence[str], title: str) -> Figure:
     for column, network, task in zip(panels.T, NETWORKS, tasks, strict=True):
         column[0].set(title=f"{network}'s gradients", ylim=(-0.02, 1.02))
         column[1].set_yscale("asinh")
-        column[1].axhline(0, color="0.4", linewidth=0.8)
-        column[2].set(title=literal(task), xlabel="update")
-    for axes, label in zip(panels[:, 0], ("share of updates", "curvature along the step", "return"), strict=True):
+        column[1].set_ylim(bottom=min(0.0, *(line.get_ydata().min() for line in column[1].get_lines())))
+        column[2].set(title=f"return in {literal(task)}", xlabel="update")
+    for axes, label in zip(
+        panels[:, 0], ("share of updates", "curvature along the step", "training episodes"), strict=True
+    ):
         axes.set_ylabel(label)
     ways = [Line2D([], [], color="0.2", linestyle=dashes) for dashes in ("-", "--", ":")]
     panels[0, 1].legend(ways, list(shares(next(iter(found.values()))[0], "critic")), fontsize=8)
