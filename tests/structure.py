@@ -108,6 +108,26 @@ def imports_between_tests():
     return sorted(found)
 
 
+def unbounded_waits():
+    """Waits in tests for something that may never come: each needs a limit in seconds, as an argument.
+
+    But for processes that were killed just before, in the line above.
+    """
+    found = set()
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        text = path.read_text().splitlines()
+        for node in ast.walk(ast.parse("\n".join(text))):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="run", value=ast.Name(id="subprocess")), keywords=given):
+                    bounded = any(word.arg in ("timeout", None) for word in given)
+                case ast.Call(func=ast.Attribute(attr="wait" | "join" | "communicate"), args=[], keywords=[]):
+                    bounded = ".kill()" in text[node.lineno - 2]
+                case _:
+                    continue
+            found |= set() if bounded else {f"{path.relative_to(ROOT)}:{node.lineno}"}
+    return sorted(found)
+
+
 def long_functions(limit=60):
     """Functions of more lines than `limit`, docstrings included."""
     return {

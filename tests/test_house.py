@@ -16,6 +16,7 @@ from tests.structure import (
     imports_between_tests,
     library_modules_among_the_commands,
     lines,
+    unbounded_waits,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +52,10 @@ def test_what_others_may_add_is_one_file_and_one_row(kind):
 def test_commands_are_thin_and_the_library_is_elsewhere():
     assert not library_modules_among_the_commands()
     assert max(map(lines, commands())) <= 120
+
+
+def test_no_test_waits_for_ever():
+    assert unbounded_waits() == []
 
 
 def test_no_test_file_imports_another():

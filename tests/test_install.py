@@ -116,5 +116,5 @@ def test_packages_of_the_users_own_that_are_in_the_way_are_named(tmp_path):
         (tmp_path / name / "__init__.py").touch()
     code = f"import scripts; scripts.__path__.append({str(ROOT / 'scripts')!r}); import scripts.common.command"
     words, env = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(ROOT)}  # after the folder it runs in
-    told = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True).stderr
+    told = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600).stderr
     assert f"expected the package 'envs' in {ROOT}; found {tmp_path / 'envs' / '__init__.py'}. Run the command" in told

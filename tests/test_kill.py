@@ -77,10 +77,12 @@ def test_a_scheduler_that_stops_a_run_gets_a_checkpoint_and_a_code_to_requeue_on
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 1 MB in memory."""
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True, timeout=600
+    ).returncode:
         pytest.skip("needs the right to mount a file system")
     yield tmp_path
-    subprocess.run(["umount", "-l", tmp_path], check=True)
+    subprocess.run(["umount", "-l", tmp_path], check=True, timeout=600)
 
 
 def test_a_full_disk_stops_a_run_cleanly_and_it_goes_on_when_there_is_room(small_disk, tmp_path_factory):

@@ -129,7 +129,9 @@ def test_whole_checkpoints_give_no_warning(two):
 
 @pytest.mark.skipif(not shutil.which("sha256sum"), reason="needs coreutils")
 def test_the_sums_are_those_of_sha256sum(two):
-    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", SUMS], cwd=two / "step_000000030", check=True)
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", SUMS], cwd=two / "step_000000030", check=True, timeout=600
+    )
 
 
 def test_none_whole_is_an_error_and_none_at_all_another(two, tmp_path):

@@ -120,7 +120,13 @@ def test_settings_of_a_renderer_do_not_stop_what_renders_nothing(variables):
     code = "from envs.meta_world.suites import task_names; print(len(task_names('MT10')))"
     code += "; import os; print(os.environ['MUJOCO_GL'])"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | variables, cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env=os.environ | variables,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     assert done.stdout.split() == ["10", variables["MUJOCO_GL"]], done.stderr
 

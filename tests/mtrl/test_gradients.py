@@ -494,7 +494,7 @@ assert states == (random.getstate(), numpy.random.get_state()[1].tolist(), torch
 def test_global_generators_are_left_alone() -> None:
     """Trap 5. In a process of its own: beartype, which checks the shapes in tests, draws from Python's generator."""
     root = Path(mtrl.__file__).parent.parent
-    subprocess.run([sys.executable, "-c", GLOBAL_GENERATORS], check=True, cwd=root)
+    subprocess.run([sys.executable, "-c", GLOBAL_GENERATORS], check=True, cwd=root, timeout=600)
 
 
 def test_accumulation_adds_the_updates_of_the_parts() -> None:

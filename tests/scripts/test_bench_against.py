@@ -49,7 +49,9 @@ def repository(tmp_path):
 
     def git(*words):
         author = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        return subprocess.run(["git", "-C", root, *author, *words], check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            ["git", "-C", root, *author, *words], check=True, capture_output=True, text=True, timeout=600
+        ).stdout
 
     for file, text in {"__init__": "", "bench/__init__": "", "bench/figures": FIGURES}.items():
         (root / "scripts" / f"{file}.py").write_text(text)

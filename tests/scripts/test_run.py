@@ -64,7 +64,7 @@ HEAVY = ["tyro", "matplotlib", "tensorboard", "stable_baselines3", "torch"]
 @pytest.mark.parametrize(("module", "without"), [("scripts.runs", HEAVY), ("scripts.analysis.methods", HEAVY[:3])])
 def test_runs_are_read_without_torch_and_neither_needs_the_command_line_nor_pictures(module, without):
     code = f"import sys, {module}; print(*set({without}) & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.split() == []
 
 

@@ -301,7 +301,9 @@ def test_other_software_is_told(run):
 def test_the_commit_of_the_code_and_what_was_changed_since_are_kept_and_told(run, tmp_path, monkeypatch):
     def git(*words):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", "-C", str(tmp_path / "code"), *identity, *words], check=True, capture_output=True)
+        subprocess.run(
+            ["git", "-C", str(tmp_path / "code"), *identity, *words], check=True, capture_output=True, timeout=600
+        )
 
     def revision():
         software._revision.cache_clear()

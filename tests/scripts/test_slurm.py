@@ -225,11 +225,13 @@ def real_slurm(tmp_path, monkeypatch):
             ["slurmctld", "-i"],
             *(["slurmd", "-N", n] for n in ("n1", "n2")),
         ):
-            subprocess.run(command, check=True)
-        wait_until(lambda: subprocess.run(["sinfo", "-ho", "%D%t"], capture_output=True).stdout == b"2idle\n")
+            subprocess.run(command, check=True, timeout=600)
+        wait_until(
+            lambda: subprocess.run(["sinfo", "-ho", "%D%t"], capture_output=True, timeout=600).stdout == b"2idle\n"
+        )
         yield folder
     finally:
-        subprocess.run(["scancel", "--me"])
+        subprocess.run(["scancel", "--me"], timeout=600)
         kill(int(path.read_text()) for path in folder.glob("*.pid"))
 
 

@@ -109,7 +109,7 @@ def test_non_finite_losses_name_the_task_and_exit_with_3(tmp_path):
 
 def test_a_finished_run_can_be_extended_and_not_repeated(finished, tmp_path):
     path = tmp_path / "run"
-    subprocess.run(["cp", "-r", finished[0], path], check=True)
+    subprocess.run(["cp", "-r", finished[0], path], check=True, timeout=600)
     with pytest.raises(UsageError, match="Extend it with --steps-per-task"):
         train.main(["--resume", str(path)])
     assert train.main(["--resume", str(path), "--steps-per-task", "120", "--no-progress"]) == 0
@@ -182,7 +182,7 @@ def test_evaluate_refuses_more_episodes_than_goals(finished):
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(finished, tmp_path):
     path = tmp_path / "run"
-    subprocess.run(["cp", "-r", finished[0], path], check=True)
+    subprocess.run(["cp", "-r", finished[0], path], check=True, timeout=600)
     newest, before = (path / "checkpoints" / f"step_{step:09d}" / "agent.zip" for step in (100, 90))
     newest.write_bytes(b"\x80\x04\x95 a pickle")
     with pytest.warns(match=r"step_000000100 is damaged: agent\.zip .* Going back to step_000000090"):
@@ -214,7 +214,7 @@ def test_plot_draws_one_run_and_several(finished, tmp_path):
 
 def test_plot_refuses_two_protocols(finished, tmp_path):
     path = tmp_path / "run"
-    subprocess.run(["cp", "-r", finished[0], path], check=True)
+    subprocess.run(["cp", "-r", finished[0], path], check=True, timeout=600)
     run = Run(path).verified()
     config = replace(run.config, reward_version="v1")
     Run.new(run.path, config, describe(config, run.protocol.tasks, run.goals), run.goals).save()
