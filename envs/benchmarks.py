@@ -143,6 +143,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "MT25": replace(_META_WORLD, name="MT25"),
     "MT50": replace(_META_WORLD, name="MT50"),
     "custom": replace(_META_WORLD, name="custom", own_list=""),
+    "push-goals": replace(
+        _META_WORLD, name="push-goals", maker="envs.meta_world.push_goals:task_set", own_list="", groups=""
+    ),
     "toy": replace(  # its protocols have always named Meta-World's versions, and keep their ids
         _META_WORLD,
         name="toy",

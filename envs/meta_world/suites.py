@@ -70,6 +70,14 @@ def choose_goals(names: Sequence[str], suite: str, seed: int, goals: int | Mappi
         if not 1 <= goals <= NUM_GOALS:
             raise ValueError(f"expected 1 to {NUM_GOALS} goals per task, found {goals}")
         return {name: vectors[:goals] for name, vectors in goal_vectors(names, suite, seed).items()}
+    return given_goals(names, goals)
+
+
+def given_goals(names: Sequence[str], goals: Mapping[str, np.ndarray]) -> Goals:
+    """Return the goals of these tasks, as float64.
+
+    :raises ValueError: if they lack a task or are not (n, D).
+    """
     missing = [name for name in names if name not in goals]
     if missing:
         raise ValueError(f"expected goals for every task, found none for {', '.join(missing)}")

@@ -82,9 +82,7 @@ class MetaWorldTask(gymnasium.Env):
         super().reset(seed=seed)
         if seed is not None:
             self._env.seed(seed)  # metaworld ignores reset(seed=...)
-        sequential = self.goal_order == "sequential"
-        number = self.goal_offset + self.goal_stride * self._resets
-        self._goal = number % len(self.goals) if sequential else int(self.np_random.integers(len(self.goals)))
+        self._goal = self._next_goal()
         self._resets += 1
         return self._begin(), {}
 
@@ -138,6 +136,11 @@ class MetaWorldTask(gymnasium.Env):
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+    def _next_goal(self) -> int:
+        sequential = self.goal_order == "sequential"
+        number = self.goal_offset + self.goal_stride * self._resets
+        return number % len(self.goals) if sequential else int(self.np_random.integers(len(self.goals)))
 
     def _begin(self) -> np.ndarray:
         data = {

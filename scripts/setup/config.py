@@ -45,8 +45,8 @@ class EnvSettings:
     role: ClassVar[Kind] = "protocol"
 
     suite: str = "MT10"
-    """MT1, MT10, MT25, MT50, custom (any list of --tasks) or toy; or module:function or path/to/file.py:function, which
-    returns Gymnasium environments."""
+    """MT1, MT10, MT25, MT50, custom (any list of --tasks), push-goals (goal-conditioned pushing) or toy; or
+    module:function or path/to/file.py:function, which returns Gymnasium environments."""
     tasks: Annotated[tuple[str, ...], Bound("every task once", lambda value: len(set(value)) == len(value))] = ()
     """Task names, e.g. reach-v3,push-v3; empty: all tasks of the suite."""
     reward_version: Literal["v1", "v2"] = "v2"
@@ -59,7 +59,7 @@ class EnvSettings:
     """Truncate the first training episode of each environment at a different step, so that episodes do not all end
     together."""
     goals: Count = 50
-    """Goals per task, of the 50 that metaworld draws for the seed."""
+    """Goals per task, of the 50 that metaworld draws for the seed; in push-goals those of evaluations, any number."""
     envs_per_task: Annotated[Count, Role("method", plain_sac=1)] = 1
     """Environments of each task; what happens every N steps happens at the first vector step that reaches them."""
 
