@@ -76,6 +76,8 @@ class SACSettings:
     """Share of each task's batch that is drawn for high rewards; 0: the whole batch is drawn uniformly."""
     high_reward_candidates: Annotated[int, CANDIDATES, Role(added=True)] = 64
     """Each of those is the transition with the highest reward among this many uniform draws."""
+    episode_batches: Annotated[bool, Role(plain_sac=False, added=True)] = False
+    """Draw each task's batch from one stored episode, another at each update; with push-goals that is one goal."""
     learning_rate: Annotated[
         float | str, RATE, Role(resume="Continue with another learning rate, e.g. after losses became non-finite.")
     ] = 3e-4

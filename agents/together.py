@@ -18,6 +18,11 @@ def check_together(settings: SACSettings, networks: NetworkSettings) -> None:
     if 0 < settings.high_reward_fraction * settings.batch_size <= 0.5:
         expected = f"0, or one row of batch_size={settings.batch_size} or more"
         raise SettingError("high_reward_fraction", expected, settings.high_reward_fraction)
+    if settings.episode_batches and settings.high_reward_fraction:
+        raise ValueError(
+            "episode_batches takes a batch from one episode, and high_reward_fraction rows of high rewards from all: "
+            "take one of them."
+        )
     if kind != "none" and any(scale != 1 for scale in settings.reward_scale):
         raise ValueError(
             f"return_scale={kind!r} undoes any reward_scale: leave that at 1; found {settings.reward_scale!r}."

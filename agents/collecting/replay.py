@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from agents.collecting.episodes import Episodes
 from agents.device.transfer import HostBlock
 from agents.fields import check_fields, settings_of
 from agents.saving.state_file import StateFileError
@@ -38,6 +39,9 @@ class TaskReplayBuffer(BaseBuffer):
     threshold; the best of K is tournament selection (Goldberg and Deb 1991), which needs none. It changes which states
     are learned from, not what is learned there, and no importance weights undo it.
 
+    With `episode_batches` each task's B rows come from one episode, another at each sample: where every episode has a
+    goal of its own, they are of one goal. Each stored transition comes as often as without.
+
     With E environments per task a vector step is E times, one after the other: time i is of environment i mod E (but
     for what was loaded from a buffer with another E).
 
@@ -47,6 +51,7 @@ class TaskReplayBuffer(BaseBuffer):
     :param n_steps: rewards in a sample's return, discounted by `gamma`.
     :param high_reward_fraction: s, share of a task's rows in a sample that are drawn for their reward, 0 to 1.
     :param high_reward_candidates: K, of how many uniform draws each of them is the best, 1 to 1024.
+    :param episode_batches: draw all rows of a task from one episode.
     :param seed: seed of the buffer's own generator; its state is part of `state_dict`.
     :param dtype: of the stored rows; float64 is for tests.
     """
@@ -66,6 +71,7 @@ class TaskReplayBuffer(BaseBuffer):
         gamma: float = 0.99,
         high_reward_fraction: float = 0.0,
         high_reward_candidates: int = 64,
+        episode_batches: bool = False,
     ):
         check_fields(SACSettings, {n: v for n, v in locals().items() if n in settings_of(SACSettings)})
         self.num_tasks = num_tasks or n_envs
@@ -83,6 +89,7 @@ class TaskReplayBuffer(BaseBuffer):
         self._rewards = torch.empty(
             buffer_size if high_reward_fraction else 0, self.num_tasks, dtype=dtype, device=self.device
         )
+        self.episodes = Episodes(self._ends(), self.envs_per_task) if episode_batches else None
         self.one_hot = torch.eye(self.num_tasks, dtype=dtype, device=self.device)
         self.n_steps, self.gamma = n_steps, gamma
         self.high_reward_fraction, self.high_reward_candidates = high_reward_fraction, high_reward_candidates
@@ -125,6 +132,8 @@ class TaskReplayBuffer(BaseBuffer):
         new = slice(self.pos, self.pos + self.envs_per_task)
         self._new.send(self.rows[new])
         self._look_up_rewards(new)
+        if self.episodes is not None:
+            self.episodes.add(self.pos, first=not self.size())
         self.pos += self.envs_per_task
         if not self.full:
             self.filled.fill_(self.pos)
@@ -143,8 +152,11 @@ class TaskReplayBuffer(BaseBuffer):
             self._cut(slice(first, first + self.envs_per_task))
 
     def _cut(self, times: slice) -> None:
-        end = self.rows[times, :, self.obs_dim + self.action_dim + 1]
+        end = self._ends()[times]
         end.masked_fill_(end == 0, -1)
+
+    def _ends(self) -> Float[Tensor, "times tasks"]:
+        return self.rows[..., self.obs_dim + self.action_dim + 1]
 
     def rewards(self) -> Float[Tensor, "times tasks"]:
         """All stored rewards."""
@@ -181,6 +193,9 @@ class TaskReplayBuffer(BaseBuffer):
         :return: observations (T B, D) with one-hots, actions (T B, A), next observations, dones and rewards (T B, 1);
             with n steps also discounts (T B, 1) of the value at the next observations.
         """
+        if self.episodes is not None:
+            anchors, uniform = self._draw(1), self._uniform(batch_size)
+            return self._at(self.episodes.draw(anchors, uniform, self.filled.long(), self.head))
         chosen = round(self.high_reward_fraction * batch_size)
         times = self._draw(batch_size - chosen)
         if chosen:
@@ -188,10 +203,12 @@ class TaskReplayBuffer(BaseBuffer):
         return self._at(times)
 
     def _draw(self, *shape: int) -> Int[Tensor, "tasks ..."]:
-        uniform = torch.rand(
+        return (self._uniform(*shape) * self.filled).long()
+
+    def _uniform(self, *shape: int) -> Float[Tensor, "tasks ..."]:
+        return torch.rand(
             (self.num_tasks, *shape), generator=self.generator, dtype=torch.float64, device=self.rows.device
         )
-        return (uniform * self.filled).long()
 
     def _draw_high_rewards(self, count: int) -> Int[Tensor, "tasks count"]:
         """Each the best of K uniform draws by stored reward; among equal ones the first drawn, so a uniform one."""
@@ -271,6 +288,8 @@ class TaskReplayBuffer(BaseBuffer):
         self._look_up_rewards(slice(len(rows)))
         if state["envs_per_task"] != self.envs_per_task:  # E rows on is another environment: no sum may go on there
             self._cut(slice(len(rows)))
+        if self.episodes is not None:
+            self.episodes.load(len(rows), self.pos if self.full else 0)
         self.filled.fill_(self.size())
         self.head.fill_(self.pos)
         if state["generator"].shape == self.generator.get_state().shape:
