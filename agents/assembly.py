@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from stable_baselines3 import SAC
 from torch import Tensor
 
@@ -24,8 +25,9 @@ from agents.learning.metrics import TaskMetrics
 from agents.learning.returns import RETURN_SCALES, ReturnScale, reward_factors
 from agents.learning.rounds import NotedUpdate, UpdateRounds
 from agents.learning.sac import SACUpdate
-from agents.learning.temperatures import FixedTemperatures, LearnedTemperatures
+from agents.learning.temperatures import FixedTemperatures, GoalTemperatures, LearnedTemperatures
 from agents.learning.update import Update
+from agents.networks.goal import goal_numbers
 from agents.networks.policies import MultiTaskPolicy
 from agents.networks.task_vectors import with_task_vectors
 from agents.schedules import learning_schedule
@@ -90,14 +92,21 @@ class Assembly:
         return built
 
     def temperatures(self, log_alpha: Tensor | None, rate: float, target_entropy: float) -> FixedTemperatures:
-        """Return one per task, where Stable-Baselines3 has made a single one: `log_alpha`, if it is learned."""
+        """Return one per task, or a function of the goal.
+
+        :param log_alpha: the single one that Stable-Baselines3 has made, if it is learned.
+        """
         num_tasks = len(self.task_names)
         if log_alpha is None:
             alpha = float(self.settings.ent_coef)
             return FixedTemperatures(torch.full((num_tasks,), alpha, device=self.buffer.rows.device))
-        log_alpha = log_alpha.detach().repeat(num_tasks).requires_grad_()
+        by_goal, start = self.settings.goal_temperature, log_alpha.detach()
+        numbers = goal_numbers(self.policy.settings, self.buffer.obs_dim) if by_goal else 0
+        log_alpha = F.pad(start, (numbers, 0)) if by_goal else start.repeat(num_tasks)
         options = {"lr": rate, "fused": True, **self.policy.optimizer_kwargs}
-        optimizer = torch.optim.Adam([log_alpha], **options)
+        optimizer = torch.optim.Adam([log_alpha.requires_grad_()], **options)
+        if by_goal:
+            return GoalTemperatures(log_alpha, optimizer, target_entropy, num_tasks)
         limits = self.settings.ent_coef_min, self.settings.ent_coef_max
         return LearnedTemperatures(
             log_alpha, optimizer, target_entropy, *limits, shared=self.settings.shared_temperature

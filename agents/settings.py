@@ -101,6 +101,9 @@ class SACSettings:
     """Upper limit of learned temperatures; 0: none."""
     shared_temperature: Annotated[bool, Role(plain_sac=False, no_entropy=False, added=True)] = False
     """Learn one temperature for all tasks, which keeps their mean entropy at the target."""
+    goal_temperature: Annotated[bool, Role(plain_sac=False, no_entropy=False, added=True)] = False
+    """Learn the temperature as a function of the goal, the last --goal-size numbers of an observation; needs
+    --episode-batches, with which a batch has one goal."""
     target_entropy: Annotated[Literal["auto"] | float, AUTO_OR_FINITE, Role(no_entropy=0.0)] = "auto"
     """Target entropy of the learned temperatures; auto: minus the number of action dimensions."""
     target_noise: Annotated[NotNegative, Role(no_added_noise=DEFAULT, added=True)] = 0.2
@@ -234,10 +237,13 @@ class NetworkSettings:
     conditioning: Annotated[str, CONDITIONING, Role(plain_sac="one-hot")] = "one-hot"
     """How the networks see the task. one-hot: among the inputs; own-columns: the same, with the one-hot's columns of
     the first layer left out of surgery; embedding: a learned vector per task; film, film-scalar: an encoder that the
-    task scales and shifts, per unit or per layer; care: --experts encoders, mixed. soft-modularization, moe, moore,
+    task scales and shifts, per unit or per layer; care: --experts encoders, mixed; goal: not at all, but an encoding of
+    the goal, the last --goal-size numbers of an observation. soft-modularization, moe, moore,
     mmoe, ple and paco have their own way."""
     embedding_size: Count = 32
-    """Numbers in a task's embedding."""
+    """Numbers in a task's embedding, or in the encoding of a goal."""
+    goal_size: Annotated[Count, Role(added=True)] = 3
+    """Numbers of the goal, the last of an observation: 3 in Meta-World, 6 in push-goals, with the start of the puck."""
     task_embeddings: Annotated[str, Role(plain_sac="", added=True)] = ""
     """JSON file with a list of numbers for each task by its name, for care: fixed vectors, such as a language model
     makes of a description, from which it learns --embedding-size numbers; empty: it learns those freely."""

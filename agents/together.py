@@ -41,11 +41,20 @@ def check_together(settings: SACSettings, networks: NetworkSettings) -> None:
     learned = isinstance(coefficient, str) and coefficient.startswith("auto")
     if settings.loss_weighting == "temperature" and not learned and float(coefficient) == 0:
         raise ValueError("loss_weighting='temperature' weights by the temperatures: it needs an ent_coef above 0.")
-    for name in ("ent_coef_min", "ent_coef_max", "shared_temperature"):
+    of_tasks = ("ent_coef_min", "ent_coef_max", "shared_temperature")
+    for name in (*of_tasks, "goal_temperature"):
         if getattr(settings, name) and not learned:
             raise ValueError(f"{name} is for learned temperatures; ent_coef={coefficient!r} is a fixed one.")
     if 0 < settings.ent_coef_max <= settings.ent_coef_min:
         raise SettingError("ent_coef_max", f"more than ent_coef_min={settings.ent_coef_min}", settings.ent_coef_max)
+    if settings.goal_temperature and not settings.episode_batches:
+        raise ValueError(
+            "goal_temperature is a function of the goal that a batch has: it needs episode_batches, with which that is "
+            "one."
+        )
+    for name in of_tasks:
+        if settings.goal_temperature and getattr(settings, name):
+            raise ValueError(f"{name} is for temperatures of tasks; goal_temperature has none: take one of them.")
     if settings.loss_weighting == "temperature" and settings.shared_temperature:
         raise ValueError(
             "loss_weighting='temperature' weights by how the temperatures differ, and under shared_temperature they "

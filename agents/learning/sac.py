@@ -44,7 +44,7 @@ class SACUpdate(Update):
         :param measure: measure how the tasks' gradients conflict, too, which costs several backward passes.
         """
         report, batch = Report(), self.deal(batch)
-        alpha = self.temperatures.values()
+        alpha = self.temperatures.values(batch.observations)
         noise = None
         if turn.actor:
             # a_pi ~ pi(. | s): one draw serves temperatures and actor, and comes before the critics' step
@@ -52,7 +52,7 @@ class SACUpdate(Update):
             with self._record("actor") as actor_tape:
                 actions_pi, log_prob = self.actor.action_log_prob(batch.observations, blocks=True, noise=noise)
             # log alpha_i descends -log alpha_i (mean_B log pi(a_pi | s) + target entropy)
-            self.temperatures.step(self.by_task(log_prob))
+            self.temperatures.step(self.by_task(log_prob), batch.observations)
         # w_i = T softmax(-log alpha)_i, or 1
         weights = self.loss_weights(alpha)
 

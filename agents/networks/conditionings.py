@@ -3,6 +3,7 @@
 from agents.networks.care import Care
 from agents.networks.conditioning import Conditioning, OneHot, OwnColumns, TaskEmbedding
 from agents.networks.film import Film, ScalarFilm
+from agents.networks.goal import Goal
 
 CONDITIONINGS: dict[str, type[Conditioning]] = {
     "one-hot": OneHot,
@@ -11,4 +12,5 @@ CONDITIONINGS: dict[str, type[Conditioning]] = {
     "film": Film,
     "film-scalar": ScalarFilm,
     "care": Care,
+    "goal": Goal,
 }

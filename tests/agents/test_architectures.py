@@ -17,7 +17,7 @@ from tests.helpers import SMALL, assert_same_tensors, toy_agent
 from tests.small_policies import B, T, actor_losses, batch, critic_losses, jacobian_of, make_policy, recorded
 from tests.traced_graphs import SETTINGS, capture, eagerly, state_of
 
-SIZES = {"experts": 2, "embedding_size": 3, "actor_module_width": 5, "critic_module_width": 4}
+SIZES = {"experts": 2, "embedding_size": 3, "goal_size": 2, "actor_module_width": 5, "critic_module_width": 4}
 TORSO_ROWS = [{"actor_torso": name, "critic_torso": name} for name in TORSOS]
 ROWS = [*TORSO_ROWS, *({"conditioning": name} for name in CONDITIONINGS if name != "one-hot")]
 OTHERS = [  # what else a network can have

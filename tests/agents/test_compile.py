@@ -67,6 +67,17 @@ def test_the_options_of_value_learning_are_compiled_too(traced):
     assert_close(eager, state_of(agent))
 
 
+def test_batches_of_episodes_and_temperatures_of_goals_are_compiled_too(traced):
+    form = {**SMALL, "conditioning": "goal", "goal_size": 2}
+    settings = {"episode_batches": True, "goal_temperature": True, "n_steps": 3, "policy_kwargs": form}
+    eager = eagerly(STEPS, log_conflicts=0, **settings)
+    agent = toy_agent(compile=True, **SETTINGS, **settings)
+    agent.learn(2 * STEPS)
+    assert len(traced) >= 2
+    assert not agent.captured.replays.refused
+    assert_close(eager, state_of(agent))
+
+
 @pytest.mark.parametrize("aggregator", ["mean", "gradnorm"])
 def test_resuming_is_exact(traced, tmp_path, aggregator):
     """The first update after a resume is compiled, as it was in the run that never stopped."""

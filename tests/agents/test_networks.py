@@ -97,7 +97,7 @@ def test_a_bronet_is_what_its_paper_writes():
         ),
         (
             {"conditioning": "none"},
-            "conditioning: expected one of one-hot, own-columns, embedding, film, film-scalar, care",
+            "conditioning: expected one of one-hot, own-columns, embedding, film, film-scalar, care, goal",
         ),
         ({"critic_head": "quantile"}, "critic_head: expected one of scalar, c51, hl-gauss; found 'quantile'"),
         ({"critic_head": "c51", "bins": 1}, "bins: expected at least 2"),
