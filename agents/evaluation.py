@@ -24,6 +24,13 @@ class Evaluation(NamedTuple):
     lengths: Float[np.ndarray, "tasks episodes"]
     steps_to_success: Float[np.ndarray, "tasks episodes"]
     """Steps until the first success; NaN where there was none."""
+    goal_distance: Float[np.ndarray, "tasks episodes"] = np.array([[np.nan]])
+    """Distance to the goal at the last step, `info["goal_distance"]`; NaN where a task does not tell it."""
+
+    @property
+    def tells_distance(self) -> bool:
+        """Whether any task tells the distance to its goal."""
+        return not bool(np.isnan(self.goal_distance).all())
 
     @property
     def task_success(self) -> Float[np.ndarray, " tasks"]:
@@ -86,7 +93,8 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
             counted = {"r": returns[c], "l": lengths[c]}  # for environments without a Monitor
             episode = infos[c].get("episode", counted)
             steps = np.fmin(first[c], lengths[c]) if success > 0 else np.nan
-            outcomes[c].append((success, now[c], episode["r"], episode["l"], steps))
+            distance = float(infos[c].get("goal_distance", np.nan))
+            outcomes[c].append((success, now[c], episode["r"], episode["l"], steps, distance))
             returns[c], lengths[c], ever[c], first[c] = 0, 0, np.nan, np.nan
     in_order = [
         [outcomes[k % copies * num_tasks + task][k // copies] for k in range(episodes)] for task in range(num_tasks)

@@ -67,6 +67,7 @@ def make_board(sizes: Sizes, num_tasks: int, envs_per_task: int = 1, memory: Any
             ("length", np.int64),
             ("solved", np.bool_),  # success at any step so far
             ("success", np.float32),  # at this step
+            ("goal_distance", np.float32),  # likewise; NaN where the task does not tell it
             ("terminated", np.bool_),
             ("truncated", np.bool_),
             ("busy", np.bool_),  # tells the trainer which task a dead or hanging worker was at
@@ -80,7 +81,7 @@ def make_board(sizes: Sizes, num_tasks: int, envs_per_task: int = 1, memory: Any
     return board
 
 
-_SCALARS = ("reward", "return", "length", "solved", "success", "terminated", "truncated", "busy")
+_SCALARS = ("reward", "return", "length", "solved", "success", "goal_distance", "terminated", "truncated", "busy")
 
 
 def number(value: Any, what: str) -> float:
@@ -157,6 +158,8 @@ class Column:
         fields["return"][0] += reward
         fields["length"][0] += 1
         fields["success"][0] = success
+        distance = info.get("goal_distance")
+        fields["goal_distance"][0] = math.nan if distance is None else number(distance, "goal_distance")
         if success > 0:
             fields["solved"][0] = True
         truncated = truncated or fields["length"][0] == self._cut

@@ -51,7 +51,8 @@ class TaskVecEnv(VecEnv):
     (E T, D + T) float32: the task's own D numbers, then its one-hot.
 
     Infos, one dict per column and step: "success" (float, of this step; NaN where the task says nothing about it),
-    "is_success" (any step of the episode so far; left out where nothing is known), "TimeLimit.truncated"; with the last
+    "is_success" (any step of the episode so far; left out where nothing is known), "TimeLimit.truncated", and
+    "goal_distance" (float, where the task tells it); with the last
     step of an episode also "episode" (r, l, t) and "terminal_observation".
 
     :param names: of the T tasks.
@@ -265,6 +266,8 @@ class TaskVecEnv(VecEnv):
             else {"success": success, "TimeLimit.truncated": cut}
             for success, solved, cut in steps
         ]
+        for i in np.flatnonzero(~np.isnan(board["goal_distance"])):
+            infos[i]["goal_distance"] = float(board["goal_distance"][i])
         for i in np.flatnonzero(dones):
             seconds = round(time.time() - self._born, 6)
             infos[i]["episode"] = {"r": float(board["return"][i]), "l": int(board["length"][i]), "t": seconds}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agents.saving.checkpoint import checkpoints
@@ -67,7 +67,10 @@ def success_table(summary: dict[str, Any], title: str, groups: Mapping[str, Any]
     rows = {name: _cells(row) for name, row in summary["tasks"].items()}
     means = {**(groups or {}), "mean": summary["mean"]}
     return _table(
-        f"{title}, {counted(episodes, 'episode')} per task", rows, {name: _cells(row) for name, row in means.items()}
+        f"{title}, {counted(episodes, 'episode')} per task",
+        rows,
+        {name: _cells(row) for name, row in means.items()},
+        ["goal distance"] if "goal_distance" in summary["mean"] else [],
     )
 
 
@@ -84,8 +87,10 @@ def training_table(metrics: Mapping[str, float], task_names: tuple[str, ...], ti
     return _table(f"{title}\ntraining episodes, not an evaluation", rows, {"mean": cells("")})
 
 
-def _table(title: str, rows: Mapping[str, list[str]], means: Mapping[str, list[str]]) -> FittedTable:
-    table = FittedTable("task", "success", "95 %", "at last step", "return", "steps to success", title=title)
+def _table(
+    title: str, rows: Mapping[str, list[str]], means: Mapping[str, list[str]], more: Sequence[str] = ()
+) -> FittedTable:
+    table = FittedTable("task", "success", *more, "95 %", "at last step", "return", "steps to success", title=title)
     for name, row in rows.items():
         table.add_row(name, *row)
     table.add_section()
@@ -98,6 +103,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     interval = "-" if row["success_interval"] is None else "{:.2f}-{:.2f}".format(*row["success_interval"])
     return [
         _number(row["success"], ".2f"),
+        *([_number(row["goal_distance"], ".3f")] if "goal_distance" in row else []),
         interval,
         _number(row["success_last"], ".2f"),
         _number(row["return"], ",.1f"),

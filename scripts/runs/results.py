@@ -17,6 +17,7 @@ from scripts.runs.folder import Run
 from scripts.runs.tables import evaluation_rows
 
 _MEANS = ("success", "success_last", "return", "steps_to_success")
+_TOLD = "goal_distance"  # one more, where tasks tell it
 
 
 def wilson(successes: float, episodes: int) -> tuple[float, float]:
@@ -31,6 +32,8 @@ def wilson(successes: float, episodes: int) -> tuple[float, float]:
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
     """Success (any step, last step), Wilson 95 % interval, return, steps to success, by task and their mean.
+
+    Where tasks tell it the distance to the goal, too.
 
     The interval of the mean pools all episodes as if they were of one task; it is a little too wide when tasks differ.
     """
@@ -53,7 +56,7 @@ def _with_mean(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     Tasks that report no success are left out of its mean.
     """
     rows = list(tasks.values())
-    known = {name: [row[name] for row in rows if row[name] is not None] for name in _MEANS}
+    known = {name: [row[name] for row in rows if row[name] is not None] for name in _means(rows[0])}
     means = {name: np.mean(values) if values else np.nan for name, values in known.items()}
     episodes = (len(known["success"]) or len(rows)) * rows[0]["episodes"]
     return {"tasks": tasks, "mean": _summary({**means, "episodes": episodes})}
@@ -63,11 +66,15 @@ def _summary(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of evaluations.csv as numbers; what is unknown is None, as JSON has no NaN."""
     steps = row.get("steps_to_success") or np.nan  # tables of 0.1 do not have it
     row = {**row, "steps_to_success": steps}
-    means = {name: float(row[name]) for name in _MEANS}
+    means = {name: float(row[name]) for name in _means(row)}
     success, episodes = means["success"], int(row["episodes"])
     interval = None if np.isnan(success) else list(wilson(success * episodes, episodes))
     known = {name: None if np.isnan(mean) else mean for name, mean in means.items()}
     return {**known, "success_interval": interval, "episodes": episodes}
+
+
+def _means(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (*_MEANS, _TOLD) if _TOLD in row else _MEANS
 
 
 def latest_evaluation(run: Run) -> dict[str, Any] | None:

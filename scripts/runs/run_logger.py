@@ -44,12 +44,17 @@ class RunLogger:
         """Take the cosines between the tasks' gradients, by network. By default nothing."""
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
-        """Take an evaluation. By default success (at any step, at the last) and return as metrics, mean and by task."""
+        """Take an evaluation. By default as metrics, mean and by task: success (at any step, at the last) and return.
+
+        Where tasks tell it the distance to the goal, too.
+        """
         found = {
             "success": evaluation.success,
             "success_last": evaluation.success_last,
             "return": evaluation.returns,
         }
+        if evaluation.tells_distance:
+            found["goal_distance"] = evaluation.goal_distance
         values = {f"eval/{name}": float(np.mean(episodes)) for name, episodes in found.items()}
         for name, episodes in found.items():
             means = zip(evaluation.task_names, episodes.mean(1), strict=True)

@@ -63,11 +63,13 @@ class Session:
         self.latest = {"env_steps_per_task": step, **summarize(evaluation)}
         mean = self.latest["mean"]
         success = "unknown" if mean["success"] is None else f"{mean['success']:.2f}"
+        distance = f", goal distance {mean['goal_distance']:.3f}" if "goal_distance" in mean else ""
         self.console.print(
             Text.assemble(
                 f"{step:>11,} steps per task: success ",
                 (success, "bold"),
                 f" over {counted(len(evaluation.task_names), 'task')}, {counted(mean['episodes'], 'episode')}",
+                distance,
             )
         )
 

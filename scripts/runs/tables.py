@@ -140,7 +140,7 @@ def mean_known(values: np.ndarray) -> float:
 
 
 def evaluation_rows(env_steps_per_task: int, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Return the rows of evaluations.csv: one per task."""
+    """Return the rows of evaluations.csv: one per task, with `goal_distance` where tasks tell it."""
     return [
         {
             "env_steps_per_task": env_steps_per_task,
@@ -150,6 +150,7 @@ def evaluation_rows(env_steps_per_task: int, evaluation: Evaluation) -> list[dic
             "return": evaluation.returns[i].mean(),
             "episodes": evaluation.success.shape[1],
             "steps_to_success": mean_known(evaluation.steps_to_success[i]),
+            **({"goal_distance": mean_known(evaluation.goal_distance[i])} if evaluation.tells_distance else {}),
         }
         for i, task in enumerate(evaluation.task_names)
     ]

@@ -18,6 +18,7 @@ from agents import EvaluationCallback, evaluate
 from envs import from_gymnasium
 from scripts.runs.messages import success_table
 from scripts.runs.results import summarize
+from scripts.runs.tables import CsvTable, evaluation_rows
 from tests.helpers import SMALL, logged, toy_agent
 from tests.odd_tasks import Says
 
@@ -90,6 +91,48 @@ def test_stable_baselines3s_evaluation_leaves_unknown_success_out():
     agent.learn(2 * 10, callback=callback)
     assert callback._is_success_buffer == [True, True]
     assert len(agent.ep_success_buffer) == 0
+
+
+def test_the_distance_to_the_goal_is_that_at_the_end_of_each_episode_where_a_task_tells_it(tmp_path):
+    """Countdown's number is 0 at the end; here the distance is it and ten times the episode."""
+
+    class Far(Says):
+        episode = 0
+
+        def reset(self, **options):
+            self.episode += 1
+            return super().reset(**options)
+
+        def step(self, action):
+            *rest, info = super().step(action)
+            return *rest, {**info, "goal_distance": np.float32(self._left + 10 * self.episode)}
+
+    env = from_gymnasium([Far, lambda: Says(success=1.0)], ["far", "silent"])
+    result = evaluate(toy_agent(env), env, 2)
+    assert np.array_equal(result.goal_distance, [[10, 20], [math.nan, math.nan]], equal_nan=True)
+    first, second = evaluation_rows(5, result)
+    assert (first["goal_distance"], math.isnan(second["goal_distance"])) == (15, True)
+    table = CsvTable(tmp_path / "evaluations.csv")
+    table.append([first, second])
+    assert table["goal_distance"].tolist()[0] == 15
+    summary = summarize(result)
+    found = [summary["tasks"][name]["goal_distance"] for name in ("far", "silent")]
+    assert (*found, summary["mean"]["goal_distance"]) == (15, None, 15)
+    column = success_table(summary, "x").columns[2]
+    assert (column.header, list(column.cells)) == ("goal distance", ["15.000", "-", "15.000"])
+
+
+def test_without_a_distance_nothing_speaks_of_it():
+    result = evaluate(toy_agent(tasks({}, {})), tasks({}, {}), 1)
+    assert not result.tells_distance
+    assert not [key for row in (*evaluation_rows(0, result), summarize(result)["mean"]) for key in row if "dist" in key]
+    assert "goal distance" not in [column.header for column in success_table(summarize(result), "x").columns]
+
+
+def test_a_distance_that_is_no_number_is_told():
+    env = tasks({"success": 0.0, "goal_distance": "far"})
+    with pytest.raises(ValueError, match="expected one number as goal_distance, found 'far'"):
+        evaluate(toy_agent(env), env, 1)
 
 
 @pytest.mark.parametrize("wrapper", [Monitor, lambda env: env], ids=["monitor", "no monitor"])
