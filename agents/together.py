@@ -27,6 +27,11 @@ def check_together(settings: SACSettings, networks: NetworkSettings) -> None:
         raise ValueError(
             f"return_scale={kind!r} undoes any reward_scale: leave that at 1; found {settings.reward_scale!r}."
         )
+    if kind != "none" and networks.conditioning == "goal":
+        raise ValueError(
+            f"return_scale={kind!r} gives each task a unit of its own, and networks with conditioning='goal' do not "
+            "see which task it is: leave it at 'none', and bring returns to another size by reward_scale."
+        )
     if kind == "brc" and settings.gamma == 1:
         raise ValueError("return_scale='brc' counts with the horizon 1 / (1 - gamma): gamma must be below 1.")
     if kind == "brc" and isinstance(target, Real) and target > 0:
@@ -67,8 +72,9 @@ def check_together(settings: SACSettings, networks: NetworkSettings) -> None:
 
 
 def warn_of_range(settings: SACSettings, networks: NetworkSettings, stacklevel: int = 4) -> None:
-    """Warn of returns that a histogram may not reach."""
-    if networks.critic_head != "scalar" and settings.return_scale == "none":
+    """Warn of returns that a histogram may not reach, unless rewards are scaled by hand."""
+    raw = settings.return_scale == "none" and all(scale == 1 for scale in settings.reward_scale)
+    if networks.critic_head != "scalar" and raw:
         warnings.warn(
             f"critic_head={networks.critic_head!r} with return_scale='none': returns beyond its v_max "
             f"({networks.v_max}) all count as v_max; return_scale='brc' brings them into its range.",

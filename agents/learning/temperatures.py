@@ -75,8 +75,7 @@ class LearnedTemperatures(FixedTemperatures):
 class GoalTemperatures(LearnedTemperatures):
     """A temperature for every goal z, alpha(z) = exp(w z + b): with a one-hot for z that would be one per task.
 
-    (Yu et al. 2020, arXiv 2001.06782, Appendix J.3, leaves open what function it is.) All rows of a task in a batch
-    have one goal: that of its first row.
+    (Yu et al. 2020, arXiv 2001.06782, Appendix J.3.) A task's rows in a batch have one goal: that of its first row.
 
     :param log_alpha: w and then b, (G + 1,): w at 0, and b the logarithm of the first temperature.
     :param num_tasks: T, whose one-hot are the last columns of an observation; the G before them are the goal.

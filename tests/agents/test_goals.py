@@ -140,14 +140,19 @@ def test_a_resumed_agent_goes_on_bit_for_bit(tmp_path):
             {"goal_temperature": True, "episode_batches": True, "ent_coef_min": 0.1},
             "ent_coef_min is for temperatures of tasks",
         ),
+        (
+            {"return_scale": "brc", "policy_kwargs": {**SMALL, "conditioning": "goal", "goal_size": 2}},
+            "return_scale='brc' gives each task a unit of its own, and networks with conditioning='goal' do not see",
+        ),
     ],
     ids=str,
 )
 def test_what_makes_no_sense_together_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         toy_agent(**settings)
+    flags = settings | settings.get("policy_kwargs", {})
     with pytest.raises(ValueError, match=message.replace("=0.1", "='0.1'")):
-        check(TrainConfig(**settings))
+        check(TrainConfig(**{name: value for name, value in flags.items() if name != "policy_kwargs"}))
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ NUMBERS = {  # some of the numbers of the literature and of docs/recipe.md, by p
     "mt10-quick": {"high_reward_fraction": 0.25, "return_scale": "brc", "noise_hold": 8, "adam_eps": 1e-5},
     "mt50-best": {"suite": "MT50", "critic_width": 512, "gradient_steps": 4, "workers": "auto", "n_steps": 3},
     "mt50-paper2020": {"reward_version": "v1", "horizon": 150, "actor_depth": 6, "critic_width": 300, "adam_eps": 1e-8},
+    "push-goals": {"suite": "push-goals", "batch_size": 128, "goal_size": 6, "episode_batches": True, "n_steps": 3},
     "toy": {"horizon": 25, "gamma": 0.9, "log_every": 100, "max_grad_norm": 1.0, "adam_eps": 1e-5},
 }
 
