@@ -103,7 +103,8 @@ def draw(runs: Sequence[Run], tasks: Sequence[Task]) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
     grid[0, 0].set_ylabel("loss (dotted: training)")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    side_by_side = max(1, int(size[0] // 1.9))  # inches that a long name takes
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=side_by_side)
     return figure
 
 
