@@ -38,7 +38,7 @@ from scripts.runs.weights import ACTOR, BEST, load_agent, newest_checkpoint
 from scripts.setup.config import TrainConfig, check
 from scripts.setup.trust import require_trust, suite_code
 
-if TYPE_CHECKING:  # opening a run needs neither torch nor Stable-Baselines3
+if TYPE_CHECKING:  # importing this needs neither torch nor Stable-Baselines3; a run's torsos are looked up with torch
     from agents import MTSAC, Evaluation, TrainedActor
     from envs.vec_env import TaskVecEnv
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agents.algorithms import ALGORITHMS
 from scripts.common.usage import UsageError, usage_errors
 
-if TYPE_CHECKING:  # opening a run needs neither torch nor Stable-Baselines3
+if TYPE_CHECKING:  # importing this needs neither torch nor Stable-Baselines3
     from agents import MTSAC, TrainedActor
 
 ACTOR = "actor.safetensors"  # of a run that was shared

@@ -233,7 +233,7 @@ def fitted(config: TrainConfig, algorithm: str) -> TrainConfig:
     back = {name: setting.default for name, setting in settings_of(TrainConfig).items() if name in before}
     layers: dict[str, Any] = {}
     for network in ("actor", "critic") if "actor_torso" in fixed else ():
-        from agents.networks.torsos import TORSOS  # torch comes with it, and run folders are read without
+        from agents.networks.torsos import TORSOS  # torch comes with it, and importing this brings none
 
         torso, depth = (getattr(config, f"{network}_{name}") for name in ("torso", "depth"))
         layers |= {f"{network}_{name}": value for name, value in TORSOS[torso].as_mlp(depth).items()}

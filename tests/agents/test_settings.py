@@ -192,13 +192,16 @@ def test_no_list_of_settings_is_kept_by_hand():
 
 
 # --------------------------------------------------------------------------------------------------------------- roles
-def test_a_method_run_with_and_without_graphs_is_one_method(tmp_path):
-    """On CUDA updates are captured and on a CPU not: that is the machine's, and no other method."""
-    runs = [
-        make_run(tmp_path / str(captured), capture=captured, seed=seed) for seed, captured in enumerate((True, False))
-    ]
+MACHINES = [{"device": "cuda", "capture": True, "compile": True, "threads": 8, "workers": 4}, {"device": "cpu"}]
+
+
+def test_a_method_on_a_gpu_and_on_a_cpu_is_one_method(tmp_path):
+    """With graphs and compilation, or without: that is the machine's. Another precision computes other numbers."""
+    runs = [make_run(tmp_path / f"run{seed}", seed=seed, **machine) for seed, machine in enumerate(MACHINES)]
     (method,) = group(runs)
     assert method.seeds == [0, 1]
+    found = group([*runs, make_run(tmp_path / "other", seed=0, precision="bfloat16")])
+    assert sorted(method.label.partition(", ")[2] for method in found) == ["precision=bfloat16", "precision=float32"]
 
 
 def test_a_method_is_what_is_left_without_protocol_machine_and_looks():

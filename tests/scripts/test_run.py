@@ -62,10 +62,17 @@ HEAVY = ["tyro", "matplotlib", "tensorboard", "stable_baselines3", "torch"]
 
 
 @pytest.mark.parametrize(("module", "without"), [("scripts.runs", HEAVY), ("scripts.analysis.methods", HEAVY[:3])])
-def test_runs_are_read_without_torch_and_neither_needs_the_command_line_nor_pictures(module, without):
+def test_the_library_is_imported_without_torch_and_needs_neither_the_command_line_nor_pictures(module, without):
     code = f"import sys, {module}; print(*set({without}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.split() == []
+
+
+def test_a_run_is_read_and_its_agent_loaded_without_the_command_line_and_pictures():
+    code = "import sys; from scripts.runs import Run; run = Run('mt10-quick-pcgrad'); run.success; run.agent()\n"
+    code += f"print(len(run.evaluations) > 0, *set({HEAVY[:2]}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
+    assert done.stdout.split() == ["True"]
 
 
 # --------------------------------------------------------------------------------------------------------- loggers
