@@ -70,7 +70,7 @@ class TuneConfig:
     gpus: float = 0.0
     """On a cluster, GPUs of each trial, or a share of one."""
     options: Names = ()
-    """Of the launcher, KEY=VALUE,..., as in a sweep."""
+    """Options of the launcher, KEY=VALUE,..., as in a sweep."""
     retries: int = 2
     """How often a trial goes on again after an accident, as in a sweep."""
 

@@ -122,7 +122,7 @@ class StepPath:
         self._gradient = torch.cat([gradient.flatten() for gradient in gradients])
 
     def curvature(self, losses: Tensor) -> Tensor:
-        """Of the sum of the losses, by Taylor's formula, from the losses (T,) after the step.
+        """Return that of the sum of the losses, by Taylor's formula, from the losses (T,) after the step.
 
         It is the small difference of large numbers: under bfloat16 it is mostly noise.
         """

@@ -27,7 +27,7 @@ class Sets(nn.Module):
         return (mix @ self.weight.flatten(-2)).unflatten(-1, self.weight.shape[-2:])
 
     def block_gradients(self, mix: Tensor, grad_output: Tensor, num_tasks: int) -> dict[str, Tensor]:
-        """Of set k, task i's gradient is w_ik times that of its layer."""
+        """Return the tasks' gradients of each set: that of set k is w_ik times that of task i's layer."""
         weights = mix.to(grad_output.dtype).movedim(-2, 0)[..., None, None]
         return {"weight": weights * grad_output.movedim(-3, 0).unsqueeze(-3)}
 

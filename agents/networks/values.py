@@ -43,7 +43,7 @@ class ScalarValue(nn.Module):
         return backup(self.reduce(outputs, reduction).unsqueeze(-1))
 
     def loss(self, outputs: Float[Tensor, "critics *rows outputs"], target: Tensor) -> Float[Tensor, " critics *rows"]:
-        """Of each critic and row."""
+        """Return half the squared error of each critic and row."""
         return 0.5 * (outputs - target).squeeze(-1).square()
 
 

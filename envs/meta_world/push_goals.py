@@ -97,5 +97,5 @@ def task_set(options: TaskOptions) -> TaskSet:
 
 
 def _generator(seed: int, place: str) -> np.random.Generator:
-    """Of a stream for each place, whichever others there are."""
+    """Return the generator of a place: a stream of its own, whichever other places there are."""
     return np.random.default_rng([seed, PLACES.index(place)])

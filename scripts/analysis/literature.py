@@ -31,7 +31,7 @@ class Literature:
 
     @property
     def curves(self) -> list[list[Published]]:
-        """Of all methods; the first has number 1."""
+        """Curves of all methods; the first has number 1."""
         return [curve for methods in self.sources.values() for curve in methods.values()]
 
     @property

@@ -40,7 +40,7 @@ class Method:
 
     @property
     def seeds(self) -> list[int]:
-        """Of its runs, in their order."""
+        """Seeds of its runs, in their order."""
         return [run.config.seed for run in self.runs]
 
     @property

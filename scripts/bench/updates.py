@@ -35,7 +35,7 @@ class Sized(Protocol):
 
     @property
     def device(self) -> str:
-        """Of the networks."""
+        """Device of the networks."""
 
     def make_agent(self, aggregator: str, precision: str, compile: bool = False) -> MTSAC:
         """Return an agent whose updates are warmed up."""

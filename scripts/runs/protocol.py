@@ -142,7 +142,7 @@ def _parts() -> dict[str, Part]:
 
 
 def _defaults() -> dict[str, Any]:
-    """Of the fields that were added later."""
+    """Return the defaults of the fields that were added later."""
     return {f.name: f.default for f in fields(Protocol) if _parts()[f.name].added}
 
 

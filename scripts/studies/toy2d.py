@@ -122,7 +122,7 @@ def losses(t1: Float[np.ndarray, " *n"], t2: Float[np.ndarray, " *n"]) -> Float[
 
 
 def gradients(t1: float, t2: float) -> tuple[Row, Row]:
-    """Of both losses; zero on the flat floor."""
+    """Return the gradients of both losses; zero on the flat floor."""
     bend = math.tanh(t2)
     slope = 1 - bend * bend
     first, second = 0.5 * t1 + bend, 0.5 * t1 - bend + 2

@@ -63,8 +63,8 @@ class SweepConfig:
     gpus: float = 0.0
     """On a cluster, GPUs of each run; with ray also a share of one, such as 0.25 for four runs per GPU."""
     options: Names = ()
-    """Of the launcher, KEY=VALUE,...; ray: address=HOST:PORT; slurm: those of sbatch, such as partition=gpu,time=720
-    (minutes)."""
+    """Options of the launcher, KEY=VALUE,...; ray: address=HOST:PORT; slurm: those of sbatch, such as
+    partition=gpu,time=720 (minutes)."""
     retries: int = 2
     """How often a run goes on again after a worker died, the disk was full, its folder was in use, or the system killed
     it."""

@@ -52,21 +52,21 @@ class SupervisedConfig:
     dataset: Annotated[str, tyro.conf.Positional]
     """digits, multimnist, yeast, movielens, qm9, cifar100, nyuv2, cityscapes, celeba, aliexpress or officehome."""
     architectures: Names = ("hps", "mmoe")
-    """Of hps (hard sharing), mmoe, mtan, cross-stitch."""
+    """Architectures: hps (hard sharing), mmoe, mtan, cross-stitch."""
     aggregators: Names = ("mean", "pcgrad", "mocograd")
     """Any of mtrl.AGGREGATORS and mtrl.WEIGHTINGS, a weighting before a method (uncertainty:pcgrad), torchjd:NAME or
     path/to/file.py:NAME; with options as mocograd@strength=0.3@momentum=0; behind features: on the gradients of the
     shared representation (features:pcgrad), which only hps has."""
     tasks: Names = ()
-    """Those to train; all by default."""
+    """Tasks to train; all by default."""
     seeds: int = 3
-    """How many: 0, 1, ..."""
+    """Number of seeds: 0, 1, ..."""
     epochs: int | None = None
     """How often each row is shown; by default as the data set has it, as for the next two."""
     batch_size: int | None = None
     """Rows in a batch; where rows belong to tasks, of each task."""
     learning_rate: float | None = None
-    """Of Adam, for all."""
+    """Learning rate of Adam, the same for all methods; by default that of the data set."""
     data: Path | None = None
     """Folder of the files; data/DATASET by default."""
     time: int = 0

@@ -140,7 +140,7 @@ def _line(group: Sequence[Run], baseline: Sequence[Run]) -> Line:
 
 
 def _correlation(run: Run) -> float:
-    """Of TCI and GCD over tasks, by ranks: tasks have different units."""
+    """Return the rank correlation of TCI and GCD over tasks: by ranks, as tasks have different units."""
     if len(run.tci) < CORRELATED or run.aggregator == ALONE:
         return math.nan
     relative = np.array(run.tci) / np.abs([task[0] for task in run.outcome.exam.metrics])

@@ -68,7 +68,7 @@ class Outcome(NamedTuple):
     """Milliseconds of processor time for an update's backward pass, aggregation included: the median, without the
     measured updates."""
     seconds: float
-    """Of training."""
+    """Duration of training."""
 
 
 def new_network(architecture: str, encoder: Encoder, tasks: Sequence[Task], seed: int) -> Architecture:

@@ -92,12 +92,12 @@ class MovieLens(Dataset):
 
 
 def _genres(path: Path) -> dict[int, set[str]]:
-    """Of RecBole's table: number, title, year, and the genres with spaces between."""
+    """Read RecBole's table: number, title, year, and the genres with spaces between."""
     return {int(number): set(words.split(" ")) for number, _, _, words in list(records(path, "\t", 4))[1:]}
 
 
 def _genres_of_the_archive(path: Path) -> dict[int, set[str]]:
-    """Of GroupLens' table: number, four columns more, and 19 flags, the first of which is `unknown`."""
+    """Read GroupLens' table: number, four columns more, and 19 flags, the first of which is `unknown`."""
     return {
         int(line[0]): {genre for genre, flag in zip(GENRES, line[6:], strict=True) if flag == "1"}
         for line in records(path, "|", 24, encoding="latin-1")

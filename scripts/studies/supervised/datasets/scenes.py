@@ -49,7 +49,7 @@ class Scenes(Dataset):
     parts: ClassVar[tuple[tuple[str, ...], ...]]
     """Folders of the picture and of each task's answers; of several names the first that is there."""
     number: ClassVar[int]
-    """Of classes."""
+    """Number of classes."""
     epochs, batch_size, learning_rate = 200, 2, 1e-4
 
     def __init__(self, folder: Path) -> None:
