@@ -29,6 +29,7 @@ SINCE = """
     scripts/sweeps/slurm_jobs.py scripts/sweeps/space.py scripts/sweeps/study.py
     scripts/sweeps/trials.py scripts/tune.py scripts/runs/hub.py scripts/analysis/literature.py
     scripts/analysis/published.py agents/networks/task_vectors.py agents/learning/explosions.py mtrl/features.py
+    agents/collecting/episodes.py agents/networks/goal.py envs/meta_world/push_goals.py
 """.split()
 METHODS = """
     aligned_mtl cagrad famo gradnorm gradvac imtl_g mean mgda mocograd nash_mtl outside pcgrad pcgrad_direction
