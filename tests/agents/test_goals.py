@@ -1,12 +1,17 @@
 """Networks and temperatures that look at the goal in an observation, and at no task."""
 
+import math
+
+import gymnasium
+import numpy as np
 import pytest
 import torch
 
 import envs.toy
-from agents import load_checkpoint, save_checkpoint
+from agents import evaluate, load_checkpoint, save_checkpoint
 from agents.learning.temperatures import GoalTemperatures, LearnedTemperatures
 from agents.learning.update import Batch, Turn
+from envs import from_gymnasium
 from scripts.setup.config import TrainConfig, check
 from tests.helpers import SMALL, assert_same_tensors, toy_agent
 from tests.small_policies import OBS, B, T, batch, make_policy
@@ -104,6 +109,37 @@ def test_an_update_takes_the_temperature_of_each_blocks_goal():
     now = agent.update.temperatures.values(drawn.observations)
     torch.testing.assert_close(now, (goals @ w + b).exp().detach())
     assert not torch.equal(now, expected)
+
+
+class Wander(envs.toy.PointReach):
+    """With a new goal in each episode, which is observed."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+    def reset(self, **options):
+        super().reset(**options)
+        self.goal = self.np_random.uniform(-1, 1, 2)
+        return self._observation(), {}
+
+    def step(self, action):
+        *found, info = super().step(action)
+        return *found, {**info, "goal_distance": math.dist(self._position, self.goal)}
+
+    def _observation(self):
+        return np.concatenate([self._position, self.goal]).astype(np.float32)
+
+
+def test_goals_that_were_never_seen_are_reached():
+    """From 0.75 away to 0.2 to 0.26 on average, in all three places alike."""
+    training, other = (from_gymnasium([lambda: Wander(0, 1)] * 3, ["a", "b", "c"], seed=seed) for seed in (0, 1))
+    form = {"actor_width": 32, "critic_width": 32, "conditioning": "goal", "goal_size": 2, "embedding_size": 8}
+    values = {"learning_rate": 3e-3, "gamma": 0.9, "tau": 0.02, "batch_size": 16, "buffer_size": 2000}
+    agent = toy_agent(training, **{**GOALS, **values, "policy_kwargs": form | {"actor_depth": 2, "critic_depth": 2}})
+    before = evaluate(agent, other, 10).goal_distance
+    agent.learn(3 * 1300)
+    after = evaluate(agent, other, 10).goal_distance
+    assert before.mean() > 0.6
+    assert (after.mean(1) < 0.4).all()
 
 
 def test_a_captured_update_is_the_eager_one():
