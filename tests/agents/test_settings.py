@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import re
 from collections import defaultdict
 from dataclasses import dataclass, fields, make_dataclass, replace
 from functools import cache
@@ -163,6 +164,8 @@ def test_the_name_of_a_setting_stands_in_two_files():
         name = path.relative_to(ROOT).as_posix().replace("agents/together.py", "agents/settings.py")
         for word in words_of(tree):
             files[word].add(name)
+    unused = {n for n in NAMES if not (files[n] | files[re.sub("^(actor|critic)_", "", n)]) - {"agents/settings.py"}}
+    assert not unused, "declared, offered, saved, and read by nobody"
     found = {name: sorted(files[name]) for name in NAMES if len(files[name]) > 2}
     assert found.keys() <= MORE.keys(), found
     assert files["policy_delay"] == {"agents/settings.py", "agents/learning/rounds.py"}
