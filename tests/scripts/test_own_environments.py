@@ -118,8 +118,8 @@ def test_the_page_about_it_keeps_its_word_and_films_by_its_own_render(tmp_path, 
     imageio = pytest.importorskip("imageio.v2")
     pytest.importorskip("imageio_ffmpeg")
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
-    code = re.search(r"```python\n(# my_tasks.py\n.*?)```", page, re.DOTALL)[1]
-    lines = re.search(r"```bash\n(.*?)```", page, re.DOTALL)[1].splitlines()
+    code, commands = re.search(r"```python\n(# my_tasks.py\n.*?)```.*?```bash\n(.*?)```", page, re.DOTALL).groups()
+    lines = commands.splitlines()
     shorter = {
         "train": "--steps-per-task 40 --eval-goals 1 --final-goals 1 --no-progress".split(),
         "record": "--size 32 --tasks right --goal 1".split(),
