@@ -74,7 +74,8 @@ def _summary(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _means(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (*_MEANS, _TOLD) if _TOLD in row else _MEANS
+    told = row.get(_TOLD, "") != ""  # the cell is empty where another evaluation of the run told it
+    return (*_MEANS, _TOLD) if told else _MEANS
 
 
 def latest_evaluation(run: Run) -> dict[str, Any] | None:

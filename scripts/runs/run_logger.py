@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from agents.evaluation import Evaluation
 from scripts.runs.folder import Run
+from scripts.runs.tables import evaluation_rows, mean_known
 
 Cosines = Mapping[str, Float[np.ndarray, "tasks tasks"]]
 ALIASES = {
@@ -46,19 +47,16 @@ class RunLogger:
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Take an evaluation. By default as metrics, mean and by task: success (at any step, at the last) and return.
 
-        Where tasks tell it the distance to the goal, too.
+        Where tasks tell it the distance to the goal, too; means are over the tasks that tell, and what is unknown is
+        left out.
         """
-        found = {
-            "success": evaluation.success,
-            "success_last": evaluation.success_last,
-            "return": evaluation.returns,
-        }
-        if evaluation.tells_distance:
-            found["goal_distance"] = evaluation.goal_distance
-        values = {f"eval/{name}": float(np.mean(episodes)) for name, episodes in found.items()}
-        for name, episodes in found.items():
-            means = zip(evaluation.task_names, episodes.mean(1), strict=True)
-            values |= {f"eval/{name}/{task}": float(mean) for task, mean in means}
+        rows = evaluation_rows(step, evaluation)
+        values: dict[str, float] = {}
+        for name in ("success", "success_last", "return", *(["goal_distance"] if evaluation.tells_distance else [])):
+            means = {f"/{row['task']}": float(row[name]) for row in rows}
+            values |= {f"eval/{name}{of}": mean for of, mean in means.items()}
+            values[f"eval/{name}"] = mean_known(np.array(list(means.values())))
+        values = {name: mean for name, mean in values.items() if not np.isnan(mean)}
         self.metrics(step, values)
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ import resource
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from scripts.runs.messages import success_table, training_table
 from scripts.runs.protocol import describe, hash_goals
 from scripts.runs.results import best_evaluation, group_means, latest_evaluation, summarize, wilson
 from scripts.runs.resuming import rewind
+from scripts.runs.run_logger import RunLogger
 from scripts.runs.tables import CsvTable
 from scripts.setup.config import TrainConfig
 
@@ -447,6 +449,29 @@ def test_the_latest_evaluation_is_read_back_as_it_was(run):
     for step, rate in ((10, 0.2), (20, 0.9)):
         run.add_evaluation(step, evaluation(rate))
     assert latest_evaluation(Run(run.path).verified()) == {"env_steps_per_task": 20, **summarize(evaluation(0.9))}
+
+
+def test_a_distance_may_be_told_at_some_evaluations_and_not_at_others(run):
+    """By environments that report it only sometimes, or since or until a resume: its cell is then empty."""
+    silent, telling = evaluation(0.5), evaluation(0.5)._replace(goal_distance=np.full((2, 10), 0.25))
+    for step, found in ((10, silent), (20, telling), (30, silent), (40, telling)):
+        run.add_evaluation(step, found)
+        assert latest_evaluation(Run(run.path).verified()) == {"env_steps_per_task": step, **summarize(found)}
+    assert run.evaluations["goal_distance"][::2].tolist() == pytest.approx([np.nan, 0.25] * 2, nan_ok=True)
+
+
+def test_loggers_get_means_over_the_tasks_that_tell(run):
+    found = evaluation(0.5)
+    found.success[1] = np.nan
+    found = found._replace(goal_distance=np.array([[0.25] * 9 + [np.nan], [np.nan] * 10]))
+    logger = RunLogger(run)
+    with mock.patch.object(logger, "metrics") as metrics:
+        logger.evaluation(10, found)
+    ((_, values),) = [call.args for call in metrics.call_args_list]
+    known = {name: mean for name, mean in values.items() if name.startswith(("eval/success", "eval/goal"))}
+    of_first = {f"eval/{name}{of}": mean for name, mean in (("success", 0.5), ("goal_distance", 0.25))
+                for of in ("", "/reach-v3")}  # fmt: skip
+    assert known == of_first | {f"eval/success_last{of}": 0.0 for of in ("", "/reach-v3", "/push-v3")}
 
 
 def test_tables_of_before_have_no_steps_to_success(run):
