@@ -43,7 +43,12 @@ from scripts.setup.presets import find
 
 NETWORKS = ("critic", "actor")
 WINDOWS = 30
-PAPER, TOY = ("reach-v3", "button-press-topdown-v3"), ("point-0", "point-1")
+META_WORLD = ("MT1", "MT10", "MT25", "MT50")  # of which any two tasks are "custom"
+PAIRS = {  # by suite
+    "custom": ("reach-v3", "button-press-topdown-v3"),
+    "toy": ("point-0", "point-1"),
+    "push-goals": ("goal-1", "goal-2"),
+}
 
 
 Series = dict[str, list[dict[str, np.ndarray]]]  # aggregator -> per seed, quantity -> (updates,)
@@ -54,7 +59,7 @@ class TriadConfig:
     """Conflict, norms and curvature of two tasks' gradients over the first updates, as a figure, CSV and table."""
 
     tasks: Names = ()
-    """Two task names; by default reach-v3 and button-press-topdown-v3, of the toy suite the first two."""
+    """Two task names; by default reach-v3 and button-press-topdown-v3, of toy and push-goals the first two."""
     preset: str = "mt10"
     """Preset of scripts.train that gives networks, batch size and rewards."""
     aggregators: Annotated[Names, tyro.conf.arg(aliases=("--aggregator",))] = ("mean",)
@@ -145,8 +150,10 @@ def check(request: TriadConfig) -> list[TrainConfig]:
         )
     methods.check_aggregators(request.aggregators)
     preset = find(request.preset).config
-    suite, tasks = ("toy", TOY) if preset.suite == "toy" else ("custom", PAPER)
-    config = replace(preset, suite=suite, tasks=request.tasks or tasks, warmup_steps=request.warmup_steps)
+    suite = "custom" if preset.suite.upper() in META_WORLD else preset.suite
+    if not (tasks := request.tasks or PAIRS.get(suite, ())):
+        raise UsageError(f"--tasks: expected two task names of {suite}, the suite of {request.preset}; found none.")
+    config = replace(preset, suite=suite, tasks=tasks, warmup_steps=request.warmup_steps, envs_per_task=1)
     config = replace(config, train_freq=1, gradient_steps=1, workers=0, log_conflicts=1, log_every=1)
     chosen = [(name, seed) for name in request.aggregators for seed in request.seeds]
     return [resolve(replace(config, aggregator=name, seed=seed)) for name, seed in chosen]

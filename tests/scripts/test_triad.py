@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scripts.common.usage import UsageError
-from scripts.studies.triad import main, shares, windows
+from scripts.studies.triad import TriadConfig, check, main, shares, windows
 
 TOY = "--preset toy --tasks point-0,point-1 --warmup-steps 40 --updates 12".split()
 
@@ -54,6 +54,19 @@ def test_conditions_are_counted_among_conflicts():
 
 def test_a_curve_is_cut_into_at_most_thirty_windows():
     assert [len(windows(np.zeros(n))) for n in (1, 12, 100, 3000)] == [1, 1, 10, 30]
+
+
+@pytest.mark.parametrize(
+    ("preset", "suite", "tasks"),
+    [
+        ("mt10-quick", "custom", ("reach-v3", "button-press-topdown-v3")),
+        ("push-goals", "push-goals", ("goal-1", "goal-2")),
+    ],
+)
+def test_tasks_are_of_the_presets_suite_and_an_update_follows_each_step_of_both(preset, suite, tasks):
+    (config,) = check(TriadConfig(preset=preset))
+    assert (config.suite, config.tasks) == (suite, tasks)
+    assert (config.envs_per_task, config.train_freq, config.gradient_steps) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
