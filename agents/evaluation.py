@@ -93,7 +93,8 @@ def evaluate(agent: Any, env: VecEnv, episodes: int) -> Evaluation:
             counted = {"r": returns[c], "l": lengths[c]}  # for environments without a Monitor
             episode = infos[c].get("episode", counted)
             steps = np.fmin(first[c], lengths[c]) if success > 0 else np.nan
-            distance = float(infos[c].get("goal_distance", np.nan))
+            told = infos[c].get("goal_distance")
+            distance = np.nan if told is None else float(told)
             outcomes[c].append((success, now[c], episode["r"], episode["l"], steps, distance))
             returns[c], lengths[c], ever[c], first[c] = 0, 0, np.nan, np.nan
     in_order = [

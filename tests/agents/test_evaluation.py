@@ -137,7 +137,7 @@ def test_a_distance_that_is_no_number_is_told():
 
 @pytest.mark.parametrize("wrapper", [Monitor, lambda env: env], ids=["monitor", "no monitor"])
 def test_any_vector_environment_is_evaluated(wrapper):
-    said = ({"success": 1.0}, {})
+    said = ({"success": 1.0}, {"goal_distance": None})
     env = DummyVecEnv([lambda i=i, info=info: wrapper(OneHot(i, reward=2.0, **info)) for i, info in enumerate(said)])
     result = evaluate(toy_agent(env), env, 3)
     assert np.array_equal(result.returns, np.full((2, 3), 6.0))
