@@ -33,6 +33,7 @@ KINDS: dict[str, Callable[[Sequence[Method]], Figure]] = {
     "conflicts": plot_training.conflicts,
     "triad": plot_training.triad,
     "temperatures": plot_training.temperatures,
+    "distance": plot_training.goal_distance,
 }
 
 
@@ -42,9 +43,10 @@ class PlotConfig:
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders, folders of runs, or patterns in quotes; finished or not."""
-    kind: Literal["success", "wall-clock", "conflicts", "triad", "temperatures"] = "success"
+    kind: Literal["success", "wall-clock", "conflicts", "triad", "temperatures", "distance"] = "success"
     """success: over environment steps, the mean and every task; wall-clock: the same over hours of training;
-    conflicts: cosines of task gradients; triad: conflict, norms, curvature; temperatures: of every task."""
+    conflicts: cosines of task gradients; triad: conflict, norms, curvature; temperatures: of every task;
+    distance: to the goal, where tasks tell it."""
     out: Path | None = None
     """A .png, .pdf or .svg file; by default KIND.png, in the run's folder if there is only one, else in this folder."""
     labels: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Pictures of training itself, from conflicts.csv and metrics.csv: conflict, the tragic triad, temperatures."""
+"""Pictures beside success: conflict, the tragic triad, temperatures, the distance to the goal."""
 
 from __future__ import annotations
 
@@ -144,6 +144,40 @@ def triad(methods: Sequence[Method]) -> Figure:
     _legend_below(figure, panels[0, 0])
     figure.suptitle("The tragic triad over training: conflict, unequal norms, curvature", fontsize=11)
     return figure
+
+
+def goal_distance(methods: Sequence[Method]) -> Figure:
+    """Draw the distance to the goal at the end of an episode of evaluation, mean over the tasks that tell it."""
+    set_style()
+    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    for method, look in zip(methods, looks([m.aggregator for m in methods]), strict=True):
+        series = [_distances(run) for run in method.runs]
+        steps = sorted(set.intersection(*map(set, series)))
+        if not steps:
+            raise UsageError(f"expected evaluations at steps in common for {method.label}; found none.")
+        values = np.array([[[found[step] for step in steps]] for found in series])
+        band(axes, look, np.array(steps), values, legend(method))
+    axes.set(xlabel=STEPS_LABEL, ylabel="distance to the goal at the end of an episode")
+    axes.set_ylim(bottom=0)
+    over_steps(axes)
+    axes.legend()
+    figure.suptitle(
+        f"{literal(methods[0].runs[0].protocol.benchmark)}: distance to the goal, mean over tasks", fontsize=11
+    )
+    return figure
+
+
+def _distances(run: Run) -> dict[int, float]:
+    """Step per task -> mean distance of the tasks that tell it."""
+    rows = _rows(run, run.evaluations, "evaluations.csv")
+    found: dict[int, list[float]] = {}
+    with as_usage_error(run.evaluations.path):
+        for row in rows:
+            if row.get("goal_distance"):
+                found.setdefault(run.step_of(row), []).append(float(row["goal_distance"]))
+    if not found:
+        raise UsageError(f"expected goal_distance in {run.evaluations.path}; found none: its environments tell none.")
+    return {step: float(np.mean(values)) for step, values in found.items()}
 
 
 def temperatures(methods: Sequence[Method]) -> Figure:

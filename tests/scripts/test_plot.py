@@ -12,7 +12,7 @@ from scripts.analysis import training as plot_training
 from scripts.analysis.methods import find_runs, group, relabelled
 from scripts.common.usage import UsageError
 from tests import run_folders
-from tests.run_folders import TASKS, make_run
+from tests.run_folders import STEP, TASKS, make_run
 
 
 @pytest.fixture
@@ -121,6 +121,25 @@ def test_the_heat_map_has_the_share_of_conflicts_in_each_quarter_and_a_blank_dia
     assert figure.axes[0].get_title().endswith("100% in conflict")
 
 
+def test_the_distance_is_the_mean_over_the_tasks_that_tell_it(tmp_path):
+    run = make_run(tmp_path / "a", {})
+    told = {100: (0.5, ""), 200: (0.2, 0.4)}
+    zero = dict.fromkeys(("success", "success_last", "return"), 0) | {"episodes": 10}
+    run.evaluations.append(
+        [
+            {STEP: step, "task": task, **zero, "goal_distance": found}
+            for step, row in told.items()
+            for task, found in zip(TASKS, row, strict=True)
+        ]
+    )
+    (line,) = plot_training.goal_distance(group([run])).axes[0].get_lines()
+    np.testing.assert_allclose(line.get_xydata(), [[100, 0.5], [200, 0.3]])
+    assert plot.main([str(run.path), "--kind", "distance"]) == 0
+    assert (run.path / "distance.png").exists()
+    with pytest.raises(UsageError, match="found none: its environments tell none"):
+        plot_training.goal_distance(group([make_run(tmp_path / "b")]))
+
+
 def test_many_tasks_stand_in_groups_of_difficulty(methods, monkeypatch):
     monkeypatch.setattr(plot_training, "NAMED", 1)
     first = plot_training.conflicts(methods).axes[0]
@@ -205,7 +224,7 @@ def test_it_is_written_as_png_and_pdf(runs, tmp_path, capsys):
     assert capsys.readouterr().out.count("wrote") == 2
 
 
-@pytest.mark.parametrize("kind", plot.KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in plot.KINDS if kind != "distance"])  # these runs tell none
 def test_every_kind_has_its_name_by_default(kind, runs, monkeypatch):
     saved = []
     monkeypatch.setattr(plot, "save", lambda figure, *paths: saved.extend(paths))
