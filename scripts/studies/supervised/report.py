@@ -26,6 +26,7 @@ HEADINGS = {
     "gcd": "GCD",
     "conflicts": "conflicts %",
     "backward_ms": "backward ms",
+    "memory_mb": "memory MB",
 }
 FIRST = 3  # of these come before the tasks on the screen, where there may not be room for all
 EXPLAINED = (
@@ -33,7 +34,8 @@ EXPLAINED = (
     "mean over metrics of the relative change, in per cent, positive is better. vs mean: delta_m less that of `mean`, "
     "seed by seed. GCD: 1 - cosine of two tasks' gradients of the shared parameters, above 1 is conflict, mean over "
     "pairs and training; conflicts: share of pairs with one. backward: processor time of an update, aggregation "
-    "included. ±: 95 % t-interval over seeds, each by itself: of many, some miss by chance."
+    "included; memory: of the tensors that it makes, at most at once (`alone`: the largest network). ±: 95 % "
+    "t-interval over seeds, each by itself: of many, some miss by chance."
 )
 TCI = "TCI: what joint training gained over `alone`, in the metric's unit; negative: it hurts the task."
 DRAWN = 6  # tasks in the picture, at most

@@ -88,6 +88,7 @@ def together(parts: Sequence[Outcome]) -> Outcome:
         gcd=torch.full((len(parts), len(parts)), math.nan),
         conflicts=math.nan,
         backward_ms=sum(part.backward_ms for part in parts),
+        memory_mb=max(part.memory_mb for part in parts),
         seconds=sum(part.seconds for part in parts),
     )
 
@@ -103,7 +104,7 @@ class Line(NamedTuple):
     aggregator: str
     seeds: int
     whole: dict[str, Estimate]
-    """delta_m, vs mean, gcd, conflicts, backward_ms, and the correlation of TCI and GCD over tasks."""
+    """delta_m, vs mean, gcd, conflicts, backward_ms, memory_mb, and the correlation of TCI and GCD over tasks."""
     metrics: list[Estimate]
     """Per task: its first metric."""
     tci: list[Estimate]
@@ -126,6 +127,7 @@ def _line(group: Sequence[Run], baseline: Sequence[Run]) -> Line:
         "gcd": [float(run.outcome.gcd.nanmean()) for run in group],
         "conflicts": [100 * run.outcome.conflicts for run in group],
         "backward_ms": [run.outcome.backward_ms for run in group],
+        "memory_mb": [run.outcome.memory_mb for run in group],
         "correlation": [_correlation(run) for run in group],
     }
     metrics = zip(*([task[0] for task in run.outcome.exam.metrics] for run in group), strict=True)
@@ -156,7 +158,7 @@ def _run_row(run: Run) -> Iterator[tuple[str, object]]:
     yield from _key(run).items()
     yield "delta_m", run.delta_m
     yield "gcd", float(run.outcome.gcd.nanmean())
-    for name in ("conflicts", "backward_ms", "seconds"):
+    for name in ("conflicts", "backward_ms", "memory_mb", "seconds"):
         yield name, getattr(run.outcome, name)
 
 

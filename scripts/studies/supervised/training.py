@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +18,10 @@ from agents import NonFiniteError
 from mtrl.diagnostics import conflict_degree
 from scripts.studies.supervised.architectures import ARCHITECTURES, Architecture
 from scripts.studies.supervised.contracts import Encoder, Split, Task
+from scripts.studies.supervised.memory import PeakMemory
 
 MEASURED = 10  # conflict is measured at every so many updates
+WEIGHED = 1  # memory at the second, when an aggregator has its state
 EXAMINED = 1_000  # rows at a time, and no more than so many numbers of input
 NUMBERS = 2**22
 
@@ -67,6 +70,8 @@ class Outcome(NamedTuple):
     backward_ms: float
     """Milliseconds of processor time for an update's backward pass, aggregation included: the median, without the
     measured updates."""
+    memory_mb: float
+    """Megabytes of the tensors that one such backward pass makes, at most at once; NaN of a single update."""
     seconds: float
     """Duration of training."""
 
@@ -139,7 +144,8 @@ def train(
             tick()
         seconds += time.perf_counter() - start
         curves.append(((total / plan.updates).tolist(), examine(network, tasks, test)))
-    return Outcome(curves[-1][1], curves, *update.conflict(), update.backward_ms(), seconds)
+    costs = update.backward_ms(), update.memory / 1e6, seconds
+    return Outcome(curves[-1][1], curves, *update.conflict(), *costs)
 
 
 class Update:
@@ -162,6 +168,7 @@ class Update:
         self.count = 0
         self.degrees: list[Tensor] = []
         self.times: list[float] = []
+        self.memory = math.nan
 
     def __call__(self, rows: Tensor) -> Float[Tensor, " tasks"]:
         """Write the gradients of a batch; return its losses."""
@@ -178,9 +185,13 @@ class Update:
                 where["features"] = self.network.representation
         self._check(losses)
         start = time.process_time()  # on one thread: what else the machine does is not counted
-        report = mtrl.backward(losses, self.aggregator, diagnostics=measured, **where)
+        weighed = self.count == WEIGHED and not measured
+        with PeakMemory() if weighed else nullcontext() as weight:
+            report = mtrl.backward(losses, self.aggregator, diagnostics=measured, **where)
         if report:
             self.degrees.append(conflict_degree(report["cosines"]))  # cosines: the Gramian of unit gradients
+        elif weight is not None:
+            self.memory = weight.peak
         else:
             self.times.append(time.process_time() - start)
         self.count += 1

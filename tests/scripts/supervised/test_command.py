@@ -65,7 +65,7 @@ def test_auc_is_that_of_scikit_learn():
 def outcome(metrics, gcd=1.0):
     exam = Exam([1.0] * len(metrics), metrics)
     degrees = torch.full((len(metrics), len(metrics)), gcd).fill_diagonal_(math.nan)
-    return Outcome(exam, [([1.0] * len(metrics), exam)], degrees, 0.5, 2.0, 1.0)
+    return Outcome(exam, [([1.0] * len(metrics), exam)], degrees, 0.5, 2.0, 3.0, 1.0)
 
 
 def test_delta_m_and_tci_by_hand():
