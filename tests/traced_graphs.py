@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from agents.device.captured import CapturedUpdates
 from agents.saving.agent_file import training_state
 from agents.saving.checkpoint import rng_state
-from tests.helpers import NoSynchronisation, toy_agent
+from tests.helpers import NoSynchronisation, assert_same_tensors, toy_agent
 
 # The first update follows step 20 per task and the buffer wraps at step 28; two target patterns; measurements.
 SETTINGS = {
@@ -137,3 +137,12 @@ def eagerly(steps=STEPS, **settings):
     agent.learn(2 * steps)
     assert agent.replay_buffer.full == (steps >= SETTINGS["buffer_size"])
     return state_of(agent)
+
+
+def assert_captured_as_eager(steps, **settings):
+    """Replayed updates leave the state that eager ones leave."""
+    eager = eagerly(steps, **settings)
+    agent = capture(toy_agent(**SETTINGS, **settings))
+    agent.learn(2 * steps)
+    assert agent.captured.replays.graphs.replays > 0
+    assert_same_tensors(eager, state_of(agent))

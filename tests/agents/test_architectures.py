@@ -13,9 +13,9 @@ from agents import load_checkpoint, save_checkpoint
 from agents.networks.conditionings import CONDITIONINGS
 from agents.networks.torsos import TORSOS
 from mtrl.gradients import per_task_gradients
-from tests.helpers import SMALL, assert_same_tensors, toy_agent
+from tests.helpers import SMALL, toy_agent
 from tests.small_policies import B, T, actor_losses, batch, critic_losses, jacobian_of, make_policy, recorded
-from tests.traced_graphs import SETTINGS, capture, eagerly, state_of
+from tests.traced_graphs import assert_captured_as_eager
 
 SIZES = {"experts": 2, "embedding_size": 3, "goal_size": 2, "actor_module_width": 5, "critic_module_width": 4}
 TORSO_ROWS = [{"actor_torso": name, "critic_torso": name} for name in TORSOS]
@@ -148,8 +148,4 @@ def test_a_resumed_agent_goes_on_bit_for_bit(tmp_path, form):
 @by_row
 def test_a_captured_update_is_the_eager_one(form):
     settings = {"aggregator": "pcgrad", "policy_kwargs": {**SMALL, **SIZES, **form}}
-    eager = eagerly(steps=26, **settings)
-    agent = capture(toy_agent(**SETTINGS, **settings))
-    agent.learn(2 * 26)
-    assert agent.captured.replays.graphs.replays > 0
-    assert_same_tensors(eager, state_of(agent))
+    assert_captured_as_eager(steps=26, **settings)

@@ -11,8 +11,8 @@ from scipy.stats import chisquare
 from agents import MTSAC, TaskReplayBuffer
 from envs.toy import make
 from scripts.setup.config import TrainConfig, check
-from tests.helpers import NoSynchronisation, assert_same_tensors, toy_agent
-from tests.traced_graphs import SETTINGS, capture, eagerly, state_of
+from tests.helpers import NoSynchronisation, toy_agent
+from tests.traced_graphs import assert_captured_as_eager
 
 T, SIZE = 2, 24
 
@@ -138,11 +138,7 @@ def test_drawing_waits_for_nothing():
 
 def test_a_captured_update_is_the_eager_one():
     settings = {"episode_batches": True, "n_steps": 3}
-    eager = eagerly(steps=30, **settings)
-    agent = capture(toy_agent(**SETTINGS, **settings))
-    agent.learn(2 * 30)
-    assert agent.captured.replays.graphs.replays > 0
-    assert_same_tensors(eager, state_of(agent))
+    assert_captured_as_eager(steps=30, **settings)
 
 
 def test_every_task_of_an_agent_learns_from_one_episode_at_a_time_and_a_file_keeps_the_setting(tmp_path):

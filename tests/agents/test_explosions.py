@@ -11,7 +11,7 @@ from agents.networks.paco import PaCo
 from agents.saving.agent_file import training_state
 from tests.helpers import SMALL, assert_same_tensors, toy_agent
 from tests.small_policies import T, make_policy
-from tests.traced_graphs import SETTINGS, capture, eagerly, state_of
+from tests.traced_graphs import assert_captured_as_eager
 
 PACO = {**SMALL, "actor_torso": "paco", "critic_torso": "paco", "experts": 2}
 OFTEN = 0.6  # of toy losses: now and then a task's is beyond it
@@ -105,11 +105,7 @@ def test_a_resumed_agent_goes_on_bit_for_bit(tmp_path, monkeypatch):
 
 def test_a_captured_update_is_the_eager_one():
     settings = {"aggregator": "pcgrad", "policy_kwargs": PACO, "loss_limit": OFTEN}
-    eager = eagerly(steps=26, **settings)
-    agent = capture(toy_agent(**SETTINGS, **settings))
-    agent.learn(2 * 26)
-    assert agent.captured.replays.graphs.replays > 0
-    assert_same_tensors(eager, state_of(agent))
+    assert_captured_as_eager(steps=26, **settings)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from envs import from_gymnasium
 from scripts.setup.config import TrainConfig, check
 from tests.helpers import SMALL, assert_same_tensors, toy_agent
 from tests.small_policies import OBS, B, T, batch, make_policy
-from tests.traced_graphs import SETTINGS, capture, eagerly, state_of
+from tests.traced_graphs import assert_captured_as_eager, state_of
 
 GOALS = {
     "episode_batches": True,
@@ -143,11 +143,7 @@ def test_goals_that_were_never_seen_are_reached():
 
 
 def test_a_captured_update_is_the_eager_one():
-    eager = eagerly(steps=28, **GOALS)
-    agent = capture(toy_agent(**SETTINGS, **GOALS))
-    agent.learn(2 * 28)
-    assert agent.captured.replays.graphs.replays > 0
-    assert_same_tensors(eager, state_of(agent))
+    assert_captured_as_eager(steps=28, **GOALS)
 
 
 def test_a_resumed_agent_goes_on_bit_for_bit(tmp_path):
