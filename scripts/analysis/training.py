@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -150,13 +151,7 @@ def goal_distance(methods: Sequence[Method]) -> Figure:
     """Draw the distance to the goal at the end of an episode of evaluation, mean over the tasks that tell it."""
     set_style()
     figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
-    for method, look in zip(methods, looks([m.aggregator for m in methods]), strict=True):
-        series = [_distances(run) for run in method.runs]
-        steps = sorted(set.intersection(*map(set, series)))
-        if not steps:
-            raise UsageError(f"expected evaluations at steps in common for {method.label}; found none.")
-        values = np.array([[[found[step] for step in steps]] for found in series])
-        band(axes, look, np.array(steps), values, legend(method))
+    _lines(axes, methods, _distances, "evaluations.csv", lambda x: x, thin=False)
     axes.set(xlabel=STEPS_LABEL, ylabel="distance to the goal at the end of an episode")
     axes.set_ylim(bottom=0)
     over_steps(axes)
@@ -200,13 +195,29 @@ def temperatures(methods: Sequence[Method]) -> Figure:
 
 def _line(axes: Axes, methods: Sequence[Method], columns: list[str], value: Callable[[np.ndarray], np.ndarray]) -> None:
     """Draw a line per method: `value` of its columns of metrics.csv, (rows, columns) -> (rows,), over the steps."""
+    _lines(axes, methods, lambda run: _series(run, columns), "metrics.csv", value, thin=True)
+
+
+def _lines(
+    axes: Axes,
+    methods: Sequence[Method],
+    series_of: Callable[[Run], Mapping[int, Any]],
+    table: str,
+    value: Callable[[np.ndarray], np.ndarray],
+    thin: bool,
+) -> None:
+    """Draw a line per method, over the steps that all its runs have.
+
+    :param series_of: step per task -> what a run's table has there.
+    :param value: of what stands at the steps, (rows, ...) -> (rows,).
+    """
     for method, look in zip(methods, looks([m.aggregator for m in methods]), strict=True):
-        series = [_series(run, columns) for run in method.runs]
-        steps = sorted(set.intersection(*(set(found) for found in series)))
+        series = [series_of(run) for run in method.runs]
+        steps = sorted(set.intersection(*map(set, series)))
         if not steps:
-            raise UsageError(f"expected rows of metrics.csv at steps in common for {method.label}; found none.")
+            raise UsageError(f"expected rows of {table} at steps in common for {method.label}; found none.")
         values = np.array([value(np.array([found[step] for step in steps])) for found in series])
-        band(axes, look, np.array(steps), values[:, None], legend(method), thin=True)
+        band(axes, look, np.array(steps), values[:, None], legend(method), thin=thin)
 
 
 def _series(run: Run, columns: list[str]) -> dict[int, list[float]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
@@ -39,9 +39,7 @@ class PeakMemory(TorchDispatchMode):
 
 
 def _tensors(found: Any) -> list[Tensor]:
-    tensors: list[Tensor] = []
-    tree_map_only(Tensor, tensors.append, found)
-    return tensors
+    return [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
 
 
 def _storage(tensor: Tensor) -> torch.UntypedStorage:
