@@ -11,7 +11,9 @@ from mtrl.precision import float32_products
 
 HALF = (torch.float16, torch.bfloat16)
 
-COLUMNS = 2**13  # of a piece at a time; the error of a product in float32 grows with its length
+# Of a piece at a time; the error of a product in float32 grows with its length. On a device, pieces of a thousandth of
+# the gradients would keep but a few of its processors busy.
+COLUMNS, COLUMNS_ON_DEVICE = 2**13, 2**9
 
 # Squared lengths that float32 holds to the last digit, rounding of its smallest numbers and overflow of sums included.
 ORDINARY = (1e-26, 1e36)
@@ -100,10 +102,11 @@ def _products(pieces: list[Tensor]) -> Float64[Tensor, "tasks tasks"]:
 
 
 def _parts(flat: Float[Tensor, "tasks params"]) -> tuple[Tensor, Tensor]:
-    """Split a piece into (pieces, T, COLUMNS), a view, and what is left of it."""
-    whole = flat.shape[1] // COLUMNS
-    parts = flat[:, : whole * COLUMNS].unflatten(1, (whole, COLUMNS)).transpose(0, 1)
-    return parts, flat[:, whole * COLUMNS :]
+    """Split a piece into (pieces, T, columns), a view, and what is left of it."""
+    length = COLUMNS if flat.device.type == "cpu" else COLUMNS_ON_DEVICE
+    whole = flat.shape[1] // length
+    parts = flat[:, : whole * length].unflatten(1, (whole, length)).transpose(0, 1)
+    return parts, flat[:, whole * length :]
 
 
 def _are_ordinary(products: Tensor) -> bool:
