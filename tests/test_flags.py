@@ -1,13 +1,14 @@
 """What the flags for CUDA mean, and what they get on a machine without it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import envs.toy
 from scripts import evaluate, train
 from scripts.common.usage import UsageError
-from scripts.setup.build import make_agent, resolve, resolve_capture
+from scripts.setup.build import LONG, make_agent, resolve, resolve_capture, resolve_compile
 from scripts.setup.config import TrainConfig
 from scripts.setup.parse import Resume, parse_train
 from scripts.setup.presets import PRESETS
@@ -34,6 +35,21 @@ def test_a_capture_that_means_nothing(words, monkeypatch, capsys, tmp_path):
 def test_auto_is_yes_on_cuda_alone():
     assert (resolve_capture("auto", "cuda"), resolve_capture("auto", "cpu")) == (True, False)
     assert [resolve_capture(False, device) for device in ("cuda", "cpu")] == [False, False]
+
+
+@pytest.mark.parametrize("device", LONG)
+def test_long_runs_are_compiled_where_the_compilers_are(monkeypatch, device):
+    there = {"g++", "triton"}
+    monkeypatch.setattr("scripts.setup.build.find_compiler", lambda: "g++" if "g++" in there else None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name in there or None)
+    config = replace(TOY, compile="auto", train_freq=1, gradient_steps=1, steps_per_task=LONG[device])
+    assert resolve_compile(config, device)
+    assert not resolve_compile(replace(config, steps_per_task=LONG[device] - 1), device)
+    there -= {"triton"}
+    assert resolve_compile(config, device) == (device == "cpu")
+    there ^= {"triton", "g++"}
+    with pytest.warns(RuntimeWarning, match="not compiled, so slower: expected a C\\+\\+ compiler"):
+        assert not resolve_compile(config, device)
 
 
 def test_configs_of_version_0_1_are_read_or_refused_by_name():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Protocol, runtime_checkable
 from weakref import WeakValueDictionary
 
@@ -90,7 +91,7 @@ class CudaGraphs:
             try:
                 for generator in generators:
                     graph.register_generator_state(generator)
-                with torch.cuda.graph(graph, pool=place.pool, stream=place.stream):
+                with _no_garbage_collection(), torch.cuda.graph(graph, pool=place.pool, stream=place.stream):
                     update()
                 # torch sets the generators' offsets to 0 on the stream of the capture, the first replay on this one to
                 # what they are: in the other order, on a busy device, it would draw the wrong numbers
@@ -106,6 +107,18 @@ class CudaGraphs:
                 CudaGraph.broken += 1
                 raise
         return CudaGraph(graph, place)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Inside, no graph of an agent that nobody holds any more is destroyed: CUDA would break the capture off."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Replays:

@@ -30,7 +30,7 @@ from scripts.common.usage import UsageError, check_folder, usage_errors
 from scripts.setup.config import TrainConfig
 from scripts.setup.trust import suite_code
 
-LONG = 10_000  # updates: compiling takes the time that so many gain
+LONG = {"cpu": 10_000, "cuda": 100_000}  # updates: compiling takes the time that so many gain
 NO_COMPILER = "expected a C++ compiler, $CXX or g++; found none. Install g++."
 
 
@@ -71,19 +71,20 @@ def resolve_capture(capture: Literal["auto"] | bool, device: str) -> bool:
 def resolve_compile(config: TrainConfig, device: str) -> bool:
     """Return whether updates are compiled.
 
-    Auto is yes for `LONG` runs on a CPU with a C++ compiler, and warns if that is all that is missing.
+    Auto is yes for `LONG` runs where there is a C++ compiler, on CUDA also Triton; if only the first is missing, warns.
 
     :raises UsageError: if they are to be and cannot.
     """
+    has_triton = device == "cpu" or importlib.util.find_spec("triton") is not None
     if config.compile == "auto":
         updates = config.steps_per_task // config.train_freq * config.gradient_steps
-        if device != "cpu" or updates < LONG:
+        if updates < LONG[device] or not has_triton:
             return False
         if not find_compiler():
             warnings.warn(f"Updates are not compiled, so slower: {NO_COMPILER}", RuntimeWarning, stacklevel=2)
             return False
         return True
-    if config.compile and device == "cuda" and not importlib.util.find_spec("triton"):
+    if config.compile and not has_triton:
         raise UsageError("--compile true: expected Triton, which torch for CUDA on Linux brings; found none. Use auto.")
     if config.compile and not find_compiler():
         raise UsageError(f"--compile true: {NO_COMPILER}")

@@ -113,8 +113,8 @@ class RunSettings:
     ] = "auto"
     """Replay updates as CUDA graphs; auto: on CUDA."""
     compile: Annotated[Literal["auto"] | bool, Role(plain_sac=False, added=True)] = False
-    """Compile updates, with a C++ compiler, and on CUDA with Triton; auto: on a CPU where there is one and the run is
-    long enough to gain from it. Chosen once and kept at resume, as it changes rounding."""
+    """Compile updates, with a C++ compiler, and on CUDA with Triton; auto: where they are there and the run is long
+    enough to gain from it. Chosen once and kept at resume, as it changes rounding."""
     run_dir: Annotated[str, Role(in_presets=False)] = ""
     """Folder of the run, new or empty; empty: runs/PRESET[-TASKS]-AGGREGATOR-seedSEED."""
     workers: Annotated[

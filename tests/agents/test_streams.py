@@ -1,6 +1,7 @@
 """What CUDA does in an order of its own, acted out: two streams are ordered by nothing but what waits for what."""
 
 import contextlib
+import gc
 import weakref
 from types import SimpleNamespace
 
@@ -37,7 +38,7 @@ class Device:
 
     def __init__(self):
         self.present, self.streams, self.offset, self.offset_there, self.drawn = Stream(), [], 0, None, []
-        self.pools, self.open, self.uses = 0, set(), {}
+        self.pools, self.open, self.uses, self.broken_off = 0, set(), {}, False
         generator = SimpleNamespace(clone_state=lambda: None, graphsafe_set_state=lambda state: None)
         self.default_generators = [generator]
         self.CUDAGraph = lambda: Graph(self.replay)
@@ -70,6 +71,7 @@ class Device:
 
     def release(self, pool):
         self.uses[pool] -= 1
+        self.broken_off |= bool(self.open)
 
     def replay(self):
         offset, self.offset = self.offset, self.offset + 4
@@ -122,6 +124,22 @@ def test_graphs_that_are_forgotten_leave_room_for_others(device):
         for replays in forgotten:
             replays.forget()
     assert [one.refused, other.refused] == [False, False]
+
+
+def test_no_graph_is_destroyed_while_another_is_captured(device):
+    """The garbage collector comes when it likes, and CUDA breaks off a capture during which a graph is destroyed."""
+
+    def update():
+        if gc.isenabled():
+            gc.collect()
+
+    forgotten = Replays(CudaGraphs(torch.device("cpu")), "Acting", warm_up=0)
+    forgotten.run("sample", lambda: None)
+    forgotten.itself = forgotten
+    del forgotten
+    CudaGraphs(torch.device("cpu")).capture(update, [])
+    assert gc.isenabled()
+    assert not device.broken_off
 
 
 def test_what_a_capture_that_broke_off_took_is_free_when_the_update_runs_eagerly(device):
