@@ -63,8 +63,9 @@ class CudaGraph:
 
     broken: int = 0  # captures, of all in this process, which share the device's default generator
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, place: _Place):
+    def __init__(self, graph: torch.cuda.CUDAGraph, place: _Place, update: Update):
         self._graph, self._place, self._broken = graph, place, CudaGraph.broken
+        self._update = update  # its tensors outside of the pool, which replays go on writing to, stay taken
 
     @property
     def stale(self) -> bool:
@@ -106,7 +107,7 @@ class CudaGraphs:
                     generator.graphsafe_set_state(generator.clone_state())
                 CudaGraph.broken += 1
                 raise
-        return CudaGraph(graph, place)
+        return CudaGraph(graph, place, update)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import weakref
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -140,6 +141,17 @@ def test_no_graph_is_destroyed_while_another_is_captured(device):
     CudaGraphs(torch.device("cpu")).capture(update, [])
     assert gc.isenabled()
     assert not device.broken_off
+
+
+def test_memory_that_replays_write_to_stays_taken(device):
+    """A compiled update brings tensors of its own, such as that of its random numbers."""
+    memory = torch.zeros(9)
+    taken, update = weakref.ref(memory), partial(memory.normal_)
+    graph = CudaGraphs(torch.device("cpu")).capture(update, [])
+    del memory, update
+    assert taken() is not None
+    del graph
+    assert taken() is None
 
 
 def test_what_a_capture_that_broke_off_took_is_free_when_the_update_runs_eagerly(device):
