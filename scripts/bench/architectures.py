@@ -18,7 +18,8 @@ from agents.networks.torsos import TORSOS
 from scripts.bench.figures import Figure, compare, take_turns
 from scripts.bench.updates import ACTION, OBSERVATION, Size, update
 
-WIDEST = 8192
+# Matrix products of other widths take up to half as long again on a CPU: that would count against the plain layers.
+WIDTHS = range(8, 8192, 8)
 
 
 def architectures(size: Size, aggregators: Sequence[str], rounds: int) -> list[Figure]:
@@ -42,8 +43,8 @@ def architectures(size: Size, aggregators: Sequence[str], rounds: int) -> list[F
 
 
 def width_of(size: Size, parameters: int) -> int:
-    """Return the width of plain layers at which actor and critics have so many parameters, or just more."""
-    return 1 + bisect_left(range(1, WIDEST), parameters, key=lambda width: num_parameters(replace(size, width=width)))
+    """Return the least of `WIDTHS` for plain layers at which actor and critics have so many parameters or more."""
+    return WIDTHS[bisect_left(WIDTHS, parameters, key=lambda width: num_parameters(replace(size, width=width)))]
 
 
 def num_parameters(size: Size) -> int:
