@@ -53,7 +53,7 @@ class CapturedUpdates:
                 stacklevel=2,
             )
         self._held: list[Any] = []
-        self._begun = False  # an update of all networks was made
+        self._begun = False  # an update of all networks was made since
         # the fused kernel on CUDA reads a learning rate that is a tensor in float32
         dtype = torch.float32 if device.type == "cuda" else torch.float64
         self._learning_rate = torch.zeros((), dtype=dtype, device=device)
@@ -64,11 +64,11 @@ class CapturedUpdates:
         exchanged = len(state) != len(self._held) or any(a is not b for a, b in zip(state, self._held, strict=True))
         if exchanged:
             self.replays.forget()
-            self._held = state
+            self._held, self._begun = state, False
         # what the first update of a network, or of an aggregator that was reset, has still to make: in a graph, each
-        # replay would make it anew; a resumed run has it
-        moments = not self._begun and any(each is None for each in state)
-        if moments or (exchanged and any(isinstance(each, Tensor) and not each.numel() for each in state)):
+        # replay would make it anew, and in a compiled one, none; a resumed run has it
+        unmade = any(each is None or (isinstance(each, Tensor) and not each.numel()) for each in state)
+        if unmade and not self._begun:
             update()
             self._begun |= turn.actor
         else:
@@ -97,5 +97,5 @@ class CapturedUpdates:
         ]
         buffers = [buffer for method in update.aggregators.values() for buffer in method._buffers.values()]
         moments = [moment.get("exp_avg") for moment in first]
-        logged = self.update.metrics.latest.get("critic_loss")
-        return [self.update.buffer.rows, *self._generators(), *buffers, *moments, logged]
+        logged: list[Any] = list(self.update.metrics.latest.values()) or [None]
+        return [self.update.buffer.rows, *self._generators(), *buffers, *moments, *logged]

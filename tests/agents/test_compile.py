@@ -3,6 +3,7 @@
 Most tests run the traced graphs as they are, which takes no compiler; one compiles.
 """
 
+import copy
 import shutil
 
 import numpy as np
@@ -136,17 +137,51 @@ def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
     assert_same_tensors(eager, state_of(agent))
 
 
+@pytest.mark.parametrize("policy_delay", [1, 5])
 @pytest.mark.parametrize("aggregator", ["gradvac", "smoothed:gradvac"])
-def test_what_an_aggregator_makes_after_a_reset_belongs_to_no_graph(traced, aggregator):
-    """It learns of how many parameters there are in the first update."""
-    options = {"per_parameter": True}
-    settings = {"aggregator": aggregator, "aggregator_kwargs": options, "reset_at": (24,)}
+def test_what_an_aggregator_makes_after_a_reset_belongs_to_no_graph(traced, aggregator, policy_delay):
+    """It learns of how many parameters there are in the first update: the actor's later than the critics'."""
+    options = {"aggregator": aggregator, "aggregator_kwargs": {"per_parameter": True}}
+    settings = {**options, "reset_at": (24,), "policy_delay": policy_delay}
     eager = eagerly(28, log_conflicts=0, **settings)
     agent = toy_agent(**SETTINGS, **settings)
     agent.captured = agent.rounds._replay = compiled.CompiledUpdates(agent.rounds._update, TracedGraphs())
     agent.learn(2 * 28)
     assert not agent.captured.replays.refused
     assert_close(eager, state_of(agent))
+
+
+@pytest.mark.parametrize("policy_delay", [1, 3])
+def test_moments_that_were_forgotten_are_made_by_eager_updates(traced, policy_delay):
+    """The parameters of an agent that has not learned yet bring none."""
+    states = []
+    for compile in (False, True):
+        settings = {**SETTINGS, "learning_rate": 1e-3, "policy_delay": policy_delay}
+        agent = toy_agent(compile=compile, **settings)
+        new = copy.deepcopy(agent.get_parameters())
+        agent.learn(2 * 25)
+        agent.set_parameters(new)
+        states.append(state_of(agent.learn(2 * 10, reset_num_timesteps=False)))
+    assert traced
+    assert_close(*states)
+
+
+@pytest.mark.parametrize("policy_delay", [1, 3])
+def test_a_number_that_a_loaded_agent_logs_for_the_first_time_is_that_of_its_last_update(
+    traced, tmp_path, policy_delay
+):
+    """Its first update is compiled: what that makes anew belongs to no graph."""
+    env = envs.toy.make(num_tasks=2, seed=0)
+    settings = {**SETTINGS, "max_grad_norm": 0.0, "target_update_interval": 1}
+    path = save_checkpoint(tmp_path, toy_agent(env, **settings).learn(2 * 25), env)
+    found = []
+    for compile in (False, True):
+        env, changes = envs.toy.make(num_tasks=2, seed=0), {"max_grad_norm": 1.0, "policy_delay": policy_delay}
+        agent = load_checkpoint(path, env, device="cpu", compile=compile, **changes)
+        found.append(agent.learn(2 * 10, reset_num_timesteps=False).metrics())
+    assert traced
+    assert found[1]["train/critic_update_norm"] > 0
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("aggregator", ["mean", "famo", "pcgrad", "mocograd", "sdmgrad"])
