@@ -102,6 +102,7 @@ class CudaGraphs:
                 torch.cuda.set_stream(present)
                 with suppress(RuntimeError):  # if it broke off before the pool was open
                     torch._C._cuda_endAllocateToPool(device, place.pool)
+                    torch._C._cuda_releasePool(device, place.pool)  # its memory would stay the pool's for good
                 del _places[device]
                 for generator in (torch.cuda.default_generators[device], *generators):
                     generator.graphsafe_set_state(generator.clone_state())

@@ -67,8 +67,13 @@ class Device:
         self.open.add(pool)
         stream.queue.append(lambda: self.set_offset(0))
         yield
-        self.open.remove(pool)
+        self.close(pool)
         weakref.finalize(graph, self.release, pool)
+
+    def close(self, pool):
+        if pool not in self.open:
+            raise RuntimeError("not currently recording to mempool_id")
+        self.open.remove(pool)
 
     def release(self, pool):
         self.uses[pool] -= 1
@@ -85,7 +90,8 @@ def device(monkeypatch):
     for name in dir(device):
         if name[0] != "_" and hasattr(torch.cuda, name):
             monkeypatch.setattr(torch.cuda, name, getattr(device, name))
-    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda _, pool: device.open.remove(pool), raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda _, pool: device.close(pool), raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda _, pool: device.release(pool), raising=False)
     return device
 
 
@@ -111,6 +117,7 @@ def test_a_capture_that_breaks_off_leaves_room_for_another(device):
     with pytest.raises(RuntimeError, match="not permitted"):
         graphs.capture(breaks_off, [])
     assert not device.open
+    assert device.uses == {1: 0}  # else the memory that it took is lost
     graphs.capture(lambda: None, [])
     assert device.pools == len(device.streams) == 2
 
