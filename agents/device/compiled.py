@@ -229,11 +229,12 @@ class _Recorder(TorchDispatchMode):
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put everything back as it was before."""
+        """Put everything back as it was before, and let go of all that the update made: a capture may need the room."""
         for tensor, before in reversed(self._overwritten):
             tensor.copy_(before)
         for generator, state in self._generators:
             generator.set_state(state)
+        self._overwritten, self._alive, self._nodes = [], [], {}
 
 
 def fused_adam(

@@ -5,6 +5,8 @@ Most tests run the traced graphs as they are, which takes no compiler; one compi
 
 import copy
 import shutil
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -219,6 +221,21 @@ def test_what_cannot_be_compiled_on_cuda_is_captured(monkeypatch, kind, told):
         agent.learn(2 * STEPS)
     assert graphs.replays == 2 * (STEPS - 20) - 1
     assert_same_tensors(eager, state_of(agent))
+
+
+def test_what_a_trace_that_broke_off_took_is_free_when_the_update_is_captured():
+    """It is needed: it may have broken off for want of memory, as a trace keeps all that an update makes."""
+    taken, free = [], []
+
+    def update():
+        memory = torch.zeros(9) + 1
+        taken.append(weakref.ref(memory))
+        memory.mul_(2).sum().item()
+
+    graphs = SimpleNamespace(capture=lambda *_: free.append(taken[0]() is None))
+    with pytest.warns(RuntimeWarning, match="captured and not compiled.*asks for a number"):
+        compiled.CompiledGraphs([], graphs).capture(update, [])
+    assert free == [True]
 
 
 @cuda
