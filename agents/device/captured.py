@@ -53,7 +53,7 @@ class CapturedUpdates:
                 stacklevel=2,
             )
         self._held: list[Any] = []
-        self._begun = False  # an update of all networks was made since
+        self._begun = False  # since that was exchanged, an update of all networks was made
         # the fused kernel on CUDA reads a learning rate that is a tensor in float32
         dtype = torch.float32 if device.type == "cuda" else torch.float64
         self._learning_rate = torch.zeros((), dtype=dtype, device=device)
@@ -67,8 +67,7 @@ class CapturedUpdates:
             self._held, self._begun = state, False
         # what the first update of a network, or of an aggregator that was reset, has still to make: in a graph, each
         # replay would make it anew, and in a compiled one, none; a resumed run has it
-        unmade = any(each is None or (isinstance(each, Tensor) and not each.numel()) for each in state)
-        if unmade and not self._begun:
+        if not self._begun and any(each is None or (isinstance(each, Tensor) and not each.numel()) for each in state):
             update()
             self._begun |= turn.actor
         else:
