@@ -72,7 +72,7 @@ def make_jobs(request: SweepConfig) -> list[Job]:
     for preset in request.presets:
         find(preset)
     extra = train_words("--flags", request.flags)
-    words = {arm: [*train_words(f"define.{arm}", flags), *extra] for arm, flags in arms.items()}
+    words = {arm: [*extra, *train_words(f"define.{arm}", flags)] for arm, flags in arms.items()}
     for arm, flags in words.items():
         if not request.trusted and not request.run_code and _names_code(flags):
             raise UsageError(

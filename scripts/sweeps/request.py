@@ -48,7 +48,8 @@ class SweepConfig:
     out: Path = Path("runs")
     """Folder for the runs, PRESET-ARM-seedSEED, and for their output, logs/."""
     flags: str = ""
-    """Extra scripts.train flags for every run, quoted. Each run gets one worker unless --workers is among them."""
+    """Extra scripts.train flags for every run, quoted; an arm's own win over them. Each run gets one worker unless
+    --workers is among them."""
     launcher: str = "local"
     """Where the runs are executed. local: side by side on this machine; ray, slurm: on a cluster, whose nodes share
     the file system that --out is on."""

@@ -300,7 +300,7 @@ TOML = """
 presets = ["toy"]
 arms = ["mean", "slow"]
 seeds = [0, 3]
-flags = "--steps-per-task 50"
+flags = "--steps-per-task 50 --learning-rate 1e-3"
 define.slow = "--aggregator pcgrad --learning-rate 1e-5"
 """
 
@@ -310,10 +310,13 @@ def test_a_sweep_in_toml_with_flags_over_it(tmp_path, capsys):
     path.write_text(TOML)
     assert sweep.main([str(path), "--out", str(tmp_path / "runs"), "--seeds", "7", "--dry-run"]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("python -m scripts.train toy --aggregator mean --steps-per-task 50 --seed 7")
+    assert first.startswith("python -m scripts.train toy --steps-per-task 50 --learning-rate 1e-3 --aggregator mean ")
+    assert "--seed 7" in first
     assert "--aggregator pcgrad --learning-rate 1e-5" in second
     assert "toy-slow-seed7" in second
     assert not (tmp_path / "runs").exists()
+    all_runs, slow = (job.config.learning_rate for job in make_jobs(parse([str(path), "--seeds", "7"], "")))
+    assert (all_runs, slow) == (1e-3, 1e-5)  # an arm's own flags win over those of all runs
 
 
 @pytest.mark.parametrize("text", ['summary = "mine"\nbase = "toy"', "suite = 'toy'\ngamma = 0.5\nthreads = 1"])
@@ -383,7 +386,7 @@ RUNS_A_FILE = {
     "an arm": 'arms = ["FILE.py:Mine"]',
     "a definition": 'arms = ["x"]\ndefine.x = "--critic-aggregator FILE.py:Mine"',
     "a definition in pieces": 'arms = ["x"]\ndefine.x = "--aggregator=FILE.p\'y:Mine\'"',
-    "flags": 'flags = "--aggregator FILE.py:Mine"',
+    "flags": 'arms = ["x"]\nflags = "--aggregator FILE.py:Mine"\ndefine.x = "--gamma 0.9"',
 }
 
 
@@ -523,6 +526,6 @@ def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(tmp_path, capsys):
     assert "2 runs: 1 stopped, 1 waiting" in capsys.readouterr().out
     assert sweep.main([*words, "--dry-run"]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("python -m scripts.train toy --aggregator mean")
+    assert first.startswith("python -m scripts.train toy --steps-per-task 100000")
     assert f"--run-dir {run.path} --go-on --threads" in first
     assert "--seed 1" in second
