@@ -53,7 +53,8 @@ class ConicGrad(GramianAggregator):
         begin(self, len(self.logits), len(gramian))
         d = self.in_cone(gramian, self.logits.softmax(0))
         step = self.rate * (gramian @ d) / (gradient_norms(gramian).amax() * length(gramian, d))
-        self.logits.copy_(torch.where(step.isfinite().all(), (self.logits - step).log_softmax(0), self.logits))
+        newer = (self.logits - step.detach()).log_softmax(0)
+        self.logits.copy_(torch.where(step.isfinite().all(), newer, self.logits))
         return on_scale(d, self.reduction)
 
     def in_cone(

@@ -55,7 +55,6 @@ class DBMTL(Aggregator):
         self.averages = self.averages.new_zeros(num_tasks, num_params)
         self.updates = torch.zeros_like(self.updates)
 
-    @torch.no_grad()
     def forward(
         self, jacobian: Float[Tensor, "tasks params"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, " params"]:
@@ -72,6 +71,6 @@ class DBMTL(Aggregator):
             weights = with_length(gramian, weights, mean.squeeze())
         (update,) = rows.combine(on_scale(weights, self.reduction))
         sound = norms.isfinite()
-        self.averages.copy_(torch.where(sound[:, None], newer, self.averages))
+        self.averages.copy_(torch.where(sound[:, None], newer, self.averages).detach())
         self.updates += sound.all()
         return update

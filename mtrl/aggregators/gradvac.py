@@ -87,9 +87,9 @@ class GradVac(Ordered, GramianAggregator):
             sine, target_sine = (1 - cosine.square()).sqrt(), (1 - target.square()).sqrt()
             amount = norm_i * (target * sine - cosine * target_sine) / (norm_j * target_sine)
             amount = torch.where(known & (cosine < target), amount, 0.0 * cosine).unsqueeze(-1)
-            rows.scatter_add_(-1, at, amount)
-            products += amount * gramian[..., others, :]
+            rows = rows.scatter_add(-1, at, amount)  # not in place, like the next line: both have derivatives
+            products = products + amount * gramian[..., others, :]
             learned = torch.lerp(target, cosine, self.beta)
             learned = torch.where(known & learned.isfinite(), learned, target)
-            self.targets.scatter_(-1, at, learned.unsqueeze(-1))
+            self.targets.scatter_(-1, at, learned.unsqueeze(-1).detach())
         return self.reduce(rows.movedim(-2, 0))

@@ -59,12 +59,11 @@ class MoCoGrad(Ordered):
     ) -> Float[Tensor, " params"]:
         """Everything is a combination of the 2T rows [g; m]: only their inner products enter the loop."""
         begin(self, len(self.momenta), *jacobian.shape)
-        with torch.no_grad():
-            newer = torch.lerp(self.momenta, jacobian.to(self.momenta.dtype), 1 - self.momentum)
+        newer = torch.lerp(self.momenta, jacobian.to(self.momenta.dtype), 1 - self.momentum)
         gramian, rows = Rows([torch.cat([jacobian, newer.to(jacobian.dtype)])]).measured()
         (update,) = rows.combine(self.reduce(self.calibrated(gramian)))
         sound = gramian.diagonal()[: len(jacobian), None].isfinite()  # a row with NaN or infinity is not remembered
-        self.momenta.copy_(torch.where(sound, newer, self.momenta))
+        self.momenta.copy_(torch.where(sound, newer, self.momenta).detach())
         return update
 
     def calibrated(self, gramian: Float[Tensor, "rows rows"]) -> Float[Tensor, "tasks rows"]:
@@ -77,5 +76,5 @@ class MoCoGrad(Ordered):
         for others in orders.T:
             product = torch.linalg.vecdot(rows, gramian[others])
             added = torch.where(product < 0, amounts[others], 0.0 * product)
-            rows.scatter_add_(1, num_tasks + others[:, None], added[:, None])
+            rows = rows.scatter_add(1, num_tasks + others[:, None], added[:, None])  # not in place: it has a derivative
         return rows

@@ -39,7 +39,7 @@ class MoDo(TwoBatches):
 
     def weights(self, gramian: Float[Tensor, "rows rows"], losses: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
         """Take the step, then weigh."""
-        products, w = self.products(gramian), self.learned
+        products, w = self.products(gramian), self.learned.clone()  # which the step overwrites
         w = project_on_simplex(w - self.rate * (products @ w + self.rho * w))
         self.learn(w)
         return self.dealt(w)

@@ -47,14 +47,16 @@ class NashMTL(SolverAggregator):
     ) -> Float[Tensor, " tasks"]:
         """Return the bargaining solution, present or kept, at the length of the mean."""
         begin(self, len(self.solution), len(gramian))
+        weights = self.solution.clone()
         if self.calls % self.every == 0:
             solution, residual = bargaining_weights(gramian)
             # one that is not finite is not kept; without an earlier one the calls until the next follow the mean
             before = torch.where(self.solution.any(), self.solution, 1.0)
-            self.solution.copy_(torch.where(solution.isfinite().all(), solution, before))
+            weights = torch.where(solution.isfinite().all(), solution, before)
+            self.solution.copy_(weights.detach())
             self.count(~(residual <= 1e-6))
         self.calls += 1
-        weights = self.solution.clone() + 0 * gramian.diagonal().sum()  # not finite where a gradient is not
+        weights = weights + 0 * gramian.diagonal().sum()  # not finite where a gradient is not
         if self.rescale:
             weights = with_length_of_mean(gramian, weights)
         return on_scale(weights, self.reduction)

@@ -1,11 +1,13 @@
 """Aggregators from outside: a class in a file of the user's own, and those of TorchJD."""
 
+import copyreg
 import difflib
 import importlib.util
 import inspect
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mtrl.aggregators.base import Aggregator
 
@@ -18,9 +20,24 @@ def foreign_name(kind: type[Aggregator]) -> str | None:
 
 
 def remember(kind: type[Aggregator], name: str) -> type[Aggregator]:
-    """Let `foreign_name` know the class by this name, and return it."""
+    """Let `foreign_name` know the class by this name, and return it; its objects are pickled with it.
+
+    The class is in no module, where pickle, and so `torch.save` and other processes, would look for it.
+    """
     _NAMES[kind] = name
+    copyreg.pickle(kind, _by_name)
     return kind
+
+
+def _by_name(aggregator: Aggregator) -> tuple[Any, ...]:
+    return _empty, (foreign_name(type(aggregator)),), aggregator.__getstate__()
+
+
+def _empty(name: str) -> Aggregator:
+    from mtrl.aggregators import aggregator_class  # here, as it imports this module
+
+    kind = aggregator_class(name)
+    return kind.__new__(kind)
 
 
 @cache

@@ -36,7 +36,7 @@ def visit_by_visit(
     coefficients = torch.eye(len(gramian), dtype=gramian.dtype, device=gramian.device)
     for others, rows in zip(orders.T.unsqueeze(-1), visited, strict=True):
         conflict = torch.linalg.vecdot(coefficients, rows).clamp(max=0)  # (g_i' . g_j) / |g_j|^2 where negative
-        coefficients.scatter_add_(1, others, -conflict[:, None])
+        coefficients = coefficients.scatter_add(1, others, -conflict[:, None])  # not in place: it has a derivative
     return coefficients
 
 

@@ -50,5 +50,5 @@ class Smoothed(GramianAggregator):
         check_tasks(self.average.shape[-1], own.shape[-1], self)
         averaged = torch.lerp(own, torch.where(self.average.isnan(), own, self.average), self.smoothing)
         sound = averaged.isfinite().all() & gramian.isfinite().all()
-        self.average.copy_(torch.where(sound, averaged, self.average))
+        self.average.copy_(torch.where(sound, averaged, self.average).detach())
         return averaged

@@ -43,7 +43,7 @@ class TwoBatches(GramianAggregator):
 
     def learn(self, weights: Float[Tensor, " tasks"]) -> None:
         """Go on with these weights, unless they are not finite."""
-        self.learned.copy_(torch.where(weights.isfinite().all(), weights, self.learned))
+        self.learned.copy_(torch.where(weights.isfinite().all(), weights, self.learned).detach())
 
     def dealt(self, weights: Float[Tensor, " tasks"]) -> Float[Tensor, " rows"]:
         """Weights of the rows, from those of the tasks, on the scale asked for."""

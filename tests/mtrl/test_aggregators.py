@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 from importlib.util import find_spec
 
 import pytest
@@ -107,6 +108,34 @@ def test_state_is_loaded_whatever_the_object_has_seen(name) -> None:
     assert all(torch.equal(restored(rows, ones), expected) for restored in (fresh, reset, used))
     used.load_state_dict(make_aggregator(name).state_dict())
     assert torch.equal(used(rows, ones), make_aggregator(name)(rows, ones))
+
+
+@pytest.mark.parametrize("name", [*METHODS_WITH_STATE, "smoothed:pcgrad", "uncertainty:scheduled:nash_mtl"])
+def test_a_pickled_object_goes_on(name) -> None:
+    """As `torch.save` and other processes have it: classes that were made from a name, too."""
+    original = walked(name, 0, 1, 2)
+    restored = pickle.loads(pickle.dumps(original))
+    rows, ones = matrix("conflicting", 6, 9, seed=3), torch.ones(6)
+    assert type(restored) is type(original)
+    assert torch.equal(restored(rows, ones), original(rows, ones))
+
+
+@pytest.mark.parametrize("name", [*AGGREGATORS, "smoothed:pcgrad", "uncertainty:gradvac"])
+def test_an_update_has_its_derivative_and_the_state_keeps_no_graph(name) -> None:
+    """As of finite differences; a state with a graph would grow from call to call."""
+    jacobian, ones = matrix("random", 4, 6, seed=1).requires_grad_(), torch.ones(4)
+
+    def second(rows: Tensor) -> Tensor:
+        aggregator = make_aggregator(name)
+        aggregator(matrix("conflicting", 4, 6, seed=2), ones)
+        return aggregator(rows, ones)
+
+    if name != "mocograd":  # whose momenta are in float32, which has no digits for differences
+        assert torch.autograd.gradcheck(second, jacobian, atol=1e-5, fast_mode=True)
+    aggregator = make_aggregator(name)
+    for _ in range(3):
+        aggregator(jacobian, ones).sum().backward()
+    assert not any(state.requires_grad for state in aggregator.buffers())
 
 
 @pytest.mark.parametrize("name", ["gradvac", "mocograd", "nash_mtl", "gradnorm", "famo", "torchjd:GradVac"])

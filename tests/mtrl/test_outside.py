@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_a_class_in_a_file(own) -> None:
     assert aggregator.hyperparameters() == {"power": 0.5}
     assert name_of(aggregator) == name
     assert aggregator_class(name) is type(aggregator)  # the file is run once
-    assert type(copy.deepcopy(aggregator)) is type(aggregator)
+    assert type(copy.deepcopy(aggregator)) is type(pickle.loads(pickle.dumps(aggregator))) is type(aggregator)
     check_aggregator(lambda: make_aggregator(name))
     theta = torch.nn.Parameter(torch.zeros(2))
     mtrl.backward(torch.tensor([[4.0, 0], [0, 1]]) @ theta, make_aggregator(name), parameters=[theta])
