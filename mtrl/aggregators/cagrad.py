@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import SolverAggregator, in_range, on_scale
+from mtrl.aggregators.shared import SolverAggregator, in_range, on_scale, yes_or_no
 from mtrl.solvers import conflict_averse_weights
 
 
@@ -32,7 +32,7 @@ class CAGrad(SolverAggregator):
     def __init__(self, reduction: Reduction = "mean", c: float = 0.4, rescale: bool = True) -> None:
         super().__init__(reduction)
         self.c = in_range("c", c, 0)
-        self.rescale = rescale
+        self.rescale = yes_or_no("rescale", rescale)
 
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]

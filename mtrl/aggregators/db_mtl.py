@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Aggregator, Reduction
-from mtrl.aggregators.shared import begin, in_range, on_scale, with_length
+from mtrl.aggregators.shared import begin, in_range, on_scale, with_length, yes_or_no
 from mtrl.diagnostics import gradient_norms
 from mtrl.rows import Rows
 
@@ -46,7 +46,7 @@ class DBMTL(Aggregator):
         super().__init__(reduction)
         self.beta = in_range("beta", beta, 0, 1, below=True)
         self.decay = in_range("decay", decay, 0)
-        self.rescale = rescale
+        self.rescale = yes_or_no("rescale", rescale)
         self.register_buffer("averages", torch.empty(0, 0))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 

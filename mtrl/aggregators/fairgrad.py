@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import SolverAggregator, in_range, on_scale, with_length_of_mean
+from mtrl.aggregators.shared import SolverAggregator, in_range, on_scale, with_length_of_mean, yes_or_no
 from mtrl.solvers import bargaining_weights
 
 
@@ -37,7 +37,7 @@ class FairGrad(SolverAggregator):
     def __init__(self, reduction: Reduction = "mean", alpha: float = 2.0, rescale: bool = True) -> None:
         super().__init__(reduction)
         self.alpha = in_range("alpha", alpha, 0, above=True)
-        self.rescale = rescale
+        self.rescale = yes_or_no("rescale", rescale)
 
     def weights(
         self, gramian: Float[Tensor, "tasks tasks"], losses: Float[Tensor, " tasks"]

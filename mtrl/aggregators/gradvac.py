@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import GramianAggregator, Reduction
-from mtrl.aggregators.shared import ROUNDING, Ordered, check_tasks, in_range
+from mtrl.aggregators.shared import ROUNDING, Ordered, check_tasks, in_range, yes_or_no
 
 MOST = 0.99  # a target of 1 would ask for an infinite step
 
@@ -50,7 +50,7 @@ class GradVac(Ordered, GramianAggregator):
         super().__init__(reduction, seed)
         self.beta = in_range("beta", beta, 0, 1)
         self.target = in_range("target", target, -1, 1, above=True, below=True)
-        self.apart = self.per_parameter = per_parameter
+        self.apart = self.per_parameter = yes_or_no("per_parameter", per_parameter)
         self.register_buffer("targets", torch.empty(0, 0, dtype=torch.float64))
 
     def reset(self, num_tasks: int, num_params: int) -> None:

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import SolverAggregator, begin, on_scale, whole_in_range, with_length_of_mean
+from mtrl.aggregators.shared import SolverAggregator, begin, on_scale, whole_in_range, with_length_of_mean, yes_or_no
 from mtrl.solvers import bargaining_weights
 
 
@@ -32,7 +32,7 @@ class NashMTL(SolverAggregator):
     def __init__(self, reduction: Reduction = "mean", every: int = 1, rescale: bool = True) -> None:
         super().__init__(reduction)
         self.every = whole_in_range("every", every, 1)
-        self.rescale = rescale
+        self.rescale = yes_or_no("rescale", rescale)
         self.calls = 0  # on the host, which decides when to solve: not capturable
         self.register_buffer("solution", torch.empty(0, dtype=torch.float64))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from mtrl.aggregators.base import Aggregator, GramianAggregator, Reduction
 from mtrl.diagnostics import gradient_norms
 
+MOST_SEED = 2**64 - 1  # that torch's generators take
 ROUNDING = 1e-13  # of a squared length, relative to that of its terms laid end to end: below it is rounding in float64
 
 
@@ -25,7 +26,7 @@ class Drawing(Aggregator):
 
     def __init__(self, reduction: Reduction = "mean", seed: int = 0) -> None:
         super().__init__(reduction)
-        self.seed = whole_in_range("seed", seed, 0)
+        self.seed = whole_in_range("seed", seed, 0, MOST_SEED)
         self.generator = torch.Generator().manual_seed(self.seed)
 
     def reset(self, num_tasks: int, num_params: int) -> None:
@@ -140,14 +141,25 @@ def in_range(
     return float(value)
 
 
-def whole_in_range(name: str, value: int, low: int) -> int:
-    """Return the option's value, if it is a whole number from `low` on.
+def whole_in_range(name: str, value: int, low: int, high: float = math.inf) -> int:
+    """Return the option's value, if it is a whole number from `low` to `high`.
 
     :raises ValueError: naming the option, the range and the value found.
     """
     if not isinstance(value, Integral):
         raise ValueError(f"{name} must be a whole number; found {value!r}")
-    return int(in_range(name, value, low))
+    in_range(name, value, low, high)
+    return int(value)  # not the float, which does not hold every whole number
+
+
+def yes_or_no(name: str, value: bool) -> bool:
+    """Return the option's value, if it is True or False: the text "false" would count as true.
+
+    :raises ValueError: naming the option and the value found.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False; found {value!r}")
+    return value
 
 
 def check_tasks(expected: int, num_tasks: int, method: Aggregator) -> None:

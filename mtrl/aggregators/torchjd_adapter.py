@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mtrl.aggregators.base import Aggregator, Reduction
-from mtrl.aggregators.shared import begin
+from mtrl.aggregators.shared import MOST_SEED, begin, whole_in_range
 from mtrl.aggregators.wrapped import constructor
 
 GIVEN = ("n_tasks",)  # what the adapter knows itself
@@ -41,7 +41,7 @@ class TorchJDAggregator(Aggregator):
 
     def __init__(self, reduction: Reduction = "mean", seed: int = 0, **options: Any) -> None:
         super().__init__(reduction)
-        self.seed = seed
+        self.seed = whole_in_range("seed", seed, 0, MOST_SEED)
         self.options = options
         self.numbers = any(isinstance(_tensor(value), Tensor) for value in options.values())  # they are float64
         for name, value in options.items():

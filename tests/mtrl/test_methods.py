@@ -437,11 +437,20 @@ def test_theorem_1_holds_for_the_fixed_order() -> None:
         ("gradnorm", {"rate": 0.0}, "rate must lie in (0, inf); found 0.0"),
         ("gradnorm", {"alpha": -1.0}, "alpha must lie in [0, inf); found -1.0"),
         ("famo", {"decay": -1.0}, "decay must lie in [0, inf); found -1.0"),
+        ("fairgrad", {"rescale": "false"}, "rescale must be True or False; found 'false'"),
+        ("cagrad", {"rescale": 0}, "rescale must be True or False; found 0"),
+        ("gradvac", {"per_parameter": "no"}, "per_parameter must be True or False; found 'no'"),
+        ("pcgrad", {"seed": 2**64}, "seed must lie in [0, 1.84467e+19]; found 18446744073709551616"),
     ],
 )
 def test_options_out_of_range(name, options, message) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         make_aggregator(name, **options)
+
+
+def test_large_seeds_that_no_float_tells_apart_draw_other_numbers() -> None:
+    one, other = (make_aggregator("rlw", seed=seed)(torch.eye(9), torch.ones(9)) for seed in (2**53, 2**53 + 1))
+    assert not torch.equal(one, other)
 
 
 def test_an_unknown_choice_and_an_unknown_option() -> None:
