@@ -152,7 +152,7 @@ class Assembly:
 
     def _check_loss_limit(self) -> None:
         torsos = [network.torso for network in (self.policy.actor, self.policy.critic)]
-        if self.settings.loss_limit and not any(torso.sets_back for torso in torsos):
+        if self.settings.loss_limit and not any(getattr(torso, "sets_back", False) for torso in torsos):
             named = " and ".join(dict.fromkeys(type(torso).__name__ for torso in torsos))
             expected = f"0, as no task can begin anew in {named}; a limit is for paco"
             raise SettingError("loss_limit", expected, self.settings.loss_limit)

@@ -117,6 +117,7 @@ class MTSAC(SAC):
         self.replay_buffer_kwargs = buffer_options(self.settings, self.num_tasks, seed, self.replay_buffer_kwargs)
         super()._setup_model()
         self.policy.check_trained()
+        self.policy.start_targets()
         given = self.settings, self.task_names, self.n_envs, seed, self.policy, self.replay_buffer
         assembly = Assembly(*given, self.update_class)
         temperatures = assembly.temperatures(self.log_ent_coef, self.lr_schedule(1), self.target_entropy)
@@ -136,7 +137,7 @@ class MTSAC(SAC):
     def _restart_networks(self) -> None:
         """Draw new parameters into the tensors that are there, which a captured graph holds on to."""
         fresh = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
-        self.policy.load_state_dict(fresh.state_dict())
+        self.policy.begin_anew(fresh)
         self.update.restart()
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:

@@ -115,7 +115,7 @@ class StepPath:
     """
 
     def __init__(self, losses: Tensor, network: nn.Module):
-        self._parameters = list(network.parameters())
+        self._parameters = [p for p in network.parameters() if p.requires_grad]  # the others stay
         self._start = torch.cat([p.detach().flatten() for p in self._parameters])
         self._loss = losses.detach().double().sum()
         gradients = torch.autograd.grad(losses.sum(), self._parameters, retain_graph=True, materialize_grads=True)

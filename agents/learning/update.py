@@ -161,7 +161,8 @@ class Update:
         """Let the aggregators begin anew, for as many tasks and shared parameters as there are."""
         networks: dict[Network, Actor | MultiTaskCritic] = {"actor": self.actor, "critic": self.critic}
         for name, network in networks.items():
-            self.aggregators[name].reset(self.num_tasks, sum(p.numel() for p in network.shared_parameters()))
+            seen = [p for p in network.shared_parameters() if p.requires_grad]
+            self.aggregators[name].reset(self.num_tasks, sum(p.numel() for p in seen))
 
     def all_optimizers(self) -> list[torch.optim.Optimizer]:
         """Those of actor and critics, and of the temperatures if they are learned."""
@@ -239,8 +240,10 @@ class Update:
 
     @torch.no_grad()
     def follow(self, target: nn.Module, network: nn.Module) -> None:
-        """Move a target network towards its own, by the share tau."""
+        """Move a target network towards its own, by the share tau; buffers, such as running means, are copied."""
         torch._foreach_lerp_(list(target.parameters()), list(network.parameters()), self.tau)
+        for buffer, own in zip(target.buffers(), network.buffers(), strict=True):
+            buffer.copy_(own)
 
     @torch.no_grad()
     def recompute_losses(self, name: Network, given: Given) -> Float[Tensor, " losses"]:

@@ -56,10 +56,11 @@ class MultiTaskNetwork(nn.Module):
         return list(dict.fromkeys(parameter for parameters in named for parameter in parameters))
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Parameters that all tasks share: the ones that surgery sees."""
+        """Parameters that all tasks share: the ones that surgery sees, unless they are frozen."""
         own = {id(p) for p in self.task_parameters()}
         return [p for p in self.parameters() if id(p) not in own]
 
+    @torch.no_grad()
     def after_step(self) -> None:
         """Let the modules within bring their parameters back to where they belong, after a step of the optimizer."""
         parts: list[Any] = [module for module in self.modules() if module is not self]

@@ -6,6 +6,7 @@ the one-hot, T and the number of members; whatever else it names is a setting of
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -69,7 +70,7 @@ class OwnColumns(Conditioning):
 
     def __init__(self, plain: int, num_tasks: int, num_members: int | None):
         super().__init__(plain, num_tasks, num_members)
-        self.inputs = Inputs(plain, num_tasks, num_members, lambda layer: TaskColumns(layer, num_tasks))
+        self.inputs = Inputs(plain, num_tasks, num_members, partial(TaskColumns, num_tasks=num_tasks))
 
     def forward(self, observations: Tensor, *others: Tensor) -> Tensor:
         """Return the columns, with the one-hot last."""

@@ -12,9 +12,10 @@ from gymnasium import spaces
 from jaxtyping import Float
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
 
 from agents.fields import SettingError, build, check_fields, taken_by
-from agents.networks.actor_critic import Actor, MultiTaskActor, MultiTaskCritic
+from agents.networks.actor_critic import Actor, MultiTaskActor, MultiTaskCritic, MultiTaskNetwork
 from agents.networks.asked import actions_of
 from agents.networks.conditionings import CONDITIONINGS
 from agents.networks.deterministic import DeterministicActor
@@ -38,6 +39,7 @@ class MultiTaskPolicy(BasePolicy):
     """
 
     actor_class: ClassVar[type[Actor]] = MultiTaskActor
+    followed: ClassVar[tuple[str, ...]] = ("critic",)  # networks that have a slow copy, "critic_target"
     actor: Actor
     critic: MultiTaskCritic
     critic_target: MultiTaskCritic
@@ -60,7 +62,6 @@ class MultiTaskPolicy(BasePolicy):
         named = {**vars(self.settings), "task_vectors": task_vectors}
         actor, critic = (Form.of(network, num_tasks, named) for network in ("actor", "critic"))
         check_forms(named, actor, critic)
-        self.actor_form = actor
         self.v_max = self.settings.v_max
         obs_dim, action_dim = observation_space.shape[0], action_space.shape[0]
         self.actor = self.make_actor(actor)
@@ -71,10 +72,11 @@ class MultiTaskPolicy(BasePolicy):
             )
             for _ in range(2)
         )  # fmt: skip
-        self.critic_target.load_state_dict(self.critic.state_dict())
-        self.critic_target.requires_grad_(False)
-        for network in (self.actor, self.critic, self.critic_target):
+        if "actor" in self.followed:
+            self.actor_target = self.make_actor(actor)
+        for network in (self.actor, self.critic, *(target for target, _ in self._targets())):
             network.precision = self.settings.precision
+        self.start_targets()
         self.make_optimizers(lr_schedule)
 
     def make_actor(self, form: Form) -> Actor:
@@ -95,17 +97,39 @@ class MultiTaskPolicy(BasePolicy):
             options = {"fused": True, "weight_decay": decay or penalty, **self.optimizer_kwargs}
             trained.optimizer = kind(trained.parameters(), lr=lr_schedule(1), **options)
 
+    def start_targets(self) -> None:
+        """Let each target network be what its own is now; it is never trained, and stays in evaluation mode."""
+        for target, network in self._targets():
+            target.load_state_dict(network.state_dict())
+            target.requires_grad_(False).eval()
+
+    def begin_anew(self, fresh: nn.Module) -> None:
+        """Take the parameters of a new policy into the tensors that are there; those that are frozen stay."""
+        frozen = {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad}
+        self.load_state_dict({**fresh.state_dict(), **frozen})
+        self.start_targets()
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Of all but target networks, which stay in evaluation mode as Stable-Baselines3's do."""
+        super().set_training_mode(mode)
+        for target, _ in self._targets():
+            target.eval()
+
+    def _targets(self) -> list[tuple[MultiTaskNetwork, MultiTaskNetwork]]:
+        """Each target network, and the one that it follows."""
+        return [(getattr(self, f"{name}_target"), getattr(self, name)) for name in self.followed]
+
     def check_trained(self) -> None:
         """Refuse parts that would not be trained.
 
-        Those are parameters that no optimizer moves, target critics that do not follow the critics, and layers without
-        a rule for per-task gradients.
+        Those are parameters that no optimizer moves, target networks that do not follow their own, and layers without a
+        rule for per-task gradients.
 
         :raises ValueError: naming the parameters or the layer.
         """
         optimizers = (self.actor.optimizer, self.critic.optimizer)
         moved = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-        moved |= {id(p) for p in self.critic_target.parameters()}
+        moved |= {id(p) for target, _ in self._targets() for p in target.parameters()}
         left = [name for name, p in self.named_parameters() if p.requires_grad and id(p) not in moved]
         if left:
             raise ValueError(
@@ -113,16 +137,17 @@ class MultiTaskPolicy(BasePolicy):
                 f"{', '.join(left)}. Call self.make_optimizers(lr_schedule) after parts are replaced, or freeze them "
                 "with requires_grad_(False)."
             )
-        critic, target = (
-            {name: tuple(p.shape) for name, p in network.named_parameters()}
-            for network in (self.critic, self.critic_target)
-        )
-        if critic != target:
-            differing = sorted(name for name, _ in critic.items() ^ target.items())
-            raise ValueError(
-                f"Expected the same parameters in critic and critic_target of {type(self).__name__}; found others in "
-                f"{', '.join(dict.fromkeys(differing))}. Replace a part in both."
+        for name in self.followed:
+            own, target = (
+                {key: tuple(tensor.shape) for key, tensor in (*network.named_parameters(), *network.named_buffers())}
+                for network in (getattr(self, name), getattr(self, f"{name}_target"))
             )
+            if own != target:
+                differing = sorted(key for key, _ in own.items() ^ target.items())
+                raise ValueError(
+                    f"Expected the same parameters in {name} and {name}_target of {type(self).__name__}; found others "
+                    f"in {', '.join(dict.fromkeys(differing))}. Replace a part in both."
+                )
         self.actor.check_block_gradients("actor")
         self.critic.check_block_gradients("critic")
 
@@ -151,15 +176,9 @@ class DeterministicPolicy(MultiTaskPolicy):
     """Actor, critics, and a slow copy of each: the targets. Its arguments are those of `MultiTaskPolicy`."""
 
     actor_class: ClassVar[type[Actor]] = DeterministicActor
+    followed: ClassVar[tuple[str, ...]] = ("critic", "actor")
     actor: DeterministicActor
     actor_target: DeterministicActor
-
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        target = self.make_actor(self.actor_form)
-        target.load_state_dict(self.actor.state_dict())
-        target.precision = self.actor.precision
-        self.actor_target = target.requires_grad_(False)  # type: ignore[assignment]
 
 
 def check_forms(settings: Mapping[str, Any], actor: Form, critic: Form) -> None:

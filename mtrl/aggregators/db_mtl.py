@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Aggregator, Reduction
-from mtrl.aggregators.shared import begin, in_range, on_scale, with_length, yes_or_no
+from mtrl.aggregators.shared import begin, check_tasks, in_range, on_scale, with_length, yes_or_no
 from mtrl.diagnostics import gradient_norms
 from mtrl.rows import Rows
 
@@ -60,6 +60,7 @@ class DBMTL(Aggregator):
     ) -> Float[Tensor, " params"]:
         """Average, then combine at equal lengths; a row with NaN or infinity is not remembered."""
         begin(self, len(self.averages), *jacobian.shape)
+        check_tasks(self.averages.shape[1], jacobian.shape[1], self, "parameters")
         kept = (self.beta / (self.updates + 1).double() ** self.decay).to(jacobian.dtype)
         sizes = torch.where(losses < 0, torch.nan, losses.to(jacobian.dtype)).clamp(min=SMALLEST)
         newer = torch.lerp(jacobian / sizes[:, None], self.averages.to(jacobian.dtype), kept)

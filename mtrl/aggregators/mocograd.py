@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
-from mtrl.aggregators.shared import Ordered, begin, in_range
+from mtrl.aggregators.shared import Ordered, begin, check_tasks, in_range
 from mtrl.rows import Rows
 
 
@@ -59,6 +59,7 @@ class MoCoGrad(Ordered):
     ) -> Float[Tensor, " params"]:
         """Everything is a combination of the 2T rows [g; m]: only their inner products enter the loop."""
         begin(self, len(self.momenta), *jacobian.shape)
+        check_tasks(self.momenta.shape[1], jacobian.shape[1], self, "parameters")
         newer = torch.lerp(self.momenta, jacobian.to(self.momenta.dtype), 1 - self.momentum)
         gramian, rows = Rows([torch.cat([jacobian, newer.to(jacobian.dtype)])]).measured()
         (update,) = rows.combine(self.reduce(self.calibrated(gramian)))

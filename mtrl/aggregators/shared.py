@@ -162,15 +162,15 @@ def yes_or_no(name: str, value: bool) -> bool:
     return value
 
 
-def check_tasks(expected: int, num_tasks: int, method: Aggregator) -> None:
-    """Refuse a number of tasks other than that of the state.
+def check_tasks(expected: int, found: int, method: Aggregator, what: str = "tasks") -> None:
+    """Refuse a number of tasks, or of whatever else a state has rows or columns for, other than that of the state.
 
     :raises ValueError: saying which numbers, and that `reset` starts over.
     """
-    if expected != num_tasks:
+    if expected != found:
         raise ValueError(
-            f"{type(method).__name__} was reset for {expected} tasks and found {num_tasks}: "
-            "its state belongs to those tasks. Call reset(num_tasks, num_params) to start over"
+            f"{type(method).__name__} was reset for {expected} {what} and found {found}: "
+            f"its state belongs to those {what}. Call reset(num_tasks, num_params) to start over"
         )
 
 
