@@ -37,7 +37,7 @@ class Film(TaskEmbedding):
         """Each row's encoding, and its task's vector."""
         plain, one_hot = observations[:, : -self.num_tasks], observations[:, -self.num_tasks :]
         x = self._joined([plain, *others])
-        modulation = self.modulation(one_hot, len(one_hot)).unflatten(-1, (self.LAYERS, 2, -1))
+        modulation = self.modulation(one_hot, one_hot.shape[0]).unflatten(-1, (self.LAYERS, 2, -1))
         for layer, numbers in zip(self.layers, modulation.unbind(-3), strict=True):
             gamma, beta = numbers.unbind(-2)
             x = ((1 + gamma) * layer(x) + beta).relu()

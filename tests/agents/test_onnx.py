@@ -14,8 +14,11 @@ pytest.importorskip("onnxscript")
 
 
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec:FutureWarning")  # of torch's exporter about itself
-def test_a_policy_acts_the_same_in_onnxruntime(tmp_path):
-    agent = toy_agent(policy_kwargs={"actor_width": 8, "critic_width": 8, "multi_head": True, "actor_layer_norm": True})
+@pytest.mark.parametrize(
+    "form", [{"actor_layer_norm": True}, {"conditioning": "film"}, {"actor_torso": "paco"}], ids=str
+)
+def test_a_policy_acts_the_same_in_onnxruntime(form, tmp_path):
+    agent = toy_agent(policy_kwargs={"actor_width": 8, "critic_width": 8, "multi_head": True, "experts": 2, **form})
     agent.learn(2 * 30)
     agent.policy.action_space = Box(np.float32([-2, 0]), np.float32([3, 1]))  # the scale of the actions goes with it
     path = agent.export_onnx(tmp_path / "policy")
