@@ -6,10 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Float
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
@@ -20,6 +18,7 @@ from agents.networks.asked import actions_of
 from agents.networks.conditionings import CONDITIONINGS
 from agents.networks.deterministic import DeterministicActor
 from agents.networks.form import Form, by_name, takes_task
+from agents.networks.task_vectors import as_task_vectors
 from agents.networks.values import make_value
 from agents.settings import NetworkSettings
 
@@ -31,8 +30,8 @@ class MultiTaskPolicy(BasePolicy):
 
     :param num_tasks: T; set by MTSAC from its environment.
     :param optimizer_kwargs: further options of Adam, such as `eps`.
-    :param task_vectors: fixed vectors of the tasks, for a conditioning that takes them; MTSAC reads them from the file
-        `task_embeddings`.
+    :param task_vectors: fixed vectors of the tasks, an array, tensor or lists (T, numbers), for a conditioning that
+        takes them; MTSAC reads them from the file `task_embeddings`.
     :param settings: those of `agents.settings.NetworkSettings`. `actor_torso`, `critic_torso` and `conditioning` may be
         classes, too (see docs/architectures.md).
     :raises ValueError: for a setting that does not fit, and for networks that the settings do not describe.
@@ -51,15 +50,15 @@ class MultiTaskPolicy(BasePolicy):
         lr_schedule: Schedule,
         num_tasks: int,
         optimizer_kwargs: dict[str, Any] | None = None,
-        task_vectors: Float[np.ndarray, "tasks numbers"] | None = None,
+        task_vectors: Any = None,
         **settings: Any,
     ):
         super().__init__(observation_space, action_space, optimizer_kwargs=optimizer_kwargs or {}, squash_output=True)
         settings = by_name(settings)
         check_fields(NetworkSettings, settings)
         self.settings: NetworkSettings = build(NetworkSettings, settings)
-        self.task_vectors = task_vectors
-        named = {**vars(self.settings), "task_vectors": task_vectors}
+        self.task_vectors = None if task_vectors is None else as_task_vectors(task_vectors, num_tasks)
+        named = {**vars(self.settings), "task_vectors": self.task_vectors}
         actor, critic = (Form.of(network, num_tasks, named) for network in ("actor", "critic"))
         check_forms(named, actor, critic)
         self.v_max = self.settings.v_max
@@ -202,15 +201,10 @@ def check_forms(settings: Mapping[str, Any], actor: Form, critic: Form) -> None:
         )
     if settings["task_embeddings"]:
         raise ValueError("task_embeddings is a file that an agent reads: give a policy by itself task_vectors.")
-    if vectors is None:
-        return
-    if not any("task_vectors" in form.conditioning_options for form in (actor, critic)):
+    if vectors is not None and not any("task_vectors" in form.conditioning_options for form in (actor, critic)):
         takers = [
             other for other, kind in CONDITIONINGS.items() if "task_vectors" in inspect.signature(kind).parameters
         ]
         raise SettingError(
             "task_embeddings", f"none beside conditioning={name!r}, as {', '.join(takers)} alone looks at them", "some"
         )
-    if np.ndim(vectors) != 2 or len(vectors) != actor.num_tasks or not np.isfinite(vectors).all():
-        expected = f"a finite vector for each of {actor.num_tasks} tasks"
-        raise SettingError("task_vectors", expected, f"an array of shape {np.shape(vectors)}")

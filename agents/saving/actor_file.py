@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from agents.fields import build, check_fields, taken_by
 from agents.networks import asked
 from agents.networks.actor_critic import Actor, MultiTaskActor
 from agents.networks.deterministic import DeterministicActor
-from agents.networks.form import Form, by_name
+from agents.networks.form import REGISTRIES, Form, by_name
+from agents.networks.task_vectors import as_task_vectors
 from agents.saving.atomic import whole_file
 from agents.saving.state_file import StateFileError, damage_told
 from agents.settings import NetworkSettings
@@ -50,10 +52,12 @@ class TrainedActor(BasePolicy):
         **settings: Any,
     ):
         super().__init__(observation_space, action_space, squash_output=True)
+        settings = {**settings, "critic_torso": "mlp"}  # it may be a class of a user's own, which is not there
         check_fields(NetworkSettings, settings)
         self.task_names, self.steps_per_task = task_names, steps_per_task
         named = vars(build(NetworkSettings, settings))
-        form = Form.of("actor", len(task_names), {**named, "task_vectors": task_vectors})
+        vectors = None if task_vectors is None else as_task_vectors(task_vectors, len(task_names))
+        form = Form.of("actor", len(task_names), {**named, "task_vectors": vectors})
         sizes = observation_space.shape[0], action_space.shape[0]
         self.actor = ACTORS[kind](form, *sizes, **taken_by(ACTORS[kind], named))
 
@@ -119,6 +123,7 @@ def load_actor(path: str | Path, device: torch.device | str = "auto") -> Trained
             spaces.Box(tensors.pop(f"{name}.low").numpy(), tensors.pop(f"{name}.high").numpy(), dtype=np.dtype(dtype))
             for name, dtype in zip(("observations", "actions"), values["dtypes"], strict=True)
         )
+        _check_known(path, values["settings"])
         names, steps = tuple(values["task_names"]), values["steps_per_task"]
         kind = values.get("kind", "gaussian")  # as all were before they said so
         vectors = tensors.pop(_VECTORS).numpy() if _VECTORS in tensors else None
@@ -126,3 +131,16 @@ def load_actor(path: str | Path, device: torch.device | str = "auto") -> Trained
         actor.actor.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
     actor.set_training_mode(False)
     return actor.to(get_device(device))
+
+
+def _check_known(path: str | Path, settings: Mapping[str, Any]) -> None:
+    """Refuse an actor with a part that is in no registry here.
+
+    :raises StateFileError: naming it.
+    """
+    for name in ("actor_torso", "conditioning"):
+        if (kind := settings.get(name)) and kind not in REGISTRIES[name]:
+            raise StateFileError(
+                f"{path} was saved with the {name} {kind}, and files hold no code: add that class to its "
+                "registry under this name."
+            )

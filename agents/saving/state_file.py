@@ -146,7 +146,10 @@ def _write_tensors(write: Callable[[Any], Any], tensors: dict[str, torch.Tensor]
     text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of eight
     write(len(text).to_bytes(8, "little") + text)
     for tensor in tensors.values():
-        write(tensor.reshape(-1).contiguous().numpy().data)
+        numbers = tensor.reshape(-1).contiguous()
+        if numbers.dtype == torch.bfloat16:  # which numpy does not know
+            numbers = numbers.view(torch.int16)
+        write(numbers.numpy().data)
 
 
 def read_state(path: Any, kind: str) -> dict[str, Any]:

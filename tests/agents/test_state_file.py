@@ -21,6 +21,7 @@ def test_nested_state_comes_back_exactly(tmp_path):
         "array": np.eye(2),
         "empty": {"tensor": torch.zeros(0, 3), "list": []},
         "view": torch.arange(6).view(2, 3).T,
+        "bfloat16": torch.tensor([1.5, -3.0], dtype=torch.bfloat16),
     }
     write_state(tmp_path / "a.zip", "test", state)
     back = read_state(tmp_path / "a.zip", "test")
@@ -31,6 +32,8 @@ def test_nested_state_comes_back_exactly(tmp_path):
     assert isinstance(back["array"], np.ndarray)
     assert torch.equal(back["view"], state["view"])
     assert back["empty"]["tensor"].shape == (0, 3)
+    assert back["bfloat16"].dtype == torch.bfloat16
+    assert back["bfloat16"].tolist() == [1.5, -3.0]
 
 
 def test_a_file_holds_no_objects(tmp_path):

@@ -10,7 +10,8 @@ from torch import nn
 
 import envs.toy
 from agents import MTSAC, load_actor, load_checkpoint, save_actor, save_checkpoint
-from agents.networks.task_vectors import read_task_vectors
+from agents.fields import SettingError
+from agents.networks.task_vectors import as_task_vectors, read_task_vectors
 from agents.saving.agent_file import settings_state, training_state
 from mtrl.gradients import per_task_gradients
 from scripts.setup.build import agent_settings, require_settings
@@ -139,6 +140,7 @@ def test_a_run_goes_on_with_what_its_agent_holds(file):
         ('{"point-0": [1], "point-1": "abc"}', "a list of numbers for point-1 .*; found 'abc'"),
         ('{"point-0": [1], "point-1": [true]}', r"a list of numbers for point-1 .*; found \[True\]"),
         ('{"point-0": [], "point-1": []}', "a list of numbers for point-0 "),
+        ('{"point-0": [1], "point-1": [1], "point-0": [2]}', "each name once in .*; found 'several of point-0'"),
     ],
 )
 def test_a_file_that_does_not_do_is_refused_in_one_line(text, message, tmp_path):
@@ -166,3 +168,47 @@ def test_a_file_that_does_not_do_is_refused_in_one_line(text, message, tmp_path)
 def test_vectors_that_make_no_sense_are_refused(form, message):
     with pytest.raises(ValueError, match=message):
         make_policy(**form)
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        np.full((2, 3), 1e300),  # infinite in float32
+        np.zeros((2, 0)),
+        np.ones((2, 3), complex),
+        np.ones((2, 3), bool),
+        [["a"], ["b"]],
+        [[1.0, None], [2.0, 3.0]],
+        [[1.0], [1.0, 2.0]],
+        torch.full((2, 3), torch.nan),
+        "vectors.json",
+    ],
+    ids=["huge", "empty", "complex", "bool", "text", "None", "ragged", "NaN", "a path"],
+)
+def test_vectors_of_other_kinds_are_refused(vectors):
+    with pytest.raises(SettingError, match=r"^task_vectors: expected a finite vector for each of 2 tasks; found"):
+        as_task_vectors(vectors, 2)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.asfortranarray,
+        np.ndarray.tolist,
+        lambda vectors: vectors.astype(np.float64),
+        lambda vectors: torch.tensor(vectors, requires_grad=True),
+        lambda vectors: torch.tensor(vectors, dtype=torch.bfloat16),
+    ],
+    ids=["by columns", "lists", "float64", "tensor", "bfloat16"],
+)
+def test_vectors_may_come_in_many_forms_and_are_saved_in_one(given, tmp_path):
+    vectors = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+    form = {**SMALL, "conditioning": "care", "experts": 2, "embedding_size": 3, "task_vectors": given(vectors)}
+    agent = toy_agent(policy_kwargs=form)
+    assert torch.equal(agent.actor.embedding.table, torch.as_tensor(vectors))
+    agent.save(tmp_path / "agent")
+    save_actor(agent, tmp_path / "actor.safetensors")
+    rows = np.concatenate([np.ones((2, 2)), np.eye(2)], 1).astype(np.float32)
+    acted = agent.predict(rows, deterministic=True)[0]
+    for loaded in (MTSAC.load(tmp_path / "agent", device="cpu"), load_actor(tmp_path / "actor.safetensors", "cpu")):
+        assert np.array_equal(loaded.predict(rows, deterministic=True)[0], acted)

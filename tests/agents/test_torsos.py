@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import mtrl
-from agents import MTSAC, StateFileError
+from agents import MTSAC, StateFileError, load_actor, save_actor
 from agents.networks.base import Inputs, Stack, Torso
 from agents.networks.layers import TaskVectors, one_by_one
 from agents.networks.torsos import TORSOS
@@ -107,6 +107,20 @@ def test_a_saved_agent_names_its_torso_and_asks_for_it(mine, tmp_path):
     loaded = MTSAC.load(tmp_path / "agent", policy_kwargs={"actor_torso": Gated})
     assert np.array_equal(loaded.predict(observations, deterministic=True)[0], actions)
     assert TORSOS.keys() >= {f"{__name__}:Gated", f"{__name__}:RuledScaled"}
+
+
+def test_an_actors_file_asks_for_the_actors_torso_and_for_no_other(mine, tmp_path):
+    agent = toy_agent(policy_kwargs={**SMALL, "critic_torso": RuledScaled})
+    other = toy_agent(policy_kwargs={**SMALL, "actor_torso": mine})
+    for name, each in (("agent", agent), ("other", other)):
+        save_actor(each, tmp_path / name)
+    for name in (mine, f"{__name__}:RuledScaled"):
+        del TORSOS[name]
+    rows = np.concatenate([np.ones((2, 2)), np.eye(2)], 1)
+    acted = load_actor(tmp_path / "agent", "cpu").predict(rows, deterministic=True)[0]
+    assert np.array_equal(acted, agent.predict(rows, deterministic=True)[0])
+    with pytest.raises(StateFileError, match="saved with the actor_torso mine, and files hold no code: add that class"):
+        load_actor(tmp_path / "other")
 
 
 def test_a_layer_without_a_rule_is_refused_before_training():
