@@ -19,7 +19,12 @@ class SDMGrad(TwoBatches):
     w takes some steps down the gradient J1 J2' (w + lambda / T) of |g_w + lambda g0|^2 / 2 over the simplex, and begins
     where it was; g0 is the mean gradient. As in the authors' code, the steps have momentum, products are relative to
     the gradients' mean length, and the update is divided by 1 + lambda. The paper takes a third batch for the update;
-    here it is the mean of the two. With one batch and no lambda the weights go to those of `mgda`.
+    here it is the mean of the two.
+
+    The steps arrive, with one batch and no lambda at the weights of `mgda`, where `rate` is below 2 (1 + momentum) over
+    the largest eigenvalue of the relative products: some 3 for orthogonal gradients, 3 / T where all pull along one
+    line. The authors' 10 is beyond that: weights jump from task to task, and with five tasks or more rounding decides
+    where to, so that another order of the same tasks soon gives other updates. With 1 it does not, on random gradients.
 
     MTSAC deals each task's `batch_size` rows out to the two batches, so an update sees as many transitions as with
     others; twice as many gradients make it up to 1.5 times as long as that of `pcgrad`.
@@ -30,7 +35,7 @@ class SDMGrad(TwoBatches):
 
     :param reduction: "sum" is T times as long.
     :param lambda_: pull towards the mean gradient, at least 0; the authors' 0.3.
-    :param rate: step of the weights, above 0; the authors' 10.
+    :param rate: step of the weights, above 0; the authors' 10, which overshoots.
     :param momentum: of these steps, in [0, 1); the authors' 0.5.
     :param steps: at each update, at least 1; the authors' 20.
     """

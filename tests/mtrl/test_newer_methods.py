@@ -180,6 +180,18 @@ def test_one_batch_without_pull_goes_to_mgda() -> None:
     close(update, expected, 1e-6)
 
 
+def test_steps_below_the_bound_of_momentum_arrive_and_those_of_the_authors_do_not() -> None:
+    """Of a quadratic with eigenvalues up to L, heavy ball's steps converge below 2 (1 + momentum) / L (Polyak)."""
+    jacobian = matrix("random", 5, 1000, seed=0)
+    products = jacobian @ jacobian.T / jacobian.norm(dim=1).mean().square()
+    bound = float(2 * (1 + 0.5) / torch.linalg.eigvalsh(products).amax())
+    shortest = make_aggregator("mgda")(jacobian, torch.ones(5))
+    for rate, arrives in ((0.5 * bound, True), (10.0, False)):
+        method = make_aggregator("sdmgrad", lambda_=0.0, rate=rate)
+        update = [method(jacobian, torch.ones(5)) for _ in range(10)][-1]
+        assert bool((update - shortest).norm() < 1e-6 * shortest.norm()) == arrives
+
+
 def linear(num_tasks: int, batches: int):
     """A layer, its heads, and losses of blocks (task, batch)."""
     torch.manual_seed(0)
