@@ -88,9 +88,14 @@ class MultiTaskNetwork(nn.Module):
             tape.check_uses(losses.reshape(-1, blocks).sum(0))
             tape.task_gradients(torch.autograd.grad(losses.sum(), tape.outputs, allow_unused=True))
         except (TypeError, ValueError, RuntimeError) as error:
-            dealt = f", with each task's rows in {batches} batches" if batches > 1 else ""
+            if batches > 1:  # with one it does: that was looked at before
+                raise ValueError(
+                    f"{name}'s aggregator: expected one that takes one batch of each task, as a layer of the {name} "
+                    f"sees each task once, and not once in each of {batches} independent batches. Take another method, "
+                    f"or another network. Found: {error}"
+                ) from error
             raise ValueError(
-                f"{type(self.torso).__name__} as {name}'s torso{dealt}: {error}. A torso has forward(features, "
+                f"{type(self.torso).__name__} as {name}'s torso: {error}. A torso has forward(features, "
                 "task), it or its layers name the parameters of single tasks in task_parameters(), and a layer with "
                 "others has a method block_gradients; agents.networks.layers.one_by_one is one for any layer, slower "
                 "(see docs/architectures.md)."

@@ -179,5 +179,7 @@ def test_what_makes_no_sense_is_refused(form, message):
 @pytest.mark.parametrize("form", [{"critic_torso": "paco"}, {"conditioning": "care"}], ids=str)
 def test_two_gradients_of_a_task_need_layers_without_a_row_per_task(form):
     """SDMGrad and MoDo take them; these layers see a task once, and not in each of its batches."""
-    with pytest.raises(ValueError, match=r"as (actor|critic)'s torso, with each task's rows in \d batches: layer"):
+    with pytest.raises(
+        ValueError, match=r"^(actor|critic)'s aggregator: expected .* sees each task once, .* Found: layer"
+    ):
         toy_agent(aggregator="sdmgrad", policy_kwargs={**SMALL, "experts": 2, **form})
