@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import mtrl
 from agents.device.captured import CapturedUpdates
+from agents.device.faster import faster_if_compiled
 from agents.device.graphs import CudaGraphs, Graph, Graphs, Update
 from agents.learning.rounds import NotedUpdate
 
@@ -145,6 +146,7 @@ def compiled(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
 
     # no processes that would outlive a signal; reordered loops fail on CUDA in torch 2.11, an assertion of Inductor's
     settings: dict[str, Any] = {"compile_threads": 1, "loop_ordering_after_fusion": False}
+    settings["pick_loop_orders"] = False  # loops as `small_gramian` has them; no other was faster in another order
     if hasattr(config, "deterministic"):  # sums on CUDA whose order no timing decides; torch 2.8 has no such setting
         settings["deterministic"] = True
     with config.patch(settings), warnings.catch_warnings():
@@ -195,9 +197,9 @@ class _Recorder(TorchDispatchMode):
             return drawn
         written = [value for each, value in zip(func._schema.arguments, args, strict=False) if each.is_write]
         self._overwritten += [(each.detach(), each.detach().clone()) for each in tree_leaves(written)]
-        if name in ("_fused_adam_", "_fused_adamw_"):
+        if instead := faster_if_compiled(name, args, kwargs):
             with self:
-                return fused_adam(*args, **kwargs, decoupled=name == "_fused_adamw_")
+                return instead()
         node = self._graph.call_function(func, *tree_map_only(Tensor, self._node_of, (args, kwargs)))
         answer = func(*args, **kwargs)
         if isinstance(answer, Tensor):
@@ -235,39 +237,3 @@ class _Recorder(TorchDispatchMode):
         for generator, state in self._generators:
             generator.set_state(state)
         self._overwritten, self._alive, self._nodes = [], [], {}
-
-
-def fused_adam(
-    parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    means: Sequence[Tensor],
-    squares: Sequence[Tensor],
-    largest: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    *,
-    lr: float | Tensor,
-    beta1: float,
-    beta2: float,
-    weight_decay: float,
-    eps: float,
-    amsgrad: bool,
-    maximize: bool,
-    decoupled: bool,
-    **scaling: Tensor | None,
-) -> None:
-    """torch's fused Adam, or AdamW (`decoupled`), in operations that Inductor can fuse with others.
-
-    :raises NotImplementedError: for the options that no setting of ours has.
-    """
-    if amsgrad or maximize or any(each is not None for each in scaling.values()):
-        raise NotImplementedError("Adam with amsgrad, maximize or scaled gradients")
-    count = steps[0].double()  # as in torch's kernel: 1 - beta2^n has few digits left in float32
-    rate, root = lr / (1 - beta1**count), (1 - beta2**count).sqrt()
-    for parameter, gradient, mean, square in zip(parameters, gradients, means, squares, strict=True):
-        if weight_decay and decoupled:
-            parameter.mul_(1 - lr * weight_decay)
-        elif weight_decay:  # the gradient of an L2 penalty
-            gradient = gradient + weight_decay * parameter
-        mean.lerp_(gradient, 1 - beta1)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        parameter.sub_(rate * mean / (square.sqrt() / root + eps))

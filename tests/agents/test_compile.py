@@ -16,7 +16,7 @@ from torch._inductor import config
 import envs.toy
 import mtrl
 from agents import load_checkpoint, save_checkpoint
-from agents.device import compiled
+from agents.device import compiled, faster
 from tests import traced_graphs
 from tests.helpers import EVERYTHING, SMALL, assert_same_tensors, cuda, tensors, toy_agent
 from tests.traced_graphs import TracedGraphs, eagerly, state_of
@@ -272,6 +272,24 @@ def test_what_does_not_go_with_it_is_refused():
         toy_agent(capture=True, compile=True)
     with pytest.raises(ValueError, match="float32 or bfloat16 with it, found tf32"):
         toy_agent(compile=True, policy_kwargs={"precision": "tf32"})
+
+
+@pytest.mark.parametrize("tasks", range(1, 18))
+def test_a_gramian_of_few_tasks_is_that_of_a_matrix_product(tasks):
+    pieces = torch.randn(3, tasks, 512, generator=torch.Generator().manual_seed(tasks))
+    exact = pieces.double() @ pieces.double().mT
+    torch.testing.assert_close(faster.small_gramian(pieces).double(), exact, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("tasks", "taken"), [(4, 0), (5, 1), (10, 1), (16, 1), (17, 0)])
+def test_only_gramians_of_few_tasks_are_taken_apart(tasks, taken):
+    flat = torch.randn(tasks, 2 * 8192 + 100)
+    with compiled._Recorder([]) as recorder:
+        found, _ = mtrl.rows.Rows([flat]).measured()
+        _ = torch.bmm(flat[None, :, :256], flat[None, :, 256:512].mT)  # two matrices: no Gramian
+    graph = recorder.module().graph
+    assert len(graph.find_nodes(op="call_function", target=torch.ops.aten.roll.default)) == taken * (tasks // 2 + 1)
+    torch.testing.assert_close(found, flat.double() @ flat.double().T, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
