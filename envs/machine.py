@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores and memory, as its affinity and its control groups say.
+"""What this process may use of the machine: cores and memory, as its affinity and its control groups say, and a cache.
 
 A container, a batch job and a systemd service each live in a control group, often several levels below the root, and
 the tightest limit on the way up is the one that holds.
@@ -7,6 +7,7 @@ the tightest limit on the way up is the one that holds.
 import contextlib
 import math
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def cores() -> int:
             quota, period = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
             number = min(number, quota / period) if quota > 0 else number  # -1: no limit
     return max(1, math.floor(number))
+
+
+def cache_folder() -> Path:
+    """Where files lie that can be made again: XDG_CACHE_HOME, ~/.cache, or beside temporary ones where is no home.
+
+    Paths there are absolute, says the XDG Base Directory Specification, and others are to be ignored.
+    """
+    places = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")
+    return Path(next(filter(os.path.isabs, places), tempfile.gettempdir())) / "mtrl-surgery"
 
 
 def memory() -> int:

@@ -23,8 +23,8 @@ from mtrl.rules import RULES, BlockRule, has_blocks, rule_for
 # with their names, too, as optimizers take them
 Parameters = Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]]
 NO_PARAMETER = (
-    "expected at least one shared parameter that is trained, found none; keep a list of them, as a generator such as "
-    "net.parameters() is used up after one call"
+    "expected at least one shared parameter that is trained, found none: let one require a gradient if all are frozen, "
+    "and keep a list of them, as a generator such as net.parameters() is used up after one call"
 )
 
 

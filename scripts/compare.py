@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     request = tyro.cli(CompareConfig, prog="python -m scripts.compare", args=argv, description=__doc__)
     if request.out:
         check_output("--out", request.out)
-        if request.out.suffix == ".csv":
+        if request.out.suffix.lower() == ".csv":
             raise UsageError(f"--out: expected the Markdown's name, e.g. {request.out.with_suffix('.md')}; found .csv.")
         check_not_of_a_run("--out", request.out)
         check_not_of_a_run("--out", request.out.with_suffix(".csv"))

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from envs.machine import cache_folder
 from scripts.common.text import plain
 from scripts.common.usage import UsageError, require_package
 
@@ -72,8 +73,7 @@ def fetch(name: str) -> Path:
 
     :raises UsageError: with the Hub's words, if there is no such run or no network.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = cache / "mtrl-surgery" / "hub" / name.replace("/", "--")
+    folder = cache_folder() / "hub" / name.replace("/", "--")
     try:
         _api().snapshot_download(name, local_dir=folder, allow_patterns=_FETCHED)
     except Exception as error:

@@ -139,3 +139,19 @@ def test_without_a_folder_for_temporary_files_commands_use_shared_memory(monkeyp
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [os.environ["TMPDIR"]])
     importlib.reload(scripts)
     assert tempfile.gettempdir() == SHARED_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("variable", "home", "expected"),
+    [
+        ("/x", "/h", "/x"),
+        ("", "/h", "/h/.cache"),
+        ("relative", "/h", "/h/.cache"),
+        ("", None, tempfile.gettempdir()),  # a container's user without an entry in passwd
+        ("x", "relative", tempfile.gettempdir()),
+    ],
+)
+def test_the_cache_is_never_in_the_working_folder(variable, home, expected, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", variable)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path if home is None else path.replace("~", home))
+    assert machine.cache_folder() == Path(expected) / "mtrl-surgery"

@@ -222,6 +222,7 @@ BAD = {
     ),
     "nowhere to write": (lambda p: [make_run(p / "a").path, "--out", p / "no" / "x.md"], "--out: expected a file"),
     "a .csv for Markdown": (lambda p: [make_run(p / "a").path, "--out", p / "x.csv"], "expected the Markdown's name"),
+    "a .CSV for Markdown": (lambda p: [make_run(p / "a").path, "--out", p / "x.CSV"], "expected the Markdown's name"),
     "never evaluated": (lambda p: [make_run(p / "a", {}).path], "no evaluation yet"),
 }  # fmt: skip
 

@@ -8,7 +8,6 @@ written every process looks for itself.
 import contextlib
 import hashlib
 import json
-import os
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,8 @@ import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 from metaworld.types import Task
+
+from envs.machine import cache_folder
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 STEPS = 30  # of each actor, with each reward, at each visit of a goal
@@ -120,5 +121,4 @@ def _remembered_by(name: str, versions: Mapping[str, str]) -> Path:
     digest = hashlib.blake2b(json.dumps(dict(versions), sort_keys=True).encode(), digest_size=8)
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return folder / "mtrl-surgery" / "fast-path" / f"{digest.hexdigest()}-{name}"
+    return cache_folder() / "fast-path" / f"{digest.hexdigest()}-{name}"
