@@ -162,7 +162,11 @@ class TaskVecEnv(VecEnv):
         """Return observations (E T, D + T), rewards, dones (E T,), infos; what is finished has been reset already."""
         if not self._pending:
             raise RuntimeError("expected a pending step, found none; call step_async(actions) first")
-        self._crew.step_wait()
+        try:
+            self._crew.step_wait()
+        except Exception:  # this step is lost, and what a reset mends may go on; an interrupted one is still to come
+            self._pending = False
+            raise
         self._pending = False
         board = self._board
         dones = board["terminated"] | board["truncated"]

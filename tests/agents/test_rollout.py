@@ -10,7 +10,7 @@ import envs.toy
 from agents import NonFiniteError, load_checkpoint, save_checkpoint
 from envs import from_gymnasium
 from tests.helpers import toy_agent
-from tests.odd_tasks import Says
+from tests.odd_tasks import Countdown, Says
 from tests.states import assert_bit_equal, state_of, undisturbed
 
 STEPS = 40
@@ -108,3 +108,35 @@ def test_runs_without_a_seed_differ_unless_numpy_is_seeded():
 
     assert not set(streams(None)) & set(streams(None))
     assert streams(5) == streams(5)
+
+
+class Jams(Countdown):
+    """After its seventh step it moves only when it has been reset."""
+
+    steps, jammed = 0, False
+
+    def reset(self, **options):
+        self.jammed = False
+        return super().reset(**options)
+
+    def step(self, action):
+        self.steps += 1
+        self.jammed |= self.steps == 7
+        if self.jammed:
+            raise ZeroDivisionError("jammed")
+        return super().step(action)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_learning_goes_on_with_a_reset_after_an_environment_failed(overlap):
+    env = from_gymnasium([lambda: Jams("terminated"), lambda: Countdown("terminated")], ["jams", "runs"])
+    agent = toy_agent(env, overlap=overlap)
+    with pytest.raises(ZeroDivisionError, match="jammed"):
+        agent.learn(2 * 30)
+    assert agent.steps_per_task == 6
+    agent.learn(2 * 30, reset_num_timesteps=False)
+    assert agent.steps_per_task == agent.replay_buffer.size() == 36
+    for _ in range(2):  # as for who steps it without an agent
+        assert env.reset()[:, 0].tolist() == [3, 3]
+        env.step_async(np.zeros((2, 1)))
+    env.close()
