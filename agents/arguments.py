@@ -16,13 +16,14 @@ import mtrl
 from agents.algorithms import Algorithm
 from agents.collecting.replay import TaskReplayBuffer
 from agents.environment import check_kind
-from agents.fields import build, settings_of, taken_by
+from agents.fields import build, equal, settings_of, taken_by
 from agents.networks.form import by_name
 from agents.networks.policies import MultiTaskPolicy
 from agents.settings import AgentSettings, NetworkSettings
 from agents.together import check_together, warn_of_range
 
 Given = ParamSpec("Given")
+LIVE = ("batch_size", "gradient_steps", "learning_starts")  # settings that training reads from the agent
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,24 @@ class Arguments(Basics):
 def network_settings(policy_kwargs: Mapping[str, Any]) -> NetworkSettings:
     """Return the settings of the networks among the options of a policy, which may have others of its own."""
     return build(NetworkSettings, {k: v for k, v in policy_kwargs.items() if k in settings_of(NetworkSettings)})
+
+
+def set_attribute(agent: Any, name: str, value: Any) -> None:
+    """Set an attribute of an agent, unless it is a setting that would not change with it.
+
+    :raises ValueError: for another setting, which stands in the parts that were built of it, so that nothing would
+        read the attribute; and for a value that the setting cannot have.
+    """
+    if name in settings_of(AgentSettings) and "collection" in vars(agent):
+        old, kind = getattr(agent.settings, name), type(agent).__name__
+        if name in LIVE:
+            value = getattr(AgentSettings.of({**vars(agent.settings), name: value}), name)
+        elif not equal(value, old):
+            raise ValueError(
+                f"{name}: this agent was built with {old!r}, and nothing would read {value!r}. Save the agent, and "
+                f"give the new value to {kind}.load(path, env, {name}=...)."
+            )
+    object.__setattr__(agent, name, value)
 
 
 def refuse_unknown(function: str, keywords: Collection[str], own: Collection[str]) -> None:

@@ -10,14 +10,16 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from agents.arguments import Basics, network_settings, takes
+from agents.arguments import Basics, takes
 from agents.collecting.rollout import Collection
 from agents.environment import check_columns, check_env
+from agents.fields import build
 from agents.learning.guard import FiniteGuard
 from agents.learning.metrics import TaskMetrics
 from agents.learning.returns import RETURN_SCALES, reward_factors
 from agents.mtsac import MTSAC
 from agents.plain_sac import PlainSAC, SizedPolicy, TaskBuffers, make_sac, rows_of
+from agents.settings import NetworkSettings
 
 
 class Networks(nn.ModuleList):
@@ -86,9 +88,11 @@ class IndependentSAC(MTSAC):
     def __init__(self, *args: Any, **keywords: Any):
         given = Basics.of_call(type(self).__name__, args, keywords)
         own = {"policy": given.policy, "env": given.env, "aggregator": "mean", "_init_setup_model": False}
+        if given.policy not in self.policy_aliases:
+            raise ValueError(f"policy: expected 'MlpPolicy', whose size policy_kwargs say; found {given.policy!r}.")
         super().__init__(**{**keywords, **own})
         given.check_place()
-        self.networks = network_settings(self.policy_kwargs)
+        self.networks = build(NetworkSettings, {k: v for k, v in self.policy_kwargs.items() if k != "optimizer_kwargs"})
         if given._init_setup_model:
             self._setup_model()
 
@@ -116,14 +120,14 @@ class IndependentSAC(MTSAC):
         self.actor, self.critic = (Networks(getattr(sac, name) for sac in sacs) for name in ("actor", "critic"))
         self.replay_buffer = TaskBuffers([sac.replay_buffer for sac in sacs], factors)
         self.rounds = self.update = self.learners
-        self.collection = Collection(self.timed, overlap=False)
         self.return_scale = RETURN_SCALES["none"](tasks, tasks, own.gamma, 1.0, 0.0, self.device)
         self.task_metrics = TaskMetrics(self.task_names, self._stats_window_size)
         self.guard = FiniteGuard(self.task_names, self.device)
+        self.collection = Collection(self.timed, overlap=False)
 
-    def _sample_action(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
-        rows = rows_of(self._last_obs, self.num_tasks)
-        drawn = [learner.draw(row, self.steps_per_task) for learner, row in zip(self.learners, rows, strict=True)]
+    def _sample_action(self, learning_starts: int, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
+        rows, now = rows_of(self._last_obs, self.num_tasks), (self.steps_per_task, learning_starts // self.num_tasks)
+        drawn = [learner.draw(row, *now) for learner, row in zip(self.learners, rows, strict=True)]
         actions, stored = (np.concatenate(columns) for columns in zip(*drawn, strict=True))
         return actions, stored
 
@@ -154,4 +158,4 @@ class IndependentSAC(MTSAC):
         """Refuse: this agent has a network per task."""
         raise NotImplementedError("IndependentSAC has a network per task: agent.learners[i].sac is the i-th SAC.")
 
-    export_sb3 = export_onnx = set_parameters = _of_one_network
+    export_sb3 = export_onnx = get_parameters = set_parameters = _of_one_network

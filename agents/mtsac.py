@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.algorithms import ALGORITHMS
-from agents.arguments import Arguments, takes
+from agents.arguments import Arguments, set_attribute, takes
 from agents.assembly import Assembly, Parts, buffer_options, policy_options, sac_options
 from agents.collecting.logs import write_row
 from agents.collecting.replay import TaskReplayBuffer
@@ -69,7 +69,7 @@ class MTSAC(SAC):
     replay_buffer: TaskReplayBuffer  # type: ignore[assignment]
     target_entropy: float
 
-    eval_action, reset = asked.eval_action, asked.reset
+    eval_action, reset, __setattr__ = asked.eval_action, asked.reset, set_attribute
     dump_logs, save, export_onnx = write_row, agent_file.save, export_onnx
     save_replay_buffer, load_replay_buffer = agent_file.save_buffer, agent_file.load_buffer
 

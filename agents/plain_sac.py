@@ -112,11 +112,13 @@ class PlainSAC:
         self.task, self.sac = task, sac
         self._streams = self._read()
 
-    def draw(self, observation: Float[np.ndarray, "1 width"], step: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(
+        self, observation: Float[np.ndarray, "1 width"], step: int, learning_starts: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draw the next action (1, A), as the environment and as the buffer takes it, after so many steps."""
         self.sac._last_obs, self.sac.num_timesteps = observation, step
         with self._at_work():
-            return self.sac._sample_action(self.sac.learning_starts)
+            return self.sac._sample_action(learning_starts)
 
     def train(self, gradient_steps: int, batch_size: int, progress_remaining: float) -> tuple[float, float, float]:
         """Make so many updates; return their critic loss, actor loss and temperature.

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import get_device, get_system_info
 
 import mtrl
-from agents.arguments import refuse_unknown
+from agents.arguments import LIVE, refuse_unknown
 from agents.environment import envs_per_task
 from agents.fields import settings_of
 from agents.learning.aggregation import describe_aggregator
@@ -186,10 +186,11 @@ def _check_changes(
 def settings_state(agent: Any) -> dict[str, Any]:
     """Return what the agent was made with, as JSON values: settings, names of its parts, and what it learns on."""
     named: dict[str, Any] = {}
+    now = *LIVE, "target_entropy"  # "auto" is settled
     for role in AGGREGATORS if hasattr(agent, AGGREGATORS[0]) else ():
         named[role], named[f"{role}_kwargs"] = describe_aggregator(getattr(agent, role))
     return {
-        **replace(agent.settings, target_entropy=agent.target_entropy).to_json(),  # "auto" is settled
+        **replace(agent.settings, **{name: getattr(agent, name) for name in now}).to_json(),
         **named,
         "algorithm": agent.algorithm,
         "policy": policy_name(agent),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import VecEnvWrapper
+from stable_baselines3.sac.policies import SACPolicy
 
 import envs
 from agents import MTSAC, CheckpointCallback, IndependentSAC, StateFileError, load_checkpoint, save_actor
@@ -103,18 +104,23 @@ def test_a_file_opens_with_the_class_that_saved_it(tmp_path):
     [
         ({"max_grad_norm": 1.0}, "max_grad_norm: expected 0.0, as plain SAC has it; found 1.0"),
         ({"policy_kwargs": {"multi_head": True}}, "multi_head: expected False, as plain SAC has it"),
+        ({"policy_kwargs": {"actor_widht": 8}}, "no setting 'actor_widht'; did you mean actor_width"),
+        ({"policy_kwargs": {"optimizer_class": torch.optim.SGD}}, "no setting 'optimizer_class'"),
+        ({"policy": SACPolicy}, "expected 'MlpPolicy', .* found <class"),
         ({"reward_scale": (1.0, 2.0, 3.0)}, r"one number or one per task \(2\)"),
     ],
     ids=str,
 )
 def test_what_plain_sac_has_not_is_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        IndependentSAC("MlpPolicy", make(num_tasks=T, seed=0), device="cpu", **settings)
+    with pytest.raises((ValueError, TypeError), match=message):
+        IndependentSAC(**{"policy": "MlpPolicy", "env": make(num_tasks=T, seed=0), "device": "cpu", **settings})
 
 
 def test_what_one_network_has_is_refused(tmp_path):
     agent = independent(make(num_tasks=T, seed=0))
     with pytest.raises(NotImplementedError, match="a network per task"):
         agent.export_onnx(tmp_path / "agent.onnx")
+    with pytest.raises(NotImplementedError, match="a network per task"):
+        agent.get_parameters()
     with pytest.raises(ValueError, match="one actor for all tasks; found IndependentSAC"):
         save_actor(agent, tmp_path / "actor.safetensors")

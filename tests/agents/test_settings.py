@@ -13,7 +13,8 @@ from typing import Annotated
 import numpy as np
 import pytest
 
-from agents import MTSAC, IndependentSAC
+import envs.toy
+from agents import MTSAC, MTTD3, IndependentSAC
 from agents.fields import (
     Bound,
     Count,
@@ -329,3 +330,22 @@ def test_the_signature_of_an_agent_shows_every_setting_with_type_and_default(kin
 def test_settings_of_another_kind_are_refused(settings):
     with pytest.raises(TypeError, match="settings: expected AgentSettings; found "):
         MTSAC("MultiTaskMlpPolicy", None, settings=settings)
+
+
+@pytest.mark.parametrize("kind", [MTSAC, MTTD3, IndependentSAC])
+def test_a_setting_that_changes_as_an_attribute_is_read_and_saved_or_refused(kind, tmp_path):
+    env = envs.toy.make(num_tasks=2, seed=0)
+    agent = kind("MlpPolicy", env, learning_starts=4, batch_size=4, buffer_size=50, seed=0, device="cpu").learn(8)
+    for name, value in {"gamma": 0.5, "tau": 1.0, "train_freq": 2, "learning_rate": 1.0, "policy_delay": 3}.items():
+        with pytest.raises(ValueError, match=rf"{name}: .* built with .* {kind.__name__}.load\(path, env, {name}="):
+            setattr(agent, name, value)
+    agent.gamma = 0.99  # as it is
+    with pytest.raises(ValueError, match="batch_size: expected at least 1; found 0"):
+        agent.batch_size = 0
+    agent.batch_size, agent.gradient_steps, agent.learning_starts = np.int64(6), 3, 20
+    updates = agent._n_updates
+    agent.learn(16, reset_num_timesteps=False)  # up to the 24th step
+    assert agent._n_updates == updates + 3 * 2
+    agent.save(tmp_path / "agent")
+    loaded = kind.load(tmp_path / "agent", device="cpu")
+    assert (loaded.batch_size, loaded.gradient_steps, loaded.learning_starts) == (6, 3, 20)
