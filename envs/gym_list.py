@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -160,7 +161,7 @@ def _call(suite: str, render: bool) -> dict[str, Any]:
 def _function(suite: str) -> Callable[..., Any]:
     where, _, name = suite.rpartition(":")
     try:
-        module = _run_file(where) if where.endswith(".py") else importlib.import_module(where)
+        module = _run_file(where) if where.endswith(".py") else _import(where)
     except (Exception, SystemExit) as error:
         raise ValueError(f"suite {suite!r}: {where!r} could not be imported: {_line(error)}") from error
     function = getattr(module, name, None)
@@ -170,6 +171,13 @@ def _function(suite: str) -> Callable[..., Any]:
             f"suite {suite!r}: expected a function {name!r} in {where}; found {', '.join(own) or 'no function'}"
         )
     return function
+
+
+def _import(name: str) -> ModuleType:
+    """Return the module of that name, which may lie in the working folder."""
+    if (here := os.getcwd()) not in sys.path:  # an installed command does not look there; last: it hides nothing
+        sys.path.append(here)
+    return importlib.import_module(name)
 
 
 @cache

@@ -1,6 +1,7 @@
 """What is asked of every benchmark, and lists of Gymnasium environments as one."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -268,3 +269,12 @@ def test_no_tasks_at_all_are_refused():
 def test_an_environment_that_is_returned_again_is_refused():
     with pytest.raises(ValueError, match="new at each call; found one twice, at task-0; make it in the function"):
         envs.make(f"{LISTED}:again", 0, workers=0)
+
+
+def test_a_module_in_the_working_folder_is_found_by_an_installed_command_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2]), *filter(os.path.isabs, sys.path)])
+    (tmp_path / "tasks_right_here.py").write_text("from tests.listed_tasks import kept")
+    env = envs.make("tasks_right_here:kept", seed=0, horizon=9, workers=1)
+    assert env.reset().shape == (2, 2 + 2)
+    env.close()
