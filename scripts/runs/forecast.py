@@ -53,6 +53,7 @@ class Forecast:
     environments: float
     evaluations: float
     side_by_side: bool  # environments step in workers or on other cores while the agent learns
+    compiled: bool = False  # updates will be, which takes a minute or two first; the time told is that of eager ones
 
     @property
     def total(self) -> float:
@@ -63,6 +64,7 @@ class Forecast:
     def __str__(self) -> str:
         parts = {name: getattr(self, name) for name in ("updates", "environments", "evaluations")}
         told = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in parts.items())
+        told = told.replace(",", ", less once they are compiled,", 1) if self.compiled else told
         return f"this will take about {_minutes(self.total)} if nothing else runs here ({told})"
 
 
@@ -83,6 +85,7 @@ def forecast(config: TrainConfig, evaluation_env: TaskVecEnv, steps_done: int = 
         environments=left * step,
         evaluations=episodes * config.horizon * (step + act),
         side_by_side=config.overlap and evaluation_env.num_workers > 0,
+        compiled=config.compile is True,
     )
 
 

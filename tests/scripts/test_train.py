@@ -16,6 +16,7 @@ from agents.saving.checkpoint import checkpoints
 from scripts import evaluate, plot, train
 from scripts.common.usage import UsageError
 from scripts.runs import Run, session
+from scripts.runs.forecast import Forecast
 from scripts.runs.protocol import describe
 from scripts.setup.build import make_env, make_evaluation_env, update_rounds
 from scripts.setup.presets import PRESETS
@@ -230,3 +231,12 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     assert train.main(["toy", *SHORT, *flags, "--run-dir", str(tmp_path / "run")]) == 0
     found = [int(path.name.removeprefix("step_")) for path in checkpoints(tmp_path / "run" / "checkpoints")]
     assert found == [30, 60, 90, 100]
+
+
+@pytest.mark.parametrize(
+    ("compiled", "told"), [(False, "10 min, env"), (True, "10 min, less once they are compiled, env")]
+)
+def test_the_forecast_says_that_it_timed_eager_updates(compiled, told):
+    assert str(Forecast(updates=600, environments=50, evaluations=40, side_by_side=False, compiled=compiled)) == (
+        f"this will take about 12 min if nothing else runs here (updates {told}ironments 1 min, evaluations 1 min)"
+    )
