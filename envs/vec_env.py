@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from envs.columns import Columns, Sizes, TaskSpec, make_board
 from envs.spaces import common_spaces
-from envs.workers.pool import Pool, count_workers
+from envs.workers.pool import Pool, WorkerError, count_workers
 
 Observations = Float32[np.ndarray, "columns width"]  # columns = E T, width = D + T
 Rewards = Float32[np.ndarray, " columns"]
@@ -164,6 +164,8 @@ class TaskVecEnv(VecEnv):
             raise RuntimeError("expected a pending step, found none; call step_async(actions) first")
         try:
             self._crew.step_wait()
+        except WorkerError:  # there is nobody left, which is what any further call is told
+            raise
         except Exception:  # this step is lost, and what a reset mends may go on; an interrupted one is still to come
             self._pending = False
             raise
