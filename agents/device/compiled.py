@@ -146,7 +146,8 @@ def compiled(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
 
     # no processes that would outlive a signal; reordered loops fail on CUDA in torch 2.11, an assertion of Inductor's
     settings: dict[str, Any] = {"compile_threads": 1, "loop_ordering_after_fusion": False}
-    settings["pick_loop_orders"] = False  # loops as `small_gramian` has them; no other was faster in another order
+    if all(tensor.device.type == "cpu" for tensor in inputs):
+        settings["pick_loop_orders"] = False  # loops as `small_gramian` has them; no other was faster in another order
     if hasattr(config, "deterministic"):  # sums on CUDA whose order no timing decides; torch 2.8 has no such setting
         settings["deterministic"] = True
     with config.patch(settings), warnings.catch_warnings():
