@@ -29,10 +29,11 @@ PICTURES = Encoder(
     ),
     2 * 7 * 7,
 )
+DRAWN = torch.Generator().manual_seed(0)  # some rows leave a unit of these small networks at zero, and its weights still
 ENCODERS = {
-    "vectors": (perceptron(5, 6, 4), torch.rand(6, 5)),
-    "names": (embedded((3, 4), 2, 12, 8), torch.randint(3, (6, 2))),
-    "pictures": (PICTURES, torch.rand(6, 2, 7, 7)),
+    "vectors": (perceptron(5, 6, 4), torch.rand(6, 5, generator=DRAWN)),
+    "names": (embedded((3, 4), 2, 12, 8), torch.randint(3, (6, 2), generator=DRAWN)),
+    "pictures": (PICTURES, torch.rand(6, 2, 7, 7, generator=DRAWN)),
 }
 PLAN = Plan(epochs=1, updates=3, batch_size=8, learning_rate=1e-2, seed=0)
 
