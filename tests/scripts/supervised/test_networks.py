@@ -29,7 +29,7 @@ PICTURES = Encoder(
     ),
     2 * 7 * 7,
 )
-DRAWN = torch.Generator().manual_seed(0)  # some rows leave a unit of these small networks at zero, and its weights still
+DRAWN = torch.Generator().manual_seed(0)  # some rows leave a unit of these small networks at zero
 ENCODERS = {
     "vectors": (perceptron(5, 6, 4), torch.rand(6, 5, generator=DRAWN)),
     "names": (embedded((3, 4), 2, 12, 8), torch.randint(3, (6, 2), generator=DRAWN)),
