@@ -151,9 +151,9 @@ class Assembly:
         return Parts(scale, update, metrics, noted.guard, captured, rounds, self._collection(timed, captured))
 
     def _check_loss_limit(self) -> None:
-        torsos = [network.torso for network in (self.policy.actor, self.policy.critic)]
-        if self.settings.loss_limit and not any(getattr(torso, "sets_back", False) for torso in torsos):
-            named = " and ".join(dict.fromkeys(type(torso).__name__ for torso in torsos))
+        networks = (self.policy.actor, self.policy.critic)
+        if self.settings.loss_limit and not any(network.sets_back for network in networks):
+            named = " and ".join(dict.fromkeys(type(network.torso).__name__ for network in networks))
             expected = f"0, as no task can begin anew in {named}; a limit is for paco"
             raise SettingError("loss_limit", expected, self.settings.loss_limit)
 

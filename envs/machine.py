@@ -34,7 +34,7 @@ def cache_folder() -> Path:
     Paths there are absolute, says the XDG Base Directory Specification, and others are to be ignored.
     """
     places = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")
-    return Path(next(filter(os.path.isabs, places), tempfile.gettempdir())) / "mtrl-surgery"
+    return Path(next(filter(os.path.isabs, places), "") or tempfile.gettempdir()) / "mtrl-surgery"
 
 
 def memory() -> int:

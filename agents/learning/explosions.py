@@ -36,5 +36,5 @@ def set_back(networks: Iterable[MultiTaskNetwork], losses: Float[Tensor, " tasks
     tasks = exploded(losses, limit)
     shares = torch.rand(len(tasks), len(tasks), device=losses.device) * ~tasks
     for network in networks:
-        if getattr(network.torso, "sets_back", False):  # which a torso of a user's own need not have
+        if network.sets_back:
             network.torso.set_back(tasks & ~tasks.all(), shares / shares.sum(-1, keepdim=True))

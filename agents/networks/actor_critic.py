@@ -60,6 +60,11 @@ class MultiTaskNetwork(nn.Module):
         own = {id(p) for p in self.task_parameters()}
         return [p for p in self.parameters() if id(p) not in own]
 
+    @property
+    def sets_back(self) -> bool:
+        """Whether single tasks can begin anew in it; a torso of a user's own need not say so."""
+        return getattr(self.torso, "sets_back", False)
+
     @torch.no_grad()
     def after_step(self) -> None:
         """Let the modules within bring their parameters back to where they belong, after a step of the optimizer."""

@@ -136,10 +136,10 @@ class MultiTaskPolicy(BasePolicy):
                 f"{', '.join(left)}. Call self.make_optimizers(lr_schedule) after parts are replaced, or freeze them "
                 "with requires_grad_(False)."
             )
-        for name in self.followed:
-            own, target = (
+        for name, pair in zip(self.followed, self._targets(), strict=True):
+            target, own = (
                 {key: tuple(tensor.shape) for key, tensor in (*network.named_parameters(), *network.named_buffers())}
-                for network in (getattr(self, name), getattr(self, f"{name}_target"))
+                for network in pair
             )
             if own != target:
                 differing = sorted(key for key, _ in own.items() ^ target.items())

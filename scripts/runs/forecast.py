@@ -63,8 +63,8 @@ class Forecast:
 
     def __str__(self) -> str:
         parts = {name: getattr(self, name) for name in ("updates", "environments", "evaluations")}
-        told = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in parts.items())
-        told = told.replace(",", ", less once they are compiled,", 1) if self.compiled else told
+        notes = {"updates": ", less once they are compiled" if self.compiled else ""}
+        told = ", ".join(f"{name} {_minutes(seconds)}{notes.get(name, '')}" for name, seconds in parts.items())
         return f"this will take about {_minutes(self.total)} if nothing else runs here ({told})"
 
 
