@@ -31,8 +31,8 @@ class EvaluateConfig:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run; the name of a trained agent of this package, such as mt10-quick-pcgrad; or hub:USER/NAME."""
-    episodes: int = 50
-    """Goals (= episodes) per task, beginning with the first."""
+    episodes: int | None = None
+    """Goals (= episodes) per task, beginning with the first; by default all of the run."""
     best: bool = False
     """Use the agent of the best evaluation during training (optimistic: chosen on these goals), not the newest one."""
     json: Path | None = None
@@ -50,9 +50,10 @@ def main(argv: Sequence[str]) -> int:
     request = tyro.cli(EvaluateConfig, prog="python -m scripts.evaluate", args=argv)
     run = Run(request.run).verified()
     require_trust(suite_code(run.config), request.run_code, "evaluating")
-    if not 1 <= request.episodes <= run.config.goals:
+    episodes = run.config.goals if request.episodes is None else request.episodes
+    if not 1 <= episodes <= run.config.goals:
         raise UsageError(
-            f"--episodes: expected 1 to {run.config.goals}, the number of goals of this run; found {request.episodes}."
+            f"--episodes: expected 1 to {run.config.goals}, the number of goals of this run; found {episodes}."
         )
     if request.json:
         check_output("--json", request.json)
@@ -61,9 +62,9 @@ def main(argv: Sequence[str]) -> int:
     source, agent = run.load_agent(request.best, config.device)
     with contextlib.closing(make_evaluation_env(config, run.goals)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
-        summary = summarize(evaluate(agent, env, request.episodes))
+        summary = summarize(evaluate(agent, env, episodes))
     console = Screen()
-    protocol = replace(run.protocol, episodes_final=request.episodes)
+    protocol = replace(run.protocol, episodes_final=episodes)
     groups = group_means(summary, protocol.benchmark)
     console.print(success_table(summary, f"{run.path.name} after {agent.steps_per_task:,} steps per task", groups))
     console.print(f"Protocol {protocol.id}: deterministic, each goal once, success at any of {config.horizon} steps.")

@@ -50,7 +50,7 @@ class PlotConfig:
     out: Path | None = None
     """A .png, .pdf or .svg file; by default KIND.png, in the run's folder if there is only one, else in this folder."""
     labels: tuple[str, ...] = ()
-    """Own names in place of the figure's, e.g. --labels mean=baseline "pcgrad, gamma 0.99=ours"."""
+    """Own names in place of the figure's, e.g. --labels mean=baseline "pcgrad, gamma=0.99=ours"."""
     published: bool = False
     """Draw the success rates of papers beside one's own, as far as the steps go; --kind success on MT10 and MT50."""
     pdf: bool = False

@@ -35,7 +35,7 @@ COMMANDS = [  # a command line, and what it answers on the way to exit code 2; R
     ("train --resume", "--resume"),
     ("train --resume RUN", "Extend it with --steps-per-task"),
     ("train --resume RUN --steps-per-task 0", "--steps-per-task: expected at least 1; found 0"),
-    ("train --resume RUN --steps-per-task 10", "expected a run with steps left"),
+    ("train --resume RUN --steps-per-task 10", "--steps-per-task: expected more than the"),
     ("train --resume RUN --steps-per-task 60 --workers 9", "found 9"),
     (
         "train --resume RUN --steps-per-task 60 --learning-rate -1",

@@ -155,13 +155,14 @@ def hours_at(run: Run, steps: np.ndarray, evaluations: bool = False) -> np.ndarr
 def relabelled(methods: Sequence[Method], words: Sequence[str]) -> list[Method]:
     """Return the methods under other labels.
 
-    :param words: LABEL=NAME each.
+    :param words: LABEL=NAME each; a label may have "=" in it, as in `pcgrad, gamma=0.98`.
     :raises UsageError: for other words, and for labels that no method has.
     """
     names = {method.label: method.label for method in methods}
     for word in words:
-        label, is_, name = word.partition("=")
-        if not (is_ and name.strip()):
+        meant = max((label for label in names if word.startswith(f"{label}=")), key=len, default=word.partition("=")[0])
+        label, name = meant, word.removeprefix(meant).removeprefix("=")
+        if not name.strip():
             raise UsageError(f"--labels {word}: expected LABEL=NAME, a label of the figure and what to write instead.")
         names[choose("label", label, names)] = name
     return [replace(method, label=names[method.label]) for method in methods]

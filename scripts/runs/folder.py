@@ -53,10 +53,10 @@ def trained_agents() -> list[str]:
 
 
 def _found(path: Path) -> Path:
-    """Return the folder that a path or name means: a folder that is there goes before a trained agent of that name."""
+    """Return the folder that a path or name means: a run that is there goes before a trained agent of that name."""
     if not path.exists() and (name := hub.repository(path)):
         return hub.fetch(name)
-    return TRAINED / path if not path.exists() and str(path) in trained_agents() else path
+    return TRAINED / path if not (path / "config.json").exists() and str(path) in trained_agents() else path
 
 
 class Run:

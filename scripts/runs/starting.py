@@ -94,13 +94,19 @@ def saved_session(request: Resume, run: Run, stack: contextlib.ExitStack) -> Ses
             changes |= taken_by(kind, {"capture": config.capture, "compile": config.compile})
             agent = load_checkpoint(checkpoint, env, config.device, kind, run_code=request.run_code, **changes)
             require_settings(run.config, settings_state(agent), checkpoint)
+    protocol = describe_env(config, env)
+    if config.steps_per_task < run.config.steps_per_task and agent.steps_per_task >= protocol.env_steps_per_task:
+        raise UsageError(
+            f"--steps-per-task: expected more than the {agent.steps_per_task:,} per task that {run.path} has done; "
+            f"found {config.steps_per_task:,}. Extend it with more."
+        )
     room = measure(config, agent, [*env.worker_pids, *evaluation_env.worker_pids], run.checkpoints)
     room.check()
     console, software, _ = Screen(), run.other_software(), latest_evaluation(run)  # damage is told before the rewind
     rewind(run, agent.steps_per_task)
     before = run.config.to_json()
     changed = [f"{name} {before[name]} -> {value}" for name, value in config.to_json().items() if value != before[name]]
-    run = Run.new(run.path, config, describe_env(config, env), run.goals)
+    run = Run.new(run.path, config, protocol, run.goals)
     session = Session(run, agent, env, evaluation_env, console, room, latest_evaluation(run))
     if session.steps_left <= 0 and not session.owed and concluded(run, agent.steps_per_task):
         raise UsageError(

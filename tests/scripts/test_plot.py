@@ -55,9 +55,13 @@ def test_seeds_are_thin_lines_around_their_mean(methods):
     np.testing.assert_allclose(np.mean([line.get_ydata() for line in seeds], axis=0), mean.get_ydata())
 
 
-def test_a_method_may_have_a_label_of_ones_own(methods):
+def test_a_method_may_have_a_label_of_ones_own(runs, methods):
     ours = relabelled(methods, ["mean=base=line"])
     assert [method.label for method in ours] == ["base=line", "pcgrad"]
+    make_run(runs / "d", seed=0, gamma=0.5)
+    many = group(find_runs([runs]))
+    assert [method.label for method in many] == ["mean, gamma=0.5", "mean, gamma=0.99", "pcgrad"]
+    assert relabelled(many, ["mean, gamma=0.5=short"])[0].label == "short"
     for words, message in (["maen=x"], "did you mean mean"), (["mean"], "expected LABEL=NAME"), (["mean= "], "LABEL"):
         with pytest.raises(UsageError, match=message):
             relabelled(methods, words)

@@ -10,6 +10,7 @@ from torch import nn
 
 from agents import MTSAC, StateFileError, TrainedActor, load_actor, save_actor
 from scripts import evaluate, share, train
+from scripts.analysis.methods import find_runs
 from scripts.common.usage import UsageError
 from scripts.runs import Run
 from scripts.runs.files import read_json
@@ -161,7 +162,11 @@ def test_a_folder_goes_before_a_trained_agent_of_its_name(shared, tmp_path, monk
     name = trained_agents()[0]
     monkeypatch.chdir(tmp_path)
     assert Run(name).path == TRAINED / name
-    shutil.copytree(shared, tmp_path / name)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "video.mp4").touch()  # as scripts.record leaves it
+    assert Run(name).path == TRAINED / name
+    assert [run.path for run in find_runs([name])] == [TRAINED / name]
+    shutil.copytree(shared, tmp_path / name, dirs_exist_ok=True)
     assert Run(name).path.resolve() == tmp_path / name
     with pytest.raises(UsageError, match=f"or a trained agent: .*{name}"):
         Run("nothing")

@@ -237,6 +237,20 @@ def test_evaluations_that_vanished_are_not_made_up_but_the_newest(copy):
     assert Run(copy).verified().success_curves()[0].tolist() == [60, 70]
 
 
+@pytest.mark.parametrize("steps", [30, 40])
+def test_a_run_is_not_made_shorter_than_it_is(steps, copy):
+    """Its end would be called after fewer steps than it has, with the few episodes of an evaluation on the way."""
+    shutil.rmtree(copy / "checkpoints" / "step_000000060")
+    (copy / "result.json").unlink()
+    before = {path: path.read_bytes() for path in copy.glob("*.*")}
+    with pytest.raises(UsageError, match=f"expected more than the 40 per task .* found {steps}"):
+        resume(copy, "--steps-per-task", str(steps))
+    assert {path: path.read_bytes() for path in copy.glob("*.*")} == before
+    assert resume(copy, "--steps-per-task", "50") == 0
+    found = result(copy)
+    assert (found["env_steps_per_task"], found["evaluation"]["mean"]["episodes"]) == (50, 8)
+
+
 @pytest.mark.parametrize(("field", "value"), [("reward_version", "v1"), ("horizon", 9), ("suite", "MT10")])
 def test_a_run_does_not_go_on_with_another_protocol(field, value, copy):
     config = Run(copy).verified().config
@@ -291,6 +305,14 @@ def test_a_checkpoint_of_other_tasks_is_not_evaluated(copy):
     Run.new(run.path, run.config, describe(run.config, names, run.goals), run.goals).save()
     with pytest.raises(UsageError, match="expected the tasks"):
         evaluate.main([str(copy), "--episodes", "1"])
+
+
+def test_evaluate_visits_all_goals_of_the_run_however_many(tmp_path):
+    from scripts import evaluate
+
+    assert start(tmp_path / "run", "--goals", "3") == 0
+    assert evaluate.main([str(tmp_path / "run"), "--json", str(tmp_path / "table.json")]) == 0
+    assert json.loads((tmp_path / "table.json").read_text())["tasks"]["point-0"]["episodes"] == 3
 
 
 @pytest.mark.parametrize("target", ["folder", "no/such/file.json"])
