@@ -85,7 +85,8 @@ class CapturedUpdates:
             group["lr"], group["capturable"] = self._learning_rate, True
 
     def _generators(self) -> list[torch.Generator]:
-        own = (getattr(method, "generator", None) for method in self.update.update.aggregators.values())
+        methods = self.update.update.aggregators.values()
+        own = (getattr(each, "generator", None) for method in methods for each in method.modules())
         return [self.update.buffer.generator, *(g for g in own if isinstance(g, torch.Generator))]
 
     def _state(self) -> list[Any]:
@@ -94,7 +95,7 @@ class CapturedUpdates:
         first: list[dict[str, Any]] = [
             next(iter(optimizer.state.values()), {}) for optimizer in update.all_optimizers()
         ]
-        buffers = [buffer for method in update.aggregators.values() for buffer in method._buffers.values()]
+        buffers = [buffer for method in update.aggregators.values() for buffer in method.buffers()]
         moments = [moment.get("exp_avg") for moment in first]
         logged: list[Any] = list(self.update.metrics.latest.values()) or [None]
         return [self.update.buffer.rows, *self._generators(), *buffers, *moments, *logged]

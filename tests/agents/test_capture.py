@@ -13,7 +13,7 @@ from agents.collecting.acting import DeviceActing
 from agents.device.graphs import WARM_UP
 from agents.saving.checkpoint import rng_state
 from tests.helpers import EVERYTHING, SMALL, NoSynchronisation, assert_same_tensors, cuda, tensors, toy_agent
-from tests.traced_graphs import SETTINGS, STEPS, TracedGraphs, capture, eagerly, state_of
+from tests.traced_graphs import SETTINGS, STEPS, TracedGraphs, assert_captured_as_eager, capture, eagerly, state_of
 
 CAPTURABLE = [name for name, kind in mtrl.AGGREGATORS.items() if kind.capturable]
 FORMS = [
@@ -81,6 +81,12 @@ def test_the_options_of_value_learning_are_captured_too(scale):
     agent.learn(2 * STEPS)
     assert graphs_of(agent).replays > 15
     assert_same_tensors(eager, state_of(agent))
+
+
+@pytest.mark.parametrize("critics", ["rlw:mgda", "smoothed:uncertainty:pcgrad"])
+def test_what_a_part_of_an_aggregator_holds_is_known_to_a_graph(critics):
+    """Its generator, and state that is made anew where networks begin anew."""
+    assert_captured_as_eager(STEPS, aggregator="mean", critic_aggregator=critics, reset_at=(30,))
 
 
 def test_the_first_step_of_an_actor_is_not_captured():
