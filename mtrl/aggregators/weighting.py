@@ -37,18 +37,24 @@ class Weighted(GramianAggregator):
     """Weigh the losses, then reconcile the gradients of the weighted losses."""
 
     weighting: LossAggregator
+    _asking: bool = False  # the method, whose first call may reset it: the weighting has seen the losses already
 
     def reset(self, num_tasks: int, num_params: int) -> None:
         """Start over with both."""
         super().reset(num_tasks, num_params)
-        self.weighting.reset(num_tasks, num_params)
+        if not self._asking:
+            self.weighting.reset(num_tasks, num_params)
 
     def weights(
         self, gramian: Float[Tensor, "*pieces tasks tasks"], losses: Float[Tensor, " tasks"]
     ) -> Float[Tensor, "*pieces tasks"]:
         """Return what the method makes of gradients w_i g_i with w of mean 1, in terms of the g_i."""
         w = len(losses) * self.weighting.weights(losses).to(gramian.dtype)
-        found: Tensor = super().weights(w[:, None] * gramian * w, w * losses)  # type: ignore[safe-super]  # see `wrapped`
+        self._asking = True
+        try:
+            found: Tensor = super().weights(w[:, None] * gramian * w, w * losses)  # type: ignore[safe-super]  # see `wrapped`
+        finally:
+            self._asking = False
         return w * found
 
     def after_step(self, losses: Float[Tensor, " tasks"]) -> None:

@@ -152,6 +152,17 @@ def test_surgery_parameter_by_parameter_after_a_weighting(weighting, method):
             torch.testing.assert_close(parameter.grad, gradient)
 
 
+@pytest.mark.parametrize("method", ["pcgrad", "gradvac", "nash_mtl", "smoothed:nash_mtl", "scheduled:nash_mtl"])
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_a_method_that_begins_at_its_first_call_leaves_the_weighting(weighting, method):
+    """Both go on as after a `reset` that the caller asked for."""
+    begun, reset = (make_aggregator(f"{weighting}:{method}") for _ in range(2))
+    reset.reset(3, 6)
+    for step, losses in enumerate(falling(4)):
+        jacobian = matrix("conflicting", 3, 6, step)
+        assert torch.equal(begun(jacobian, losses), reset(jacobian, losses))
+
+
 def test_through_backward_heads_are_untouched():
     torch.manual_seed(0)
     body, heads = torch.nn.Linear(4, 5), torch.nn.ModuleList(torch.nn.Linear(5, 1) for _ in range(3))
