@@ -27,6 +27,7 @@ def make(
     envs_per_task: int = 1,
     staggered: bool = False,
     only: str | None = None,
+    takes_share: bool = False,
 ) -> "TaskVecEnv":
     """Build a suite as one vector environment; one seed always gives the same numbers, with workers or without.
 
@@ -44,6 +45,7 @@ def make(
     :param staggered: truncate the first episode after `reset()` of column c after ceil(horizon (c + 1) / (E T)) steps,
         so that episodes do not all end together.
     :param only: leave out all tasks but this one, which is as it is among the others.
+    :param takes_share: beside K workers this process steps its share, for a caller who would only wait for them.
 
     Only Meta-World has goals to choose, reward versions and an order of goals; elsewhere `goals`, `reward_version` and
     `goal_order` have no effect.
@@ -64,4 +66,6 @@ def make(
         checked_tasks([only], [spec.name for spec in specs])
         specs, kept = [spec for spec in specs if spec.name == only], {only: found.goals[only]}
     stagger = horizon if staggered else 0
-    return TaskVecEnv.from_specs(specs, seed, workers, kept, envs_per_task, stagger, found.spaces)
+    return TaskVecEnv.from_specs(
+        specs, seed, workers, kept, envs_per_task, stagger, found.spaces, takes_share=takes_share
+    )

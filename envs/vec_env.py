@@ -98,12 +98,12 @@ class TaskVecEnv(VecEnv):
         envs_per_task: int = 1,
         stagger: int = 0,
         spaces: tuple[gymnasium.Space, gymnasium.Space] | None = None,
-        **timeouts: float,
+        **of_pool: Any,
     ) -> "TaskVecEnv":
         """Build the tasks in-process (workers=0) or in K processes ("auto": one for every two cores).
 
         :param spaces: of all tasks; None: they are class attributes of what the specs name.
-        :param timeouts: step_timeout, build_timeout, in seconds; see `Pool`.
+        :param of_pool: takes_share, and step_timeout and build_timeout in seconds; see `Pool`.
         :raises ValueError: for a number of workers outside 0 to E T, or spaces that differ between tasks.
         """
         names = [spec.name for spec in specs]
@@ -111,7 +111,7 @@ class TaskVecEnv(VecEnv):
         count = count_workers(workers, len(specs), envs_per_task)
         crew: InProcess | Pool
         if count:
-            crew = Pool(specs, count, envs_per_task=envs_per_task, **timeouts)
+            crew = Pool(specs, count, envs_per_task=envs_per_task, **of_pool)
         else:
             crew = InProcess(names, [spec.build() for spec in list(specs) * envs_per_task])
         return cls(names, spaces, crew, seed, goals, stagger)

@@ -40,7 +40,7 @@ class EvaluateConfig:
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     """Device of the network."""
     workers: Literal["auto"] | int = "auto"
-    """Worker processes that step the environments; 0: step in this process."""
+    """Processes beside this one that step the environments; auto: as many as there are other cores."""
     run_code: bool = False
     """Run the function that makes the run's environments; only if you trust it."""
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         check_not_of_a_run("--json", request.json)
     config = resolve(replace(run.config, device=request.device, capture=False, compile=False, workers=request.workers))
     source, agent = run.load_agent(request.best, config.device)
-    with contextlib.closing(make_evaluation_env(config, run.goals)) as env:
+    with contextlib.closing(make_evaluation_env(config, run.goals, alone=True)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
         summary = summarize(evaluate(agent, env, episodes))
     console = Screen()

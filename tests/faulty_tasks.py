@@ -37,6 +37,9 @@ class Faulty(Countdown):
             reward = {"nan": math.nan, "huge": 1e15}.get(self._fault, reward)
         return observation, reward, terminated, truncated, info
 
+    def process(self) -> int:
+        return os.getpid()
+
     def _misbehave(self) -> None:
         if self._fault == "raise":
             raise ZeroDivisionError("the floor is lava")

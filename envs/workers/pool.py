@@ -1,6 +1,7 @@
 """The trainer's side of the workers: K processes, several tasks each, one board in shared memory.
 
 Worker k has columns k, k + K, k + 2K, ... Whatever goes wrong with one of them ends all, and the error names the task.
+This process can take a share, too, as if it were the last of the workers.
 """
 
 import mmap
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from envs.benchmarks import whole
-from envs.columns import Sizes, TaskSpec, make_board
+from envs.columns import Columns, Sizes, TaskSpec, make_board
 from envs.machine import cores
 from envs.signals import STOP_SIGNALS
 from envs.workers.wire import DONE, STEP, pack, unpack
@@ -41,6 +42,7 @@ class Pool:
     :param step_timeout: seconds until a worker that does not answer a step counts as hanging.
     :param build_timeout: the same for everything else: building, restoring, resetting, also after an episode's end.
     :param envs_per_task: E environments of each of T tasks make E T columns, all tasks, then all tasks again.
+    :param takes_share: this process steps columns of its own while it waits, if the workers leave it any.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class Pool:
         step_timeout: float = 60.0,
         build_timeout: float = 300.0,
         envs_per_task: int = 1,
+        takes_share: bool = False,
     ) -> None:
         counts, specs = (len(specs), envs_per_task), list(specs) * envs_per_task
         sizes = specs[0].sizes or Sizes.of(specs[0].load())
         self.num_workers = workers
         self._names = [spec.name for spec in specs]
-        self._shares = [list(range(k, len(specs), workers)) for k in range(workers)]
+        self._parts = min(workers + takes_share, len(specs))
+        self._shares = [list(range(k, len(specs), self._parts)) for k in range(self._parts)]
         self._step_timeout, self._build_timeout = step_timeout, build_timeout
         self._connections: list[Connection] = []
         self._polls: list[Any] = []
@@ -66,9 +70,15 @@ class Pool:
             self.board = make_board(sizes, *counts, mmap.mmap(file.fileno(), 0))
             for _ in range(workers):
                 self._start(file.fileno())
-        for worker, share in enumerate(self._shares):
+        for worker, share in enumerate(self._shares[:workers]):
             self._send(worker, "build", [asdict(specs[i]) for i in share], share, sizes, *counts)
-        self._gather(build_timeout)
+        own = [i for share in self._shares[workers:] for i in share]
+        try:
+            self._own = Columns([self._names[i] for i in own], [specs[i].build() for i in own], self.board, own)
+            self._gather(build_timeout)
+        except BaseException:
+            self.close()
+            raise
 
     def step_async(self) -> None:
         """Let every worker step its tasks with the actions on the board; return at once."""
@@ -76,7 +86,8 @@ class Pool:
             self._send(worker, "step")
 
     def step_wait(self) -> None:
-        """Wait until every task has stepped."""
+        """Step this process's share and wait until every other task has stepped."""
+        self._own.step()
         self._gather(self._step_timeout)
 
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]], cuts: Sequence[int | None]) -> None:
@@ -93,7 +104,9 @@ class Pool:
 
     def ask(self, index: int, operation: str, *arguments: Any) -> Any:
         """Run one operation of one column."""
-        worker, place = index % self.num_workers, index // self.num_workers
+        worker, place = index % self._parts, index // self._parts
+        if worker == self.num_workers:
+            return self._own.ask(place, operation, *arguments)
         self._send(worker, "ask", place, operation, *arguments)
         reply = self._receive(worker, self._build_timeout)
         if reply.get("kind") == "AttributeError":
@@ -144,11 +157,13 @@ class Pool:
 
     def _scatter(self, command: str, *per_task: Sequence[Any]) -> list[Any]:
         """Send a command with each task's arguments to its worker; return the answers in the order of the tasks."""
-        for worker, share in enumerate(self._shares):
-            self._send(worker, command, *([given[i] for i in share] for given in per_task))
+        given = [[[values[i] for i in share] for values in per_task] for share in self._shares]
+        for worker in range(self.num_workers):
+            self._send(worker, command, *given[worker])
+        own = [getattr(self._own, command)(*each) for each in given[self.num_workers :]]
         answers: list[Any] = [None] * len(self._names)
-        for share, answer in zip(self._shares, self._gather(self._build_timeout), strict=True):
-            answers[share[0] :: self.num_workers] = answer or [None] * len(share)
+        for share, answer in zip(self._shares, [*self._gather(self._build_timeout), *own], strict=True):
+            answers[share[0] :: self._parts] = answer or [None] * len(share)
         return answers
 
     def _gather(self, timeout: float) -> list[Any]:

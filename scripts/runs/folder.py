@@ -246,14 +246,14 @@ class Run:
     def env(self, workers: Literal["auto"] | int = "auto", run_code: bool = False) -> TaskVecEnv:
         """Return the environment of its evaluations: each goal once, in order, whole episodes. Close it after use.
 
-        :param workers: processes that step the tasks; 0: none, in this process.
+        :param workers: processes beside this one that step the tasks; auto: as many as there are other cores.
         :param run_code: allow the suite to be a function in a module or file, which is run.
         :raises UsageError: if it is one, and `run_code` is not set.
         """
         from scripts.setup.build import make_evaluation_env
 
         require_trust(suite_code(self.config), run_code, "the environment of")
-        return make_evaluation_env(replace(self.config, workers=workers, eval_envs_per_task=1), self.goals)
+        return make_evaluation_env(replace(self.config, workers=workers, eval_envs_per_task=1), self.goals, alone=True)
 
     def newest_checkpoint(self) -> Path:
         """Return the checkpoint to resume from or to evaluate; damaged ones are passed over, with a warning.

@@ -129,11 +129,11 @@ def make_env(
     config: TrainConfig,
     goals: int | Mapping[str, np.ndarray],
     goal_order: Literal["random", "sequential"] = "random",
-    only: str | None = None,
+    takes_share: bool = False,
 ) -> TaskVecEnv:
     """Return the tasks of the config: goals in random order to train on; see `make_evaluation_env` for the other order.
 
-    :param only: one task, by itself.
+    :param takes_share: this process steps columns, too, beside its workers.
     """
     with usage_errors():
         return envs.make(
@@ -147,7 +147,7 @@ def make_env(
             goal_order=goal_order,
             envs_per_task=config.envs_per_task,
             staggered=config.staggered_starts,
-            only=only,
+            takes_share=takes_share,
         )
 
 
@@ -163,18 +163,22 @@ def make_scene(config: TrainConfig, goals: Mapping[str, np.ndarray], name: str, 
         return next(spec for spec in specs if spec.name == name).build()
 
 
-def make_evaluation_env(config: TrainConfig, goals: Mapping[str, np.ndarray], only: str | None = None) -> TaskVecEnv:
+def make_evaluation_env(config: TrainConfig, goals: Mapping[str, np.ndarray], alone: bool = False) -> TaskVecEnv:
     """--eval-envs-per-task of each task, with whole episodes of --horizon steps, each goal once, in order.
 
     One where tasks have no goals to share out. Training may have a worker for each of its environments; here that are
     at most as many as there are environments.
+
+    :param alone: no training in this process, so that it steps a share itself: "auto" keeps every core busy.
     """
     copies = config.eval_envs_per_task if find_benchmark(config.suite).orders_goals else 1
-    workers = config.workers
-    if workers != "auto" and len(goals) * copies < workers <= len(goals) * config.envs_per_task:
-        workers = len(goals) * copies
+    workers, columns = config.workers, len(goals) * copies
+    if workers == "auto" and alone:
+        workers = min(machine.cores(), columns) - 1
+    elif workers != "auto" and columns < workers <= len(goals) * config.envs_per_task:
+        workers = columns
     config = replace(config, envs_per_task=copies, staggered_starts=False, train_horizon=0, workers=workers)
-    return make_env(config, goals, "sequential", only)
+    return make_env(config, goals, "sequential", takes_share=alone)
 
 
 def update_rounds(config: TrainConfig) -> tuple[int, int]:

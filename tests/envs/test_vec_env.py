@@ -67,9 +67,10 @@ def countdowns(*endings, workers=0):
 # Numbers
 
 
+@pytest.mark.parametrize("takes_share", [False, True])
 @pytest.mark.parametrize("options", [{}, {"envs_per_task": 2, "staggered": True}], ids=str)
-def test_workers_give_the_same_numbers_as_one_process(build, options):
-    one, two = build(workers=0, **options), build(workers=2, **options)
+def test_workers_give_the_same_numbers_as_one_process(build, options, takes_share):
+    one, two = build(workers=0, **options), build(workers=2, takes_share=takes_share, **options)
     assert one.reset().tobytes() == two.reset().tobytes()
     chosen = actions(16, one.num_envs)
     assert play(one, chosen) == play(two, chosen), "two ends of episodes included"
@@ -342,15 +343,15 @@ def test_impossible_numbers_are_refused(build, options, message):
 # The same as Stable-Baselines3's DummyVecEnv of the same environments
 
 
-def knobs(workers):
+def knobs(workers, takes_share=False):
     specs = [TaskSpec(name, "tests.odd_tasks:Knobs", {"index": i, "num_tasks": 5}) for i, name in enumerate("abcde")]
-    return TaskVecEnv.from_specs(specs, workers=workers)
+    return TaskVecEnv.from_specs(specs, workers=workers, takes_share=takes_share)
 
 
-@pytest.fixture
-def both(workers):
+@pytest.fixture(params=[False, True], ids=["workers", "takes-share"])
+def both(workers, request):
     """Our environment and theirs."""
-    ours = knobs(workers)
+    ours = knobs(workers, request.param)
     yield ours, DummyVecEnv([lambda i=i: Knobs(i, 5) for i in range(5)])
     ours.close()
 

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
-def faulty(*faults, workers=2, **timeouts):
+def faulty(*faults, workers=2, **of_pool):
     specs = [TaskSpec(f"task-{fault}", "tests.faulty_tasks:Faulty", {"fault": fault}) for fault in faults]
-    return TaskVecEnv.from_specs(specs, workers=workers, **timeouts)
+    return TaskVecEnv.from_specs(specs, workers=workers, **of_pool)
 
 
 def test_workers_have_no_torch_and_leave_signals_to_the_trainer():
@@ -127,6 +127,40 @@ def test_a_task_that_cannot_be_built_is_named():
     ]
     with pytest.raises(envs.WorkerError, match=r"(?s)at broken, .*no such model"):
         TaskVecEnv.from_specs(specs, workers=1)
+
+
+def test_a_task_that_cannot_be_built_in_this_process_leaves_no_worker_behind(monkeypatch):
+    started = []
+    start = subprocess.Popen
+    monkeypatch.setattr("subprocess.Popen", lambda *a, **k: started.append(start(*a, **k)) or started[-1])
+    specs = [
+        TaskSpec("fine", "tests.odd_tasks:Countdown", {"ending": "truncated"}),
+        TaskSpec("broken", "tests.faulty_tasks:Unbuildable"),
+    ]
+    with pytest.raises(ValueError, match="no such model"):
+        TaskVecEnv.from_specs(specs, workers=1, takes_share=True)
+    assert all_gone([process.pid for process in started])
+
+
+def test_after_an_error_in_this_process_s_share_a_reset_begins_anew():
+    env = faulty("none", "raise", takes_share=True, workers=1)
+    first = env.reset()
+    env.step(np.zeros((2, 1)))
+    with pytest.raises(ZeroDivisionError) as error:
+        env.step(np.zeros((2, 1)))
+    assert error.value.__notes__ == ["in task 'task-raise'"]
+    assert np.array_equal(env.reset(), first)
+    assert env.step(np.zeros((2, 1)))[0].shape == first.shape
+    env.close()
+
+
+@pytest.mark.parametrize(("workers", "own"), [(1, 1), (2, 1), (3, 0)])
+def test_the_workers_leave_this_process_a_share_if_they_can(workers, own):
+    env = faulty("none", "none", "none", workers=workers, takes_share=True)
+    pids = env.env_method("process")
+    assert pids.count(os.getpid()) == own
+    assert set(pids) - {os.getpid()} == set(env.worker_pids)
+    env.close()
 
 
 def test_an_error_in_this_process_names_the_task():

@@ -1,5 +1,6 @@
 """Train, stop, resume, evaluate and plot, as a user runs them: own processes, real files, the toy suite."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -153,6 +154,15 @@ def test_evaluations_keep_the_horizon_and_one_environment_per_task():
     assert make_evaluation_env(config, env.goals).num_workers == 4  # training has a worker for each of twelve
     with pytest.raises(UsageError, match="expected workers 'auto' or 0"):
         make_evaluation_env(replace(config, workers=13), env.goals)
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 0), (2, 1), (3, 2), (64, 3)])
+def test_an_evaluation_without_a_training_keeps_every_core_busy(cores, expected, monkeypatch):
+    monkeypatch.setattr("envs.machine.cores", lambda: cores)
+    config = replace(PRESETS["toy"].config, workers="auto")
+    goals = make_env(replace(config, workers=0), 50).goals
+    with contextlib.closing(make_evaluation_env(config, goals, alone=True)) as env:
+        assert env.num_workers == expected
 
 
 @pytest.mark.parametrize("train_freq", [1, 2, 7, 600])
