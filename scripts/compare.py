@@ -16,6 +16,7 @@ from typing import Annotated
 
 import tyro
 
+from agents.saving.atomic import whole_file
 from scripts.analysis.comparison import require_finished, summarise
 from scripts.analysis.methods import find_runs, group, require_one_protocol
 from scripts.analysis.tables import markdown, numbers
@@ -57,9 +58,10 @@ def main(argv: Sequence[str]) -> int:
     text = "\n".join(markdown(rows, protocol, request.at, request.published))
     print(text)
     if request.out:
-        request.out.write_text(text + "\n")
         path = request.out.with_suffix(".csv")
-        path.write_text(numbers(rows))
+        for name, content in ((request.out, text + "\n"), (path, numbers(rows))):
+            with whole_file(name) as file:
+                file.write(content.encode())
         print(f"wrote {request.out} and {path}")
     return 0
 

@@ -63,9 +63,9 @@ def summarise(method: Method, at: int | None) -> Row:
 
 
 def hours(method: Method, at: int | None) -> float | None:
-    """Median over the finished runs; at a step, over those that tell their times until then. None without any."""
+    """Median over the finished runs; at a step, over those that came there and tell their times. None without any."""
     found = []
-    for run in method.runs:
+    for run in method.timed:
         if at is not None:
             with contextlib.suppress(UsageError):  # metrics.csv was not kept
                 found.append(float(hours_at(run, np.array([at]), evaluations=True)[0]))

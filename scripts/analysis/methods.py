@@ -48,6 +48,11 @@ class Method:
         """Seeds whose training broke down."""
         return [run.config.seed for run in self.runs if run.status == "failed"]
 
+    @property
+    def timed(self) -> tuple[Run, ...]:
+        """Runs whose hours count: those that did not break down, where the clock stands still; all, where each did."""
+        return tuple(run for run in self.runs if run.status != "failed") or self.runs
+
     @cached_property
     def curves(self) -> tuple[np.ndarray, Float[np.ndarray, "seeds tasks steps"]]:
         """Env steps per task at which all seeds were evaluated, and the success there.

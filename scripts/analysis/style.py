@@ -16,6 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from agents.saving.atomic import whole_file
 from mtrl.aggregators import AGGREGATORS, WEIGHTINGS, WRAPPERS
 from scripts.common.text import plain
 from scripts.common.usage import UsageError, check_output
@@ -104,6 +105,12 @@ def picture_path(out: Path) -> Path:
 def save(figure: Figure, *paths: Path) -> None:
     """Write the picture to each path, and say so."""
     for path in paths:
-        figure.savefig(path, dpi=150)
+        write_figure(figure, path)
         print(f"wrote {path}")
     plt.close(figure)
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write the picture, whole or not at all: an earlier one stays where the disk is full."""
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=150, format=path.suffix[1:].lower())

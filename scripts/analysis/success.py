@@ -32,8 +32,8 @@ def over_environment_steps(methods: Sequence[Method], literature: Literature | N
 
 
 def over_wall_clock(methods: Sequence[Method]) -> Figure:
-    """Success over hours of training, mean over the seeds; the time for evaluations is left out."""
-    hours = [np.mean([hours_at(run, method.curves[0]) for run in method.runs], axis=0) for method in methods]
+    """Success over hours of training, mean over the seeds that did not break down; without the time for evaluations."""
+    hours = [np.mean([hours_at(run, method.curves[0]) for run in method.timed], axis=0) for method in methods]
     figure, panels = _draw(methods, hours, "hours of training, evaluations left out")
     for panel in panels:
         panel.set_xlim(left=0)

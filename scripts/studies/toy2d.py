@@ -39,7 +39,7 @@ from rich.table import Table
 from torch import Tensor
 
 from mtrl import AGGREGATORS, GramianAggregator, LossAggregator
-from scripts.analysis.style import ENDINGS, STYLES, color_of
+from scripts.analysis.style import ENDINGS, STYLES, color_of, write_figure
 from scripts.common import methods
 from scripts.common.flags import Names
 from scripts.common.screen import Screen
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         paths = {name: _walk_with_bar(name, config, steps, bar) for name in config.aggregators}
     console.print(table(paths, steps))
-    draw(paths, steps).savefig(config.out, dpi=150)
+    write_figure(draw(paths, steps), config.out)
     console.print(f"wrote {config.out}", soft_wrap=True)
     return 0
 

@@ -14,6 +14,7 @@ figure is the paper's fourth: a column per network; what is counted and averaged
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -30,8 +31,9 @@ from matplotlib.lines import Line2D
 from rich.table import Table
 from stable_baselines3.common.logger import KVWriter, Logger
 
+from agents.saving.atomic import whole_file
 from mtrl import diagnostics
-from scripts.analysis.style import literal, looks, picture_path, set_style
+from scripts.analysis.style import literal, looks, picture_path, set_style, write_figure
 from scripts.common import methods
 from scripts.common.flags import Counts, Names
 from scripts.common.screen import Screen
@@ -125,7 +127,7 @@ def main(argv: Sequence[str]) -> int:
             recorders[config.aggregator].append(measure(config, request.updates))
     found = {name: [recorder.series() for recorder in own] for name, own in recorders.items()}
     title = f"{' and '.join(configs[0].tasks)}: the first {request.updates} updates"
-    draw(found, configs[0].tasks, title).savefig(out, dpi=150)
+    write_figure(draw(found, configs[0].tasks, title), out)
     write_csv(out.with_suffix(".csv"), found, request.seeds)
     for name, own in recorders.items():
         console.print(table(own, name))
@@ -189,10 +191,12 @@ def write_csv(path: Path, found: Series, seeds: Sequence[int]) -> None:
         for seed, series in zip(seeds, of_seeds, strict=True)
         for update in range(len(series["critic_xi"]))
     ]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    with whole_file(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def draw(found: Series, tasks: Sequence[str], title: str) -> Figure:

@@ -1,5 +1,9 @@
 """Pictures show what the files hold: lines at the right places, one colour per method, bands only over seeds."""
 
+import errno
+import os
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
@@ -9,8 +13,11 @@ from scripts import compare, plot
 from scripts.analysis import style as looks
 from scripts.analysis import success as plot_success
 from scripts.analysis import training as plot_training
+from scripts.analysis.comparison import hours
 from scripts.analysis.methods import find_runs, group, relabelled
+from scripts.analysis.page.numbers import numbers
 from scripts.common.usage import UsageError
+from scripts.studies import toy2d, triad
 from tests import run_folders
 from tests.run_folders import STEP, TASKS, make_run
 
@@ -67,6 +74,36 @@ def test_a_method_may_have_a_label_of_ones_own(runs, methods):
             relabelled(methods, words)
 
 
+@pytest.mark.parametrize(
+    ("main", "words", "names"),
+    [
+        (plot.main, "RUNS --out OUT/x.png", ("x.png",)),
+        (plot.main, "RUNS --out OUT/x.PDF", ("x.PDF",)),
+        (compare.main, "RUNS --out OUT/x.md", ("x.md", "x.csv")),
+        (toy2d.main, "--steps 3 --aggregators mean --out OUT/x.svg", ("x.svg",)),
+        (
+            triad.main,
+            "--preset toy --updates 30 --warmup-steps 20 --aggregators mean --out OUT/x.png",
+            ("x.png", "x.csv"),
+        ),
+    ],
+)
+def test_what_was_written_before_stays_where_the_disk_is_full(main, words, names, runs, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in names:
+        (out / name).write_text("of before")
+    words = words.replace("RUNS", str(runs)).replace("OUT", str(out)).split()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        with pytest.raises(OSError, match="No space left"):
+            main(words)
+    assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(names, "of before")
+    assert main(words) == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    assert all(path.stat().st_size > 200 for path in out.iterdir())
+
+
 def test_published_curves_stand_beside_with_their_sources(tmp_path, monkeypatch):
     make_run(tmp_path / "a", {100_000: (0.2, 0.4), 200_000: (0.4, 0.6)}, steps_per_task=200_000)
     drawn = []
@@ -107,6 +144,21 @@ def test_one_task_is_one_panel(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(lines(only)["mean, seed 0"].get_ydata(), [0.2, 0.4])
     compare.main([str(tmp_path)])
     assert "after 200 steps per task, reach-v3\n" in capsys.readouterr().out
+
+
+def test_a_clock_that_a_breakdown_stopped_makes_no_method_faster(runs):
+    """Its success is 0 from there on, but it came to no later step in these hours."""
+    run = make_run(runs / "d", {100: (0.2, 0.4)}, seed=2, logs=True, status="failed")
+    run.metrics.replace([row for row in run.metrics.read() if float(row[STEP]) <= 100])
+    mean, _ = group(find_runs([runs]))
+    assert mean.failed == [2]
+    top = plot_success.over_wall_clock([mean]).axes[0]
+    np.testing.assert_allclose(top.get_lines()[0].get_xdata(), [1, 2])
+    assert hours(mean, 200) == hours(replace(mean, runs=mean.runs[:2]), 200)
+    one, other = numbers([mean, replace(mean, runs=mean.runs[:2])])["methods"]
+    assert one["mean_hours"] == other["mean_hours"]
+    broken = replace(mean, runs=mean.runs[2:])
+    np.testing.assert_allclose(plot_success.over_wall_clock([broken]).axes[0].get_lines()[0].get_xdata(), [1, 1])
 
 
 def test_wall_clock_leaves_evaluations_out(methods):

@@ -89,6 +89,19 @@ def test_a_page_has_the_numbers_of_its_runs(tmp_path):
         assert word in text
 
 
+def test_seeds_of_unequal_length_are_told_as_they_are_at_their_last_common_step(tmp_path):
+    """Intervals are of the episodes there, not of the more that one has at its end; and so are the hours."""
+    long = make_run(tmp_path / "a", {100: (0.5, 0.5), 200: (0.9, 0.9)}, logs=True)
+    rows = long.evaluations.read()
+    long.evaluations.replace([{**row, "episodes": 50 if row[STEP] == "200" else 10} for row in rows])
+    short = make_run(tmp_path / "b", {100: (0.5, 0.5)}, seed=1, status="interrupted", logs=True)
+    for run in (long, short):
+        run.metrics.replace([{**row, "time/seconds_evaluate": 0} for row in run.metrics.read()])
+    text = write(tmp_path, out=tmp_path / "page.html")
+    assert "0.50 [0.30, 0.70]" in text  # Wilson's interval of 10 of 20
+    assert "<td>0.500</td><td>1.00</td>" in text  # best, and hours at step 100
+
+
 def test_a_page_needs_nothing_from_elsewhere(tmp_path):
     text = write(make_run(tmp_path / "run").path, out=tmp_path / "page.html")
     assert (

@@ -47,22 +47,24 @@ def numbers(methods: Sequence[Method]) -> dict[str, Any]:
 
 def _method(method: Method) -> dict[str, Any]:
     steps, curves = method.curves
+    hours, whole = _hours(method.runs, steps), _hours(method.timed, steps)
     return {
         "label": plain(method.label),
         "color": color_of(method.aggregator),
         "seeds": method.seeds,
         "steps": steps.tolist(),
-        "hours": _hours(method, steps),
+        "hours": hours,
+        "mean_hours": whole and rounded(np.mean(whole, axis=0), 4),
         "success": rounded(curves),
         "training": [_training(run) for run in method.runs],
         "conflicts": _conflicts(method),
     }
 
 
-def _hours(method: Method, steps: np.ndarray) -> list[Any] | None:
-    """(seeds, steps), with the time for evaluations; None where it is not known."""
+def _hours(runs: Sequence[Run], steps: np.ndarray) -> list[Any] | None:
+    """Hours (runs, steps), with the time for evaluations; None where they are not known."""
     try:
-        return rounded(np.array([hours_at(run, steps, evaluations=True) for run in method.runs]), 4)
+        return rounded(np.array([hours_at(run, steps, evaluations=True) for run in runs]), 4)
     except UsageError:
         return None
 

@@ -61,7 +61,7 @@ figures.success = () => {
       line: {...shared.line, ...look, width: 1},
     }));
     traces.push({
-      ...shared, x: meanOf(xs), y: meanOf(curves), mode: "lines+markers", name: literal(method.label), marker: {size: 5},
+      ...shared, x: hours ? method.mean_hours || [] : method.steps, y: meanOf(curves), mode: "lines+markers", name: literal(method.label), marker: {size: 5},
       line: {...shared.line, ...look, width: 3},
     });
   });

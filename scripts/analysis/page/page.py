@@ -99,10 +99,12 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def _summary(method: Method) -> dict[str, str]:
     """Return what a method comes to at its newest common evaluation; dashes where a task reports no success."""
-    steps = f"{method.curves[0][-1]:,}"
-    cells = {"method": method.label, "seeds": str(len(method.seeds)), "failed": str(len(method.failed)), "steps": steps}
+    step = int(method.curves[0][-1])
+    cells = {"method": method.label, "seeds": str(len(method.seeds)), "failed": str(len(method.failed))}
+    cells["steps"] = f"{step:,}"
+    on_the_way = any(run.status == "unfinished" for run in method.runs)  # then all their hours are of other steps
     try:
-        row = summarise(method, None)
+        row = summarise(method, step if on_the_way else None)
     except UsageError:
         return cells | dict.fromkeys(("success", "iqm", "best", "hours"), "-")
     mean, iqm = intervals.mean(row.scores), intervals.iqm(row.scores)
@@ -124,16 +126,17 @@ def _rate(method: Method, task: int) -> tuple[str, float]:
     rate = float(method.curves[1][:, task, -1].mean())
     if np.isnan(rate):
         return "-", 0.0
-    episodes = sum(_episodes(run) for run in method.runs)
+    episodes = sum(_episodes(run, int(method.curves[0][-1])) for run in method.runs)
     low, high = wilson(rate * episodes, episodes)
     return f"{rate:.2f} [{low:.2f}, {high:.2f}]", rate
 
 
-def _episodes(run: Run) -> int:
-    """Episodes per task of its newest evaluation."""
+def _episodes(run: Run, step: int) -> int:
+    """Episodes per task of its evaluation at a step; of one that broke down before, those that it would have had."""
     with as_usage_error(run.evaluations.path):
-        rows = run.evaluations.read()
-        return int(rows[-1]["episodes"]) if rows else run.protocol.episodes_final
+        found = [int(row["episodes"]) for row in run.evaluations.read() if run.step_of(row) == step]
+    at_the_end = step >= run.protocol.env_steps_per_task
+    return found[0] if found else run.protocol.episodes_final if at_the_end else run.protocol.episodes_during
 
 
 def _films(runs: Sequence[Run]) -> Iterator[Film]:
