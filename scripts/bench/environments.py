@@ -93,6 +93,8 @@ def _physics(env: Any) -> Callable[[], None]:
 def vector_steps(suite: str, rounds: int, workers: Sequence[int], envs_per_task: int = 1) -> list[Figure]:
     """All tasks together: plain in a row, gymnasium's process per task, ours in-process (0) and in workers.
 
+    And with this process in the place of the last of the most workers, as evaluations do.
+
     :param envs_per_task: of ours; the others have one.
     """
     names = task_names(suite)
@@ -104,7 +106,11 @@ def vector_steps(suite: str, rounds: int, workers: Sequence[int], envs_per_task:
         theirs.reset()
         same: dict[str, Any] = {"goals": 1, "envs_per_task": envs_per_task}
         ours = {k: stack.enter_context(closing(envs.make(suite, 0, workers=k, **same))) for k in workers}
-        for env in ours.values():
+        crews = {_crew(k): env for k, env in ours.items()}
+        if (others := max(workers) - 1) > 0:
+            shared = stack.enter_context(closing(envs.make(suite, 0, workers=others, takes_share=True, **same)))
+            crews[f"{_crew(others)} and this process"] = shared
+        for env in crews.values():
             env.reset()
         columns, actions = len(names) * envs_per_task, _actions(len(names))
 
@@ -123,7 +129,7 @@ def vector_steps(suite: str, rounds: int, workers: Sequence[int], envs_per_task:
             "plain metaworld, one after the other": in_a_row,
             "gymnasium, a process per task": partial(together, theirs),
         }
-        ways.update({_crew(k): partial(together, env, envs_per_task) for k, env in ours.items()})
+        ways.update({name: partial(together, env, envs_per_task) for name, env in crews.items()})
         seconds = take_turns(ways, rounds)
     first = next(iter(ways))
     figures = []
