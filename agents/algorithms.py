@@ -63,7 +63,10 @@ ALGORITHMS = {
     "td3": Algorithm(
         "agents.mttd3:MTTD3",
         "multi-task TD3",
-        {"no_entropy": "as the policy of TD3 is deterministic and has no entropy"},
+        {
+            "no_entropy": "as the policy of TD3 is deterministic and has no entropy",
+            "targets_with_actor": "as the targets of TD3 move with its actor, in every policy_delay-th update",
+        },
         _MEAN,
     ),
 }

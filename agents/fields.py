@@ -23,7 +23,8 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 Kind = Literal["method", "protocol", "machine", "monitoring"]
-Lack = Literal["plain_sac", "no_entropy", "no_added_noise"]  # a field of `Role`: what an algorithm cannot follow
+# a field of `Role`: what an algorithm cannot follow
+Lack = Literal["plain_sac", "no_entropy", "no_added_noise", "targets_with_actor"]
 KEEP: Any = object()  # it takes the setting as it is
 DEFAULT: Any = object()  # the setting means nothing to it, and stays as it is by default
 
@@ -86,6 +87,7 @@ class Role:
     :param plain_sac: the only value that plain SAC can have, such as what switches the setting off.
     :param no_entropy: the only value of an algorithm that gives no bonus for entropy, such as TD3.
     :param no_added_noise: the only value of one whose policy is random by itself, such as SAC.
+    :param targets_with_actor: the only value of one whose target networks move when its actor does, such as TD3.
     :param added: newer than the first run folders: where one lacks it, it had its default, which is off.
     :param in_presets: whether a preset may set it.
     """
@@ -95,6 +97,7 @@ class Role:
     plain_sac: Any = KEEP
     no_entropy: Any = KEEP
     no_added_noise: Any = KEEP
+    targets_with_actor: Any = KEEP
     added: bool = False
     in_presets: bool = True
 

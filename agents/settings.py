@@ -156,7 +156,7 @@ class AgentSettings(SACSettings):
 
     learning_starts: Whole = 100
     """Environment steps, of all tasks together, with random actions, before the first update."""
-    target_update_interval: Count = 1
+    target_update_interval: Annotated[Count, Role(targets_with_actor=1)] = 1
     """Updates of a round per update of the target critics, the round's first included, as in Stable-Baselines3."""
     stats_window_size: Annotated[Count, Role("monitoring")] = 20
     """Episodes of a task over which its training success and return are averaged."""

@@ -91,9 +91,9 @@ def test_what_a_part_of_an_aggregator_holds_is_known_to_a_graph(critics):
 
 def test_the_first_step_of_an_actor_is_not_captured():
     """Its optimizer makes its moments then, later than captures would begin: they belong to no graph's memory."""
-    states = []
+    settings, states = {**SETTINGS, "log_conflicts": 0, "target_update_interval": 1}, []
     for captured in (False, True):
-        agent = toy_agent(kind=MTTD3, policy_delay=WARM_UP + 2, **{**SETTINGS, "log_conflicts": 0})
+        agent = toy_agent(kind=MTTD3, policy_delay=WARM_UP + 2, **settings)
         agent = capture(agent) if captured else agent
         states.append(state_of(agent.learn(2 * STEPS)))
     graphs = graphs_of(agent)

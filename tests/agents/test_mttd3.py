@@ -119,6 +119,11 @@ def test_it_learns_the_toy_tasks():
             "ent_coef: expected 0.0, as the policy of TD3 is deterministic and has no entropy; found 'auto'",
         ),
         (MTTD3, {"loss_weighting": "temperature"}, "loss_weighting: expected 'none', as the policy of TD3"),
+        (
+            MTTD3,
+            {"target_update_interval": 2},
+            "target_update_interval: expected 1, as the targets of TD3 move with its actor",
+        ),
         (MTSAC, {"target_noise": 0.1}, "target_noise: expected 0.2, as SAC draws its actions"),
         (MTSAC, {"policy_kwargs": {"exploration_noise": 0.3}}, "exploration_noise: expected 0.1, as SAC draws"),
     ],
