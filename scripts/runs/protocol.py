@@ -61,7 +61,7 @@ class Protocol:
     train_horizon: int
     termination: str
     overlap: Annotated[bool, Part(shares_axis=True)]  # a lag of one transition in training; plain SAC has none
-    envs_per_task: int
+    envs_per_task: Annotated[int, Part(shares_axis=True)]  # steps count those of all; plain SAC has one
     staggered_starts: bool
     episodes_during: Annotated[int, _EPISODES]
     episodes_final: Annotated[int, _EPISODES]

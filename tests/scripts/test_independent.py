@@ -11,9 +11,12 @@ from scripts import compare, evaluate, plot, train
 from scripts.analysis.methods import find_runs, group
 from scripts.common.usage import UsageError
 from scripts.runs import Run
+from scripts.runs.protocol import describe
 from scripts.runs.tables import STEP
 from scripts.setup.parse import parse_train
 from scripts.setup.presets import PRESETS
+from scripts.sweeps.request import ARMS
+from tests.run_folders import GOALS, TASKS
 
 SHORT = "--steps-per-task 60 --warmup-steps 20 --eval-every 20 --horizon 10 --final-goals 3 --eval-goals 1".split()
 SHORT += "--actor-width 8 --critic-width 8 --batch-size 4 --threads 1 --reward-scale 0.5 --log-every 20".split()
@@ -110,6 +113,15 @@ def test_every_preset_can_be_independent():
         assert config.algorithm == "independent"
         assert not config.overlap
         assert config.aggregator == "mean"
+
+
+def test_the_arms_of_a_preset_can_be_compared():
+    for preset in PRESETS:
+        tasks = ["--tasks", "reach-v3"] if preset == "mt1" else []
+        arms = (ARMS[arm].split() for arm in ("mean", "multi-head-pcgrad", "independent"))
+        mean, *others = (describe(parse_train([preset, *flags, *tasks]), TASKS, GOALS) for flags in arms)
+        assert not any(mean.conflicts(other) for other in others)
+        assert {other.env_steps_per_task for other in others} == {mean.env_steps_per_task}
 
 
 def test_a_run_of_before_shows_its_tables_and_says_what_it_cannot(finished, tmp_path):

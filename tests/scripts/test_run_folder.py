@@ -135,7 +135,8 @@ def test_a_run_whose_id_took_in_the_numbers_of_episodes_still_opens(run):
 @pytest.mark.parametrize("option", [{"train_horizon": 150}, {"envs_per_task": 2}, {"staggered_starts": True}], ids=str)
 def test_how_episodes_are_collected_is_part_of_the_protocol(run, option):
     other = describe(replace(CONFIG, **option), TASKS, GOALS)
-    assert run.protocol.conflicts(other) == run.protocol.changed(other) == list(option)
+    assert run.protocol.changed(other) == list(option)
+    assert run.protocol.conflicts(other) == [name for name in option if name != "envs_per_task"]  # plain SAC has one
     assert other.id != run.protocol.id
 
 
