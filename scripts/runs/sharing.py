@@ -11,10 +11,12 @@ from agents.algorithms import ALGORITHMS
 from agents.mtsac import MTSAC
 from agents.saving.atomic import whole_file
 from agents.saving.checkpoint import SUMS, sums
-from scripts.common.usage import UsageError, given, usage_errors
+from envs import find_benchmark
+from scripts.common.usage import UsageError, usage_errors
 from scripts.runs.files import as_usage_error, read_json
 from scripts.runs.folder import Run
 from scripts.runs.hub import SHARED
+from scripts.setup.trust import code_of, suite_code
 
 
 def share(run: Run, to: Path) -> Path:
@@ -63,8 +65,11 @@ def card(run: Run, name: str) -> str:
     protocol, config = run.protocol, run.config
     methods = " and ".join(dict.fromkeys(config.aggregators()))
     folder = shlex.quote(name)
-    if given("--resume", command.split()):  # the last of several, which begins nothing
+    if not code_of(config):  # the one that was typed may have gone on with the run, or with a preset that changed since
         command = f"python -m scripts.train {folder}/config.json --seed {config.seed}"
+    trust = " --run-code" if suite_code(config) else ""
+    films = f"\npython -m scripts.record {folder}{trust}" if find_benchmark(config.suite).camera != "none" else ""
+    rewards = f", rewards {protocol.reward_version}" if protocol.reward_version else ""
     return f"""# {name}
 
 The actor of a {ALGORITHMS[config.algorithm].title} agent on {config.suite}, gradients reconciled by {methods}:
@@ -76,13 +81,12 @@ The actor of a {ALGORITHMS[config.algorithm].title} agent on {config.suite}, gra
 | **mean** | **{mean}** |
 
 Protocol {protocol.id}: {protocol.episodes_final} goals per task, deterministic policy, success at any of
-{protocol.horizon} steps, rewards {protocol.reward_version}. Seed {config.seed}, commit
+{protocol.horizon} steps{rewards}. Seed {config.seed}, commit
 {commit}, torch {torch}.
 
 ```text
 {command}
-python -m scripts.evaluate {folder}
-python -m scripts.record {folder}
+python -m scripts.evaluate {folder}{trust}{films}
 ```
 
 ```python

@@ -1,7 +1,9 @@
 """A run that is given away acts, evaluates and opens as before, and says what it is; the agents that come with us."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,15 +12,22 @@ from torch import nn
 
 from agents import MTSAC, StateFileError, TrainedActor, load_actor, save_actor
 from scripts import evaluate, share, train
-from scripts.analysis.methods import find_runs
+from scripts.analysis.methods import find_runs, settings
 from scripts.common.usage import UsageError
 from scripts.runs import Run
 from scripts.runs.files import read_json
 from scripts.runs.folder import TRAINED, trained_agents
 from scripts.runs.sharing import card
+from scripts.setup.parse import parse_train
 from scripts.setup.presets import find
 from tests.helpers import toy_agent
 from tests.runs import TINY
+
+SUITES = {
+    "toy": ["evaluate x"],  # points have no picture
+    "MT10": ["evaluate x", "record x"],
+    "tests.listed_tasks:points": ["evaluate x --run-code", "record x --run-code"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -144,18 +153,30 @@ def test_the_agents_of_this_package_are_whole(name):
     agent = run.agent()
     assert not isinstance(agent, MTSAC)
     assert agent.steps_per_task == run.config.steps_per_task
-    assert f"{np.mean(list(run.success.values())):.3f}" in (run.path / "README.md").read_text()
+    told = (run.path / "README.md").read_text()
+    assert f"{np.mean(list(run.success.values())):.3f}" in told
+    (words,) = re.findall(r"scripts\.train (.*)", told)
+    again = parse_train(words.replace(name, str(run.path)).split())
+    assert (settings(again), again.seed) == (settings(run.config), run.config.seed)
 
 
 def test_the_card_of_a_run_that_was_resumed_begins_it_anew(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
     result = json.loads((again / "result.json").read_text())
-    result["command"] = "python -m scripts.train --resume runs/again"
+    result["command"] = "python -m scripts.train --resume runs/again"  # what was typed begins nothing
     (again / "result.json").write_text(json.dumps(result))
     (line,) = (line for line in card(Run(again), "given").splitlines() if "scripts.train" in line)
     assert line == f"python -m scripts.train given/config.json --seed {Run(again).config.seed}"
     assert find(str(again / "config.json")).config.steps_per_task == 40
+
+
+def test_the_card_has_the_commands_that_its_tasks_allow(run):
+    commands = {}
+    for suite in SUITES:
+        other = Run.new(run, replace(Run(run).config, suite=suite), Run(run).protocol, {})
+        commands[suite] = re.findall(r"scripts\.(evaluate.*|record.*)", card(other, "x"))
+    assert commands == SUITES
 
 
 def test_a_folder_goes_before_a_trained_agent_of_its_name(shared, tmp_path, monkeypatch):
