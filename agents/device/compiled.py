@@ -37,19 +37,21 @@ from agents.learning.rounds import NotedUpdate
 _methods: list[mtrl.Aggregator] = []  # whose weights the running graph asks for, by their number; none while recording
 
 
-@torch.library.custom_op("mtrl_surgery::weights", mutates_args=())
-def _weights(gramian: Tensor, losses: Tensor, method: int) -> Tensor:
+def _answer(gramian: Tensor, losses: Tensor, method: int) -> Tensor:
     """Answer for `GramianAggregator.weights` in a graph."""
     if not _methods:  # any answer will do, and the method's state stays as it is
         return gramian.new_full(gramian.shape[:-1], 1 / gramian.shape[-1])
     aggregator = _methods[method]
     assert isinstance(aggregator, mtrl.GramianAggregator)
-    return type(aggregator).weights(aggregator, gramian, losses).detach().to(gramian.dtype).clone()
+    return type(aggregator).weights(aggregator, gramian, losses).detach().to(gramian.dtype, copy=True)
 
 
-@_weights.register_fake
-def _(gramian: Tensor, losses: Tensor, method: int) -> Tensor:
-    return gramian.new_empty(gramian.shape[:-1])
+# not torch.library.custom_op, whose wrappers in Python take as long as a small method
+_OPERATIONS = torch.library.Library("mtrl_surgery", "FRAGMENT")
+_OPERATIONS.define("weights(Tensor gramian, Tensor losses, int method) -> Tensor")
+_OPERATIONS.impl("weights", _answer, "CPU")
+_OPERATIONS.impl("weights", lambda gramian, losses, method: gramian.new_empty(gramian.shape[:-1]), "Meta")
+_weights = torch.ops.mtrl_surgery.weights.default
 
 
 class CompiledUpdates(CapturedUpdates):

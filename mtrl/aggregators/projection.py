@@ -1,6 +1,7 @@
-"""PCGrad's recursion on the Gramian: in torch, visit by visit; in numpy on the CPU, and on CUDA in one kernel."""
+"""PCGrad's recursion on the Gramian: in torch, visit by visit; in Python or numpy on the CPU, in one kernel on CUDA."""
 
 import functools
+import math
 import warnings
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Projection = Callable[[Tensor, Tensor], Tensor]
+FEW = 10  # tasks for which Python's numbers take less time than numpy's calls, and half of it where caches are cold
 
 
 def project_conflicts(
@@ -17,8 +19,8 @@ def project_conflicts(
 ) -> Float[Tensor, "tasks tasks"]:
     """Row i expresses the projected g_i in the original gradients: the same numbers, up to rounding, on any device.
 
-    On the CPU numpy takes the visits, whose small operations cost a fifth of torch's; on CUDA a Triton kernel takes all
-    in one launch. They have no derivative: a Gramian that asks for one is left to torch.
+    On the CPU Python or numpy takes the visits, whose small operations cost a fifth of torch's; on CUDA a Triton kernel
+    takes all in one launch. They have no derivative: a Gramian that asks for one is left to torch.
     """
     kernel: Projection | None = None
     if not gramian.requires_grad:
@@ -42,6 +44,28 @@ def visit_by_visit(
 
 def _on_cpu(gramian: Tensor, orders: Tensor) -> Tensor:
     """Keep the products g_i' . g_j beside the coefficients: a visit then reads one of each row, and moves them."""
+    way = _one_by_one if len(gramian) <= FEW else _all_rows
+    return way(gramian, orders)
+
+
+def _one_by_one(gramian: Tensor, orders: Tensor) -> Tensor:
+    """Move each row by itself, number by number: few calls, each of which takes long where caches are cold."""
+    known, coefficients = gramian.numpy().tolist(), []
+    if not math.isfinite(sum(map(sum, known))):
+        return visit_by_visit(gramian, orders)  # where NaN and infinity go
+    for i, order in enumerate(orders.numpy().tolist()):
+        products, row = known[i], [float(i == j) for j in range(len(known))]
+        for j in order:
+            if products[j] < 0 < known[j][j]:  # a zero g_j projects nothing
+                conflict = products[j] / known[j][j]
+                row[j] -= conflict
+                products = [mine - conflict * other for mine, other in zip(products, known[j], strict=True)]
+        coefficients.append(row)
+    return torch.tensor(coefficients, dtype=gramian.dtype)
+
+
+def _all_rows(gramian: Tensor, orders: Tensor) -> Tensor:
+    """Move all rows at once, one visit at a time."""
     known, visits = gramian.numpy().astype(np.float64), orders.numpy().T
     if not np.isfinite(known).all():
         return visit_by_visit(gramian, orders)  # where NaN and infinity go

@@ -11,13 +11,14 @@ import torch
 import mtrl
 from mtrl.aggregators import projection
 from mtrl.aggregators.pcgrad_fixed import fixed_orders
-from mtrl.aggregators.projection import project_conflicts, visit_by_visit
+from mtrl.aggregators.projection import FEW, project_conflicts, visit_by_visit
 from mtrl.testing import matrix
 from tests.helpers import cuda
 
 # T, family: padding to 1, 2, 4, 16 and 64 columns; the interpreter takes seconds for T = 50
 CASES = [(tasks, family) for tasks in (1, 2, 3, 10) for family in ("conflicting", "one zero row", "zero")]
 CASES += [(50, "conflicting with a zero row"), (9, "not finite"), (5, "float32"), (5, "strides")]
+MANY = [(FEW + 1, family) for family in ("conflicting", "one zero row", "zero", "not finite", "float32", "strides")]
 
 INTERPRET = """
 import tests.conftest  # its checkers of shapes must leave the kernel alone
@@ -65,10 +66,19 @@ def assert_equal_to_reference(found, gramian, orders):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_numpy_on_the_cpu_equals_the_reference(case):
+@pytest.mark.parametrize("case", [*CASES, *MANY], ids=str)
+def test_python_and_numpy_on_the_cpu_equal_the_reference(case):
     for gramian, orders in problem(*case):
         assert_equal_to_reference(project_conflicts(gramian, orders), gramian, orders)
+
+
+@pytest.mark.parametrize("tasks", [1, 2, FEW, FEW + 1])
+def test_a_run_does_not_depend_on_which_of_the_two_it_is(tasks, monkeypatch):
+    [(gramian, orders), *_] = problem(tasks, "one zero row")
+    monkeypatch.setattr("mtrl.aggregators.projection.FEW", tasks)
+    in_python = project_conflicts(gramian, orders)
+    monkeypatch.setattr("mtrl.aggregators.projection.FEW", 0)
+    assert torch.equal(project_conflicts(gramian, orders), in_python)
 
 
 def run(script, tmp_path, **environment):
