@@ -75,6 +75,14 @@ def hours(method: Method, at: int | None) -> float | None:
     return float(np.median(found)) if found else None
 
 
+def episodes_at(run: Run, step: int) -> int:
+    """Episodes per task of its evaluation at a step; of one that broke down before, those that it would have had."""
+    with as_usage_error(run.evaluations.path):
+        found = [int(row["episodes"]) for row in run.evaluations.read() if run.step_of(row) == step]
+    at_the_end = step >= run.protocol.env_steps_per_task
+    return found[0] if found else run.protocol.episodes_final if at_the_end else run.protocol.episodes_during
+
+
 def baseline_of(rows: Sequence[Row]) -> Row | None:
     """Return the plain mean; None without one, and where several settings of it leave open which is meant."""
     configs = [(row, row.method.runs[0].config) for row in rows if row.method.aggregator == BASELINE]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from envs import find_benchmark
 from scripts.analysis import intervals
-from scripts.analysis.comparison import ALONE, Row, baseline_of, of_common_seeds, paired
+from scripts.analysis.comparison import ALONE, Row, baseline_of, episodes_at, of_common_seeds, paired
 from scripts.analysis.intervals import Interval
 from scripts.analysis.published import published
 from scripts.common.text import counted, in_csv, in_markdown
@@ -22,7 +22,7 @@ def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature
     after = at or protocol.env_steps_per_task
     over = f"mean over {len(protocol.tasks)} tasks" if len(protocol.tasks) > 1 else protocol.tasks[0]
     yield f"## {in_markdown(protocol.benchmark)}: success after {after:,} steps per task, {over}\n"
-    yield explain(protocol, at) + "\n"
+    yield explain(protocol, {episodes_at(run, after) for row in rows for run in row.method.runs}) + "\n"
     worst = worst_count(len(protocol.tasks))
     yield from main_table(rows, at, worst)
     yield ""
@@ -52,16 +52,20 @@ def markdown(rows: Sequence[Row], protocol: Protocol, at: int | None, literature
         )  # fmt: skip
 
 
-def explain(protocol: Protocol, at: int | None) -> str:
-    """Return the protocol in a paragraph."""
-    episodes = protocol.episodes_during if at and at < protocol.env_steps_per_task else protocol.episodes_final
+def explain(protocol: Protocol, episodes: Collection[int]) -> str:
+    """Return the protocol in a paragraph.
+
+    :param episodes: per task, of the runs' evaluations.
+    """
+    most = counted(max(episodes), "episode")
+    played = most if len(episodes) == 1 else f"{min(episodes)} to {most}"  # where one run was extended, say
     horizon = str(protocol.horizon)
     if protocol.train_horizon != protocol.horizon:
         horizon += f" (in training {protocol.train_horizon})"
     reward = f"Reward {protocol.reward_version}, horizon" if protocol.reward_version else "Horizon"
     return (
         f"{reward} {horizon}, {counted(protocol.goals_per_task, 'goal')} per task, "
-        f"success {protocol.success}, deterministic policy, {counted(episodes, 'episode')} per task; "
+        f"success {protocol.success}, deterministic policy, {played} per task; "
         f"{in_markdown(protocol.versions)}."
     )
 

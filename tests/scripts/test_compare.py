@@ -173,6 +173,17 @@ def test_at_a_step_unfinished_runs_and_other_lengths_compare(tmp_path, capsys):
         compare.main([str(tmp_path), "--at", "150"])
 
 
+def test_the_episodes_are_those_that_were_played(tmp_path, capsys):
+    """Where a run was extended, what is on the way now was the end, with its episodes."""
+    make_run(tmp_path / "a", seed=0, eval_goals=5)
+    compare.main([str(tmp_path), "--at", "100"])
+    assert "deterministic policy, 10 episodes per task" in capsys.readouterr().out
+    other = make_run(tmp_path / "b", seed=1, eval_goals=5)
+    other.evaluations.replace([{**row, "episodes": 5} for row in other.evaluations.read()])
+    compare.main([str(tmp_path), "--at", "100"])
+    assert "deterministic policy, 5 to 10 episodes per task" in capsys.readouterr().out
+
+
 def test_hours_at_a_step_are_the_hours_until_it(tmp_path, capsys):
     run = make_run(tmp_path / "a", logs=True)  # 36 s a step
     compare.main([str(tmp_path)])

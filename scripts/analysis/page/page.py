@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from scripts.analysis import intervals
-from scripts.analysis.comparison import summarise
+from scripts.analysis.comparison import episodes_at, summarise
 from scripts.analysis.methods import Method
 from scripts.analysis.page import numbers
 from scripts.analysis.published import published
@@ -126,17 +126,9 @@ def _rate(method: Method, task: int) -> tuple[str, float]:
     rate = float(method.curves[1][:, task, -1].mean())
     if np.isnan(rate):
         return "-", 0.0
-    episodes = sum(_episodes(run, int(method.curves[0][-1])) for run in method.runs)
+    episodes = sum(episodes_at(run, int(method.curves[0][-1])) for run in method.runs)
     low, high = wilson(rate * episodes, episodes)
     return f"{rate:.2f} [{low:.2f}, {high:.2f}]", rate
-
-
-def _episodes(run: Run, step: int) -> int:
-    """Episodes per task of its evaluation at a step; of one that broke down before, those that it would have had."""
-    with as_usage_error(run.evaluations.path):
-        found = [int(row["episodes"]) for row in run.evaluations.read() if run.step_of(row) == step]
-    at_the_end = step >= run.protocol.env_steps_per_task
-    return found[0] if found else run.protocol.episodes_final if at_the_end else run.protocol.episodes_during
 
 
 def _films(runs: Sequence[Run]) -> Iterator[Film]:
