@@ -86,7 +86,7 @@ def episodes_at(run: Run, step: int) -> int:
 def baseline_of(rows: Sequence[Row]) -> Row | None:
     """Return the plain mean; None without one, and where several settings of it leave open which is meant."""
     configs = [(row, row.method.runs[0].config) for row in rows if row.method.aggregator == BASELINE]
-    plain = [row for row, config in configs if not config.multi_head and not config.critic_aggregator]
+    plain = [row for row, c in configs if not (c.multi_head or c.actor_aggregator or c.critic_aggregator)]
     return plain[0] if len(plain) == 1 else None
 
 

@@ -35,7 +35,7 @@ class Method:
     """Runs that differ in their seed alone."""
 
     label: str
-    aggregator: str  # or `independent`
+    aggregator: str  # whatever the algorithm, or `independent`
     runs: tuple[Run, ...]  # by seed
 
     @property
@@ -185,11 +185,15 @@ def group(runs: Sequence[Run]) -> list[Method]:
     order = [*AGGREGATORS, *ALGORITHMS]
     named = sorted(
         zip(labels, groups.values(), strict=True),
-        key=lambda pair: (order.index(a) if (a := pair[1][0].config.method) in order else len(order), pair[0]),
+        key=lambda pair: (order.index(a) if (a := _aggregator(pair[1][0].config)) in order else len(order), pair[0]),
     )
     for label, members in named:
         _require_each_seed_once(label, members)
-    return [Method(label, members[0].config.method, tuple(members)) for label, members in named]
+    return [Method(label, _aggregator(members[0].config), tuple(members)) for label, members in named]
+
+
+def _aggregator(config: TrainConfig) -> str:
+    return config.method.removeprefix(f"{config.algorithm}-")
 
 
 def _require_each_seed_once(label: str, members: Sequence[Run]) -> None:

@@ -12,7 +12,7 @@ from agents.algorithms import ALGORITHMS
 from scripts import compare
 from scripts.analysis.methods import find_runs, group
 from scripts.analysis.published import published
-from scripts.analysis.style import looks
+from scripts.analysis.style import color_of, looks
 from scripts.common import command
 from scripts.common.usage import UsageError
 from scripts.runs.files import write_json
@@ -194,6 +194,18 @@ def test_hours_at_a_step_are_the_hours_until_it(tmp_path, capsys):
     run.metrics.path.unlink()
     compare.main([str(tmp_path), "--at", "100"])
     assert tables(capsys.readouterr().out)[0][2][-1] == "?"
+
+
+def test_the_plain_mean_is_one_of_every_algorithm_and_of_both_networks(tmp_path, capsys):
+    """Else TD3 had no baseline, nor colours of its methods, and a mean of the critic alone passed for it."""
+    td3 = {"algorithm": "td3", **ALGORITHMS["td3"].fixed(TrainConfig), "ent_coef": "0.0"}
+    for name, of_actor in (("mean", ""), ("pcgrad", ""), ("mean", "pcgrad")):
+        make_run(tmp_path / (name + of_actor), aggregator=name, actor_aggregator=of_actor, **td3)
+    compare.main([str(tmp_path)])
+    found = {row[0]: row[7] for row in tables(capsys.readouterr().out)[0][2:]}
+    assert found == {"td3-mean": "", "td3-mean, actor pcgrad": "+0.000, 1 pair", "td3-pcgrad": "+0.000, 1 pair"}
+    colors = {method.label: color_of(method.aggregator) for method in group(find_runs([tmp_path]))}
+    assert colors["td3-pcgrad"] == color_of("pcgrad") != colors["td3-mean"] == color_of("mean")
 
 
 def test_without_exactly_one_plain_mean_there_are_no_differences(tmp_path, capsys):
