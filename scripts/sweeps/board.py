@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 from rich.live import Live
 
 from scripts.common.screen import FittedTable, Screen
@@ -14,6 +15,7 @@ from scripts.common.text import plain
 from scripts.common.usage import UsageError
 from scripts.runs import Run
 from scripts.runs.claim import holder
+from scripts.runs.tables import mean_known
 from scripts.sweeps.execution import described, stopped_by_signal
 from scripts.sweeps.launchers import Started
 from scripts.sweeps.plan import Plan
@@ -161,8 +163,8 @@ def progress(path: Path) -> tuple[int, str]:
             steps = run.config.steps_per_task
         if not run.evaluations.columns:
             return steps, "-"
-        success = run.success.values()
-        return steps, f"{sum(success) / len(success):.2f}"
+        success = mean_known(np.array(list(run.success.values())))
+        return steps, "-" if np.isnan(success) else f"{success:.2f}"
     except (UsageError, OSError, ValueError):  # not there yet, or caught while it is being written
         return 0, "-"
 

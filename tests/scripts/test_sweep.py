@@ -21,7 +21,7 @@ from scripts.runs import Run
 from scripts.runs.claim import claimed
 from scripts.runs.files import write_json
 from scripts.sweeps import execution
-from scripts.sweeps.board import Board
+from scripts.sweeps.board import Board, progress
 from scripts.sweeps.child import Command
 from scripts.sweeps.execution import Stop, execute
 from scripts.sweeps.launchers import LAUNCHERS
@@ -29,6 +29,7 @@ from scripts.sweeps.local import LocalLauncher
 from scripts.sweeps.plan import make_jobs, plan
 from scripts.sweeps.request import ARMS, GROUPS, SweepConfig, parse
 from tests.helpers import exit_code
+from tests.run_folders import make_run
 from tests.runs import wait_until
 
 SHORT = (
@@ -182,6 +183,14 @@ def test_a_training_that_a_signal_ended_was_stopped(number, tmp_path, capsys):
     board, names = Board(plans, Screen()), [p.job.name for p in plans]
     board.update({}, dict(zip(names, (128 + number, -number, -signal.SIGKILL), strict=True)))
     assert [board.lines[name].state for name in names] == ["stopped", "stopped", "failed (signal 9)"]
+
+
+def test_a_success_that_a_task_does_not_report_is_left_out_of_the_mean(tmp_path):
+    run = make_run(tmp_path / "a", {200: (0.2, 0.4)})
+    rows = run.evaluations.read()
+    for unknown, told in ((0, "0.30"), (1, "0.20"), (2, "-")):
+        run.evaluations.replace([{**row, "success": "nan"} if i >= 2 - unknown else row for i, row in enumerate(rows)])
+        assert progress(run.path) == (200, told)
 
 
 def test_a_board_of_several_machines_names_the_node_of_each_run(tmp_path, monkeypatch):
