@@ -46,8 +46,11 @@ def never_saved(run: Run) -> bool:
     if checkpoints(run.checkpoints) or run.actor.is_file() or run.status == "finished" or single:
         return False
     with as_usage_error(run.metrics.path):
-        steps = max((run.step_of(_numbers(row)) for row in run.metrics.read()), default=0)
-    if steps > (run.config.checkpoint_every or run.config.steps_per_task):
+        rows = [(run.step_of(row), _seconds(row)) for row in map(_numbers, run.metrics.read())]
+    steps = max((step for step, _ in rows), default=0)
+    seconds = max((time for _, time in rows[:-1]), default=0.0)  # the checkpoint of the last row may have been to come
+    by_clock = 0 < 60 * run.config.checkpoint_minutes < seconds
+    if steps > (run.config.checkpoint_every or run.config.steps_per_task) or by_clock or _ended_at(run):
         raise UsageError(
             f"expected a checkpoint in {run.checkpoints}; found none, though the run came further than its first "
             "one. Restore them from a copy, or train anew in another --run-dir."
@@ -57,11 +60,24 @@ def never_saved(run: Run) -> bool:
 
 def concluded(run: Run, env_steps_per_task: int) -> bool:
     """Whether result.json tells the end of the run at this step: a kill may have come just before."""
+    return _ended_at(run, "finished") == env_steps_per_task
+
+
+def _ended_at(run: Run, status: str = "") -> int | None:
+    """Return the step at which result.json says that the run ended, with this status if one is asked for.
+
+    Whatever ends so has saved a checkpoint, unless it had made no step.
+    """
     if not (run.path / "result.json").exists():
-        return False
+        return None
     with as_usage_error(run.path / "result.json"):
         result = read_json(run.path / "result.json")
-        return result["status"] == "finished" and result["env_steps_per_task"] == env_steps_per_task
+        return int(result["env_steps_per_task"]) if status in ("", result["status"]) else None
+
+
+def _seconds(row: Mapping[str, float]) -> float:
+    """Return how long the run had taken at a row of metrics.csv."""
+    return sum(value for name, value in row.items() if name.startswith("time/seconds_"))
 
 
 def _numbers(row: Mapping[str, str], *words: str) -> dict[str, float]:

@@ -153,6 +153,23 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(copy):
     assert (copy / "metrics.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("told_by", ["result.json", "metrics.csv"])
+def test_nor_is_one_that_saves_by_the_clock_or_at_its_end(told_by, copy):
+    shutil.rmtree(copy / "checkpoints")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"checkpoint_every": 0, "checkpoint_minutes": 10.0}))
+    if told_by == "result.json":
+        (copy / "result.json").write_text(json.dumps(result(copy) | {"status": "interrupted"}))
+    else:
+        (copy / "result.json").unlink()
+        table = Run(copy).metrics
+        table.replace([{**row, "time/seconds_learn": 400, "time/seconds_env": 201} for row in table.read()])
+    before = {path: path.read_bytes() for path in copy.glob("*.*")}
+    with pytest.raises(UsageError, match="came further than its first"):
+        resume(copy)
+    assert {path: path.read_bytes() for path in copy.glob("*.*")} == before
+
+
 def test_the_beginning_of_a_run_that_was_killed_is_in_nobodys_way(finished, tmp_path):
     path = tmp_path / "run"
     path.mkdir()
