@@ -64,7 +64,9 @@ class Method:
         found = [_evaluations(run) for run in self.runs]
         whole = [set(curve) for run, curve in zip(self.runs, found, strict=True) if run.status != "failed"]
         end = self.runs[0].config.steps_per_task  # of a method that always broke down: nothing is left there
-        steps = sorted(set.intersection(*whole) if whole else {end}.union(*found))
+        common = sorted(set.intersection(*whole) if whole else {end}.union(*found))
+        # what it did before it broke down is not known where it was not evaluated, and is not 0
+        steps = [step for step in common if all(step in curve or step > max(curve, default=-1) for curve in found)]
         if not steps:
             raise UsageError(
                 f"{self.label}: expected evaluations at some step in common; the runs "

@@ -173,6 +173,15 @@ def test_at_a_step_unfinished_runs_and_other_lengths_compare(tmp_path, capsys):
         compare.main([str(tmp_path), "--at", "150"])
 
 
+def test_a_run_that_broke_down_is_not_0_before_it_did(tmp_path):
+    """Where it was evaluated more rarely than the others."""
+    make_run(tmp_path / "a", dict.fromkeys((50, 100, 150, 200), (0.5, 0.5)), seed=0)
+    make_run(tmp_path / "b", {100: (0.5, 0.5)}, seed=1, status="failed")
+    (method,) = group(find_runs([tmp_path]))
+    assert method.curves[0].tolist() == [100, 150, 200]
+    assert method.curves[1].mean(1).tolist() == [[0.5, 0.5, 0.5], [0.5, 0, 0]]
+
+
 def test_the_episodes_are_those_that_were_played(tmp_path, capsys):
     """Where a run was extended, what is on the way now was the end, with its episodes."""
     make_run(tmp_path / "a", seed=0, eval_goals=5)
