@@ -15,7 +15,8 @@ through what made it.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator
 from mtrl.features import Features
 from mtrl.graph import graph_of
 from mtrl.rows import Rows
-from mtrl.tape import NO_PARAMETER, Parameters, Tape, parameters_in
+from mtrl.tape import NO_PARAMETER, Parameters, Tape, parameters_in, trained_and_frozen
 
 
 def backward(
@@ -44,8 +45,8 @@ def backward(
     """Write the aggregated update into `.grad` of the shared parameters, and the plain one into that of the heads.
 
     `.grad` is set unless `accumulate`, in the parameter's own precision. As after an ordinary backward pass, it is
-    None where no task's loss reaches the parameter, and the graph is gone. Parameters not named (other networks
-    in the graph) are not touched.
+    None where no task's loss reaches the parameter, so for a frozen one, and the graph is gone. Parameters not named
+    (other networks in the graph) are not touched.
     Task parameters get, bit for bit, what `losses.mean().backward()` gives them (`.sum()` if the aggregator sums).
 
     :param losses: one loss per task, (T,); with an aggregator of two batches (`batches`) two, side by side, (2T,).
@@ -66,7 +67,7 @@ def backward(
     :raises TypeError: unless losses are one tensor and the aggregator is an instance; for sparse gradients.
     :raises RuntimeError: if the losses depend on none of the shared parameters, or hide some in a checkpoint.
     """
-    shared, heads = _parameters(tape, parameters, task_parameters)
+    shared, heads, frozen = _parameters(tape, parameters, task_parameters)
     _check(losses, aggregator, tape)
     between = None if features is None else Features.of(features, losses, shared, tape)
     _warn_of_processes()
@@ -85,7 +86,7 @@ def backward(
             updates = [update if reaches else None for update, reaches in zip(updates, reached, strict=True)]
             if between:
                 updates = between.back_to(shared, updates)
-    for parameter, update in zip([*shared, *heads], [*updates, *head_updates], strict=True):
+    for parameter, update in zip_longest([*shared, *heads, *frozen], [*updates, *head_updates]):
         update = None if update is None else update.detach().to(parameter.dtype)
         parameter.grad = _sum(parameter.grad, update) if accumulate else update
     return report
@@ -265,23 +266,20 @@ def _report(products: Tensor, weights: Tensor, aggregator: Aggregator, num_tasks
 
 def _parameters(
     tape: Tape | None, parameters: Parameters | None, task_parameters: Parameters
-) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Shared and task parameters that are trained, each once and never both."""
+) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """Shared and task parameters that are trained, each once and never both, and those of both that are not."""
     if (tape is None) == (parameters is None):
         raise ValueError("expected either a tape of mtrl.record or the shared parameters; found both or neither")
-    shared = tape.parameters if tape else _trained(parameters_in(parameters))
-    heads = _trained([*(tape.task_parameters if tape else ()), *parameters_in(task_parameters)])
+    shared, frozen = (tape.parameters, tape.frozen) if tape else trained_and_frozen(parameters_in(parameters))
+    of_tasks = [*(tape.task_parameters if tape else ()), *parameters_in(task_parameters)]
+    heads, frozen_heads = trained_and_frozen(of_tasks)
     if not shared:
         raise ValueError(NO_PARAMETER)
     if set(map(id, shared)) & set(map(id, heads)):
         raise ValueError("a parameter is either shared or a task parameter; found one that is named as both")
     if any(parameter._post_accumulate_grad_hooks for parameter in [*shared, *heads]):
         raise ValueError("a parameter has a hook for after its gradient's accumulation, which would not run; remove it")
-    return shared, heads
-
-
-def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    return [parameter for parameter in dict.fromkeys(parameters) if parameter.requires_grad]
+    return shared, heads, [*frozen, *frozen_heads]
 
 
 def check_losses(losses: Any, tape: Tape | None) -> None:

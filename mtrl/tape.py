@@ -134,6 +134,7 @@ class Tape:
         self.trusted = trusted
         self.task_parameters = parameters_in(task_parameters)
         self.layers: list[_Layer] = []
+        self.frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
         left_out = set(map(id, self.task_parameters))
         owners: dict[int, str] = {}
         for name, layer in module.named_modules():
@@ -278,6 +279,12 @@ def parameters_in(given: Any) -> list[nn.Parameter]:
         if not isinstance(each, Tensor):
             raise TypeError(f"expected a list of parameters, found a {type(each).__name__} in it; give .parameters()")
     return parameters
+
+
+def trained_and_frozen(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the parameters that require a gradient, and those that do not, each once."""
+    each = list(dict.fromkeys(parameters))
+    return [p for p in each if p.requires_grad], [p for p in each if not p.requires_grad]
 
 
 def _mixes_rows(layer: nn.Module) -> bool:

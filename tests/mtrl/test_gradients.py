@@ -108,7 +108,10 @@ def gradients(network: nn.Module) -> list[Tensor | None]:
 
 
 def run(name: str, route: str, aggregator: Aggregator, dtype: torch.dtype = torch.float64, **options) -> nn.Module:
-    network = build(name, dtype)
+    return passed_back(build(name, dtype), route, aggregator, **options)
+
+
+def passed_back(network: nn.Module, route: str, aggregator: Aggregator, **options) -> nn.Module:
     heads = heads_of(network)
     if route == "blocks":
         with mtrl.record(network, T, heads) as tape:
@@ -201,6 +204,21 @@ def test_heads_may_be_named_late_twice_or_be_frozen() -> None:
     assert heads[0].grad is None
     for head, expected in zip(heads[1:], heads_of(plain)[1:], strict=True):
         assert torch.equal(head.grad, expected.grad)
+
+
+@pytest.mark.parametrize("route", ["blocks", "losses"])
+def test_a_parameter_that_is_frozen_on_the_way_keeps_no_gradient_of_before(route) -> None:
+    """Else an optimizer would go on with it, as none is set to zero between."""
+    network = run("heads", route, mtrl.PCGrad())
+    frozen = [next(network.torso.parameters()), heads_of(network)[0]]
+    for parameter in frozen:
+        assert parameter.grad is not None
+        parameter.requires_grad_(False)
+    kept = [parameter.grad for parameter in frozen]
+    passed_back(network, route, mtrl.PCGrad(), accumulate=True)
+    assert all(parameter.grad is grad for parameter, grad in zip(frozen, kept, strict=True))
+    passed_back(network, route, mtrl.PCGrad())
+    assert all(parameter.grad is None for parameter in frozen)
 
 
 class Reweighed(mtrl.LossAggregator):
