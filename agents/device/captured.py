@@ -90,12 +90,16 @@ class CapturedUpdates:
         return [self.update.buffer.generator, *(g for g in own if isinstance(g, torch.Generator))]
 
     def _state(self) -> list[Any]:
-        """Return what loading, or `reset` of an aggregator, exchanges for new tensors: a graph would use the old."""
+        """Return what loading, or `reset` of an aggregator, exchanges for new tensors: a graph would use the old.
+
+        And which parameters are trained: a graph would go on with those that are frozen now.
+        """
         update = self.update.update
-        first: list[dict[str, Any]] = [
-            next(iter(optimizer.state.values()), {}) for optimizer in update.all_optimizers()
+        of_optimizers = [
+            (each.state, group["params"]) for each in update.all_optimizers() for group in each.param_groups
         ]
+        parameters = [(state, parameter) for state, group in of_optimizers for parameter in group]
+        moments = [state.get(p, {}).get("exp_avg") if p.requires_grad else False for state, p in parameters]
         buffers = [buffer for method in update.aggregators.values() for buffer in method.buffers()]
-        moments = [moment.get("exp_avg") for moment in first]
         logged: list[Any] = list(self.update.metrics.latest.values()) or [None]
         return [self.update.buffer.rows, *self._generators(), *buffers, *moments, *logged]

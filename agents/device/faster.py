@@ -18,7 +18,8 @@ TASKS, COLUMNS = range(5, 17), 256
 def faster_if_compiled(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any] | None:
     """Return what to call in place of torch's operation of this name in an update that is compiled; None: nothing."""
     if name in ("_fused_adam_", "_fused_adamw_"):
-        return partial(fused_adam, *args, **kwargs, decoupled=name == "_fused_adamw_")
+        counts = [float(step) for step in args[-1]]  # asked here, as no graph may ask
+        return partial(by_count, counts, *args, **kwargs, decoupled=name == "_fused_adamw_")
     if name == "bmm" and _is_small_gramian(*args):
         return partial(small_gramian, args[0])
     return None
@@ -43,6 +44,13 @@ def small_gramian(pieces: Float32[Tensor, "pieces tasks columns"]) -> Float32[Te
     i = torch.arange(tasks, device=pieces.device)[:, None]
     shift = (i.mT - i) % tasks  # from i on to j, or else from j on to i
     return products[:, torch.minimum(shift, tasks - shift), torch.where(shift <= tasks // 2, i, i.mT)]
+
+
+def by_count(counts: Sequence[float], *lists: Sequence[Tensor], **options: Any) -> None:
+    """Call `fused_adam` for all parameters that have made as many steps: those that were frozen at first made fewer."""
+    for count in dict.fromkeys(counts):
+        among = [number for number, each in enumerate(counts) if each == count]
+        fused_adam(*([tensors[number] for number in among] if tensors else [] for tensors in lists), **options)
 
 
 def fused_adam(

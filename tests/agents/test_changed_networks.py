@@ -11,12 +11,14 @@ from torch import nn
 
 import envs.toy
 from agents import MTSAC, MTTD3
+from agents.device import compiled
 from agents.networks.base import Stack, Torso
 from agents.networks.conditionings import CONDITIONINGS
 from agents.networks.layers import one_by_one
 from agents.networks.policies import DeterministicPolicy, MultiTaskPolicy
 from agents.networks.torsos import TORSOS
 from tests.helpers import SMALL, toy_agent
+from tests.traced_graphs import capture
 
 KINDS = pytest.mark.parametrize("kind", [MTSAC, MTTD3])
 SIZES = {"experts": 2, "embedding_size": 3, "goal_size": 2, "actor_module_width": 5, "critic_module_width": 4}
@@ -58,6 +60,33 @@ def test_frozen_parameters_stay_and_the_others_learn(kind):
         for ours, was in zip(network.parameters(), before[name].parameters(), strict=True):
             assert torch.equal(ours, was) != ours.requires_grad
         assert same(network.torso[0], getattr(agent.policy, f"{name}_target", network).torso[0])
+
+
+def compiled_without_a_compiler(agent):
+    agent.captured = agent.rounds._replay = compiled.CompiledUpdates(agent.rounds._update)
+    return agent
+
+
+@KINDS
+def test_parameters_frozen_on_the_way_stay_and_learn_again(kind, monkeypatch):
+    """Though a gradient of before is there, and a graph of updates that moved them."""
+    monkeypatch.setattr(compiled, "compiled", lambda graph, inputs: graph)
+    found = []
+    for made in (lambda agent: agent, capture, compiled_without_a_compiler):
+        agent = made(toy_agent(kind=kind, learning_rate=1e-3))
+        parts = nn.ModuleList([agent.actor.torso[0], agent.critic.torso[0]])
+        agent.learn(2 * 30)
+        before = copy.deepcopy(parts)
+        parts.requires_grad_(False)
+        agent.learn(2 * 10, reset_num_timesteps=False)
+        assert same(parts, before)
+        parts.requires_grad_(True)
+        agent.learn(2 * 10, reset_num_timesteps=False)
+        assert not any(map(torch.equal, parts.parameters(), before.parameters()))
+        assert agent.captured is None or not agent.captured.replays.refused
+        found.append(nn.utils.parameters_to_vector(agent.policy.parameters()))
+    assert torch.equal(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("aggregator", ["mocograd", "db_mtl"])
