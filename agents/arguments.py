@@ -17,6 +17,7 @@ from agents.algorithms import Algorithm
 from agents.collecting.replay import TaskReplayBuffer
 from agents.environment import check_kind
 from agents.fields import build, equal, settings_of, taken_by
+from agents.learning.aggregation import check_batches
 from agents.networks.form import by_name
 from agents.networks.policies import MultiTaskPolicy
 from agents.settings import AgentSettings, NetworkSettings
@@ -152,7 +153,11 @@ def set_attribute(agent: Any, name: str, value: Any) -> None:
     if name in settings_of(AgentSettings) and "collection" in vars(agent):
         old, kind = getattr(agent.settings, name), type(agent).__name__
         if name in LIVE:
-            value = getattr(AgentSettings.of({**vars(agent.settings), name: value}), name)
+            settings = AgentSettings.of({**vars(agent.settings), name: value})
+            check_together(settings, network_settings(agent.policy_kwargs))
+            for aggregator in agent.update.aggregators.values():
+                check_batches(aggregator, settings.batch_size, settings.buffer_size)
+            value = getattr(settings, name)
         elif not equal(value, old):
             raise ValueError(
                 f"{name}: this agent was built with {old!r}, and nothing would read {value!r}. Save the agent, and "

@@ -126,10 +126,12 @@ def _sum(before: Tensor | None, update: Tensor | None) -> Tensor | None:
 def per_task_gradients(losses: Float[Tensor, " tasks"], parameters: Parameters) -> Float[Tensor, "tasks params"]:
     """Jacobian of the losses by T backward passes: any model, and the oracle for the faster route. Keeps the graph.
 
-    :raises ValueError: for no parameter at all.
+    As in `backward`, its columns are those of the parameters that are trained; frozen ones have none.
+
+    :raises ValueError: for no parameter that is trained.
     :raises RuntimeError: if the losses depend on none of the parameters.
     """
-    shared = parameters_in(parameters)
+    shared, _ = trained_and_frozen(parameters_in(parameters))
     if not shared:
         raise ValueError(NO_PARAMETER)
     return _rows(_one_by_one(losses, shared, keep_graph=True), losses, shared)[0].jacobian()

@@ -332,6 +332,21 @@ def test_settings_of_another_kind_are_refused(settings):
         MTSAC("MultiTaskMlpPolicy", None, settings=settings)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"aggregator": "sdmgrad"}, "a batch_size that is a multiple of .*found 7"),
+        ({"aggregator": "mean", "critic_aggregator": "modo"}, "a batch_size that is a multiple of .*found 7"),
+        ({"high_reward_fraction": 0.05}, "high_reward_fraction: expected 0, or one row of batch_size=7 or more"),
+    ],
+)
+def test_a_batch_size_that_changes_as_an_attribute_must_go_with_what_is_there(given, message):
+    agent = MTSAC("MlpPolicy", envs.toy.make(num_tasks=2, seed=0), **{"batch_size": 60, "buffer_size": 90, **given})
+    with pytest.raises(ValueError, match=message):
+        agent.batch_size = 7
+    assert agent.batch_size == 60
+
+
 @pytest.mark.parametrize("kind", [MTSAC, MTTD3, IndependentSAC])
 def test_a_setting_that_changes_as_an_attribute_is_read_and_saved_or_refused(kind, tmp_path):
     env = envs.toy.make(num_tasks=2, seed=0)

@@ -221,6 +221,18 @@ def test_a_parameter_that_is_frozen_on_the_way_keeps_no_gradient_of_before(route
     assert all(parameter.grad is None for parameter in frozen)
 
 
+def test_the_jacobian_of_the_losses_leaves_frozen_parameters_out() -> None:
+    network, x = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, T)), torch.randn(B, 3)
+    every = mtrl.per_task_gradients(network(x).square().mean(0), network.parameters())
+    network[0].requires_grad_(False)
+    assert torch.equal(
+        mtrl.per_task_gradients(network(x).square().mean(0), network.parameters()), every[:, 3 * 4 + 4 :]
+    )
+    network[1].requires_grad_(False)
+    with pytest.raises(ValueError, match="expected at least one shared parameter that is trained"):
+        mtrl.per_task_gradients(network(x).square().mean(0), network.parameters())
+
+
 class Reweighed(mtrl.LossAggregator):
     def weights(self, losses: Tensor) -> Tensor:
         return torch.arange(1, len(losses) + 1).to(losses)
