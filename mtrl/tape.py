@@ -134,7 +134,7 @@ class Tape:
         self.trusted = trusted
         self.task_parameters = parameters_in(task_parameters)
         self.layers: list[_Layer] = []
-        self.frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+        _, self.frozen = trained_and_frozen(module.parameters())
         left_out = set(map(id, self.task_parameters))
         owners: dict[int, str] = {}
         for name, layer in module.named_modules():

@@ -95,11 +95,12 @@ class CapturedUpdates:
         And which parameters are trained: a graph would go on with those that are frozen now.
         """
         update = self.update.update
-        of_optimizers = [
-            (each.state, group["params"]) for each in update.all_optimizers() for group in each.param_groups
+        moments = [
+            optimizer.state.get(parameter, {}).get("exp_avg") if parameter.requires_grad else False
+            for optimizer in update.all_optimizers()
+            for group in optimizer.param_groups
+            for parameter in group["params"]
         ]
-        parameters = [(state, parameter) for state, group in of_optimizers for parameter in group]
-        moments = [state.get(p, {}).get("exp_avg") if p.requires_grad else False for state, p in parameters]
         buffers = [buffer for method in update.aggregators.values() for buffer in method.buffers()]
         logged: list[Any] = list(self.update.metrics.latest.values()) or [None]
         return [self.update.buffer.rows, *self._generators(), *buffers, *moments, *logged]

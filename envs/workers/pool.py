@@ -58,8 +58,8 @@ class Pool:
         sizes = specs[0].sizes or Sizes.of(specs[0].load())
         self.num_workers = workers
         self._names = [spec.name for spec in specs]
-        self._parts = min(workers + takes_share, len(specs))
-        self._shares = [list(range(k, len(specs), self._parts)) for k in range(self._parts)]
+        parts = min(workers + takes_share, len(specs))
+        self._shares = [list(range(k, len(specs), parts)) for k in range(parts)]
         self._step_timeout, self._build_timeout = step_timeout, build_timeout
         self._connections: list[Connection] = []
         self._polls: list[Any] = []
@@ -104,7 +104,7 @@ class Pool:
 
     def ask(self, index: int, operation: str, *arguments: Any) -> Any:
         """Run one operation of one column."""
-        worker, place = index % self._parts, index // self._parts
+        place, worker = divmod(index, len(self._shares))
         if worker == self.num_workers:
             return self._own.ask(place, operation, *arguments)
         self._send(worker, "ask", place, operation, *arguments)
@@ -163,7 +163,7 @@ class Pool:
         own = [getattr(self._own, command)(*each) for each in given[self.num_workers :]]
         answers: list[Any] = [None] * len(self._names)
         for share, answer in zip(self._shares, [*self._gather(self._build_timeout), *own], strict=True):
-            answers[share[0] :: self._parts] = answer or [None] * len(share)
+            answers[share[0] :: len(self._shares)] = answer or [None] * len(share)
         return answers
 
     def _gather(self, timeout: float) -> list[Any]:

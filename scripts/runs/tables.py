@@ -25,6 +25,16 @@ STEP = "env_steps_per_task"  # the first column of every table of a run
 _MOST_BYTES, _LONGEST_LINE = 2**30, 2**20
 
 
+def write_table(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
+    """Write a CSV file with a header, whole or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    with whole_file(path) as file:
+        file.write(text.getvalue().encode())
+
+
 class CsvTable:
     """One CSV file with a header; missing values are empty cells.
 
@@ -116,12 +126,7 @@ class CsvTable:
         columns = list(self.columns if columns is None else columns)
         if not columns:
             return
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-        with whole_file(self.path) as file:
-            file.write(text.getvalue().encode())
+        write_table(self.path, rows, columns)
         self.columns, self._rows = columns, None
 
     def _lines(self, file: TextIO) -> Iterator[str]:

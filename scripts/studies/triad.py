@@ -13,8 +13,6 @@ figure is the paper's fourth: a column per network; what is counted and averaged
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -31,7 +29,6 @@ from matplotlib.lines import Line2D
 from rich.table import Table
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from agents.saving.atomic import whole_file
 from mtrl import diagnostics
 from scripts.analysis.style import literal, looks, picture_path, set_style, write_figure
 from scripts.common import methods
@@ -39,6 +36,7 @@ from scripts.common.flags import Counts, Names
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError
 from scripts.runs.files import check_not_of_a_run
+from scripts.runs.tables import write_table
 from scripts.setup.build import make_agent, make_env, resolve
 from scripts.setup.config import TrainConfig
 from scripts.setup.presets import find
@@ -191,12 +189,7 @@ def write_csv(path: Path, found: Series, seeds: Sequence[int]) -> None:
         for seed, series in zip(seeds, of_seeds, strict=True)
         for update in range(len(series["critic_xi"]))
     ]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    with whole_file(path) as file:
-        file.write(text.getvalue().encode())
+    write_table(path, rows, list(rows[0]))
 
 
 def draw(found: Series, tasks: Sequence[str], title: str) -> Figure:
