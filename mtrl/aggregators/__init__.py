@@ -32,7 +32,7 @@ def aggregator_class(name: str) -> type[Aggregator]:
     wrapper, _, method = name.partition(":")
     if wrapper in WEIGHTINGS:
         kind = aggregator_class(method)
-        return remember(wrapped(weighted(WEIGHTINGS[wrapper], kind), kind, name), name)
+        return remember(wrapped(weighted(WEIGHTINGS[wrapper], kind, wrapper), kind, name), name)
     if wrapper in WRAPPERS:
         return remember(wrapped(WRAPPERS[wrapper], aggregator_class(method), name), name)
     if name.startswith("torchjd:"):

@@ -64,8 +64,10 @@ class Weighted(GramianAggregator):
 
 
 @cache
-def weighted(kind: type[LossAggregator], method: type[Aggregator]) -> type[Weighted]:
+def weighted(kind: type[LossAggregator], method: type[Aggregator], called: str) -> type[Weighted]:
     """Make the wrapper that weighs by `kind` before `method`; both draw with one seed.
+
+    :param called: the name of `kind`, which begins that of an option that `method` has, too: `uncertainty_rate`.
 
     :raises ValueError: if `method` has a weighting already, or wants several batches of each task.
     """
@@ -75,17 +77,19 @@ def weighted(kind: type[LossAggregator], method: type[Aggregator]) -> type[Weigh
         raise ValueError(
             f"{kind.__name__} before {method.__name__}: expected one weighting before a method. Leave one out."
         )
-    parameters = inspect.signature(kind).parameters
-    own = [p for p in parameters.values() if p.name not in ("reduction", "seed")]
+    parameters, theirs = inspect.signature(kind).parameters, inspect.signature(method).parameters
     seeded = "seed" in parameters
-    if seeded and "seed" not in inspect.signature(method).parameters:
-        own.append(parameters["seed"])
+    named = {
+        f"{called}_{name}" if name in theirs else name: parameters[name]
+        for name in parameters
+        if name != "reduction" and not (name == "seed" and name in theirs)
+    }
 
     def __init__(self: Any, **options: Any) -> None:
-        given = {p.name: options.pop(p.name) for p in own}
+        given = {name: options.pop(name) for name in named}
         super(made, self).__init__(**options)
         seed = {"seed": options["seed"]} if seeded and "seed" in options else {}
-        self.weighting = kind(**given, **seed)
+        self.weighting = kind(**{p.name: given[name] for name, p in named.items()}, **seed)
         for name, value in given.items():
             setattr(self, name, value)
 
@@ -94,11 +98,12 @@ def weighted(kind: type[LossAggregator], method: type[Aggregator]) -> type[Weigh
         return any(each.after_step is not Aggregator.after_step for each in (kind, method))
 
     claim, _, rest = (inspect.getdoc(kind) or kind.__name__).partition("\n")
-    told = [part for part in rest.split("\n:param ")[1:] if part.split(":")[0] in {p.name for p in own}]
+    told = {name: text for name, _, text in (part.partition(":") for part in rest.split("\n:param ")[1:])}
+    about = [f":param {name}:{told[p.name]}" for name, p in named.items() if p.name in told]
     body = {
         "__init__": __init__,
-        "__signature__": inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in own]),
-        "__doc__": "\n".join([claim, "", *(f":param {part}" for part in told)]),
+        "__signature__": inspect.Signature([p.replace(name=n, kind=p.KEYWORD_ONLY) for n, p in named.items()]),
+        "__doc__": "\n".join([claim, "", *about]),
         "looks_back": looks_back,
         "non_negative": kind.non_negative,
     }

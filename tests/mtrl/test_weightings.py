@@ -192,6 +192,30 @@ def test_names_and_options_of_both():
             make_aggregator(name)
 
 
+SURGERY = [
+    name for name, kind in AGGREGATORS.items() if issubclass(kind, mtrl.GramianAggregator) and kind.wanted_batches == 1
+]
+
+
+@pytest.mark.parametrize("method", SURGERY)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_every_weighting_goes_before_every_method_with_the_options_of_both(weighting, method):
+    """Those that both have are two, but for the scale and the seed."""
+    theirs = make_aggregator(method).hyperparameters()
+    both = make_aggregator(f"{weighting}:{method}").hyperparameters()
+    own = set(signature(WEIGHTINGS[weighting]).parameters)
+    twice = own & theirs.keys() - {"reduction", "seed"}
+    assert both.keys() == theirs.keys() | own - twice | {f"{weighting}_{name}" for name in twice}
+    assert theirs.items() <= both.items()
+
+
+def test_an_option_that_both_have():
+    method = make_aggregator("uncertainty:conicgrad", rate=0.2, uncertainty_rate=0.03)
+    assert (method.rate, method.weighting.rate) == (0.2, 0.03)
+    again = make_aggregator("uncertainty:conicgrad", **method.hyperparameters())
+    assert (again.rate, again.weighting.rate) == (0.2, 0.03)
+
+
 # ---- options behind a name, as the studies take them
 def test_options_behind_a_name():
     method = methods.build("mocograd@strength=1@momentum=0.5", seed=7, reduction="sum")
