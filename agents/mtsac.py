@@ -29,8 +29,7 @@ from agents.networks import asked
 from agents.networks.actor_critic import Actor, MultiTaskCritic
 from agents.networks.form import by_name
 from agents.networks.policies import MultiTaskPolicy
-from agents.saving import agent_file
-from agents.saving.onnx_export import export_onnx
+from agents.saving import agent_file, onnx_export
 from mtrl.precision import float32_products
 
 # What of Stable-Baselines3's counts, and is saved
@@ -70,7 +69,7 @@ class MTSAC(SAC):
     target_entropy: float
 
     eval_action, reset, __setattr__ = asked.eval_action, asked.reset, set_attribute
-    dump_logs, save, export_onnx = write_row, agent_file.save, export_onnx
+    dump_logs, save, export_onnx = write_row, agent_file.save, onnx_export.export_onnx
     save_replay_buffer, load_replay_buffer = agent_file.save_buffer, agent_file.load_buffer
 
     @takes(Arguments)
@@ -111,8 +110,7 @@ class MTSAC(SAC):
         self.task_names = tuple(self.task_names)  # a list, from Stable-Baselines3's format
         if self.target_entropy == "auto":
             self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
-        # without a seed it is another one each time, from the generator that Stable-Baselines3 would sample with
-        seed = np.random.randint(2**31) if self.seed is None else self.seed
+        seed = np.random.randint(2**31) if self.seed is None else self.seed  # from SB3's generator, each time another
         self.policy_kwargs = policy_options(self.policy_kwargs, self.task_names)
         self.replay_buffer_kwargs = buffer_options(self.settings, self.num_tasks, seed, self.replay_buffer_kwargs)
         super()._setup_model()
@@ -139,6 +137,12 @@ class MTSAC(SAC):
         fresh = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
         self.policy.begin_anew(fresh)
         self.update.restart()
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed what Stable-Baselines3's does, and once they are there the streams of buffer and aggregators."""
+        super().set_random_seed(seed)
+        if seed is not None and hasattr(self, "rounds"):
+            self.rounds.seed(seed)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As Stable-Baselines3's; the environment must have the tasks that the agent was built for."""
@@ -200,8 +204,7 @@ class MTSAC(SAC):
             self.replay_buffer.cut()  # an episode that was running ends here, for who looks at neighbours
             self.return_scale.cut()
         if self.actor.precision == "tf32" and self.device.type != "cuda":
-            message = f"precision tf32 has no effect on {self.device}: float32 it is."
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            warnings.warn(f"tf32 has no effect on {self.device}: float32 it is.", RuntimeWarning, stacklevel=3)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         check_one_hot(np.asarray(self._last_obs), self.num_tasks)
         return result

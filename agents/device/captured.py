@@ -71,7 +71,7 @@ class CapturedUpdates:
             update()
             self._begun |= turn.actor
         else:
-            self.replays.run((batch_size, turn), update, self._generators())
+            self.replays.run((batch_size, turn), update, self.update.generators())
 
     def holds(self, method: mtrl.Aggregator) -> bool:
         """Whether a graph can hold the method."""
@@ -83,11 +83,6 @@ class CapturedUpdates:
         self._learning_rate.fill_(groups[0]["lr"])
         for group in groups:  # each time: `load_state_dict` of an optimizer puts new groups in the place of the old
             group["lr"], group["capturable"] = self._learning_rate, True
-
-    def _generators(self) -> list[torch.Generator]:
-        methods = self.update.update.aggregators.values()
-        own = (getattr(each, "generator", None) for method in methods for each in method.modules())
-        return [self.update.buffer.generator, *(g for g in own if isinstance(g, torch.Generator))]
 
     def _state(self) -> list[Any]:
         """Return what loading, or `reset` of an aggregator, exchanges for new tensors: a graph would use the old.
@@ -103,4 +98,4 @@ class CapturedUpdates:
         ]
         buffers = [buffer for method in update.aggregators.values() for buffer in method.buffers()]
         logged: list[Any] = list(self.update.metrics.latest.values()) or [None]
-        return [self.update.buffer.rows, *self._generators(), *buffers, *moments, *logged]
+        return [self.update.buffer.rows, *self.update.generators(), *buffers, *moments, *logged]

@@ -44,6 +44,12 @@ class NotedUpdate:
         self.metrics.note(**report.numbers)
         self.metrics.measured |= report.measured
 
+    def generators(self) -> list[torch.Generator]:
+        """Return those that it draws from beside torch's: of the buffer, and of methods that draw."""
+        methods = self.update.aggregators.values()
+        own = (getattr(each, "generator", None) for method in methods for each in method.modules())
+        return [self.buffer.generator, *(g for g in own if isinstance(g, torch.Generator))]
+
 
 class UpdateRounds:
     """What the host decides between updates.
@@ -100,6 +106,11 @@ class UpdateRounds:
             self._update(batch_size, turn, measure)
         else:
             self._replay(batch_size, turn)
+
+    def seed(self, seed: int) -> None:
+        """Begin the random streams of the updates anew."""
+        for generator in self._update.generators():
+            generator.manual_seed(seed)
 
     def turn(self, step: int, number: int) -> Turn:
         """Return what that update moves."""

@@ -296,6 +296,21 @@ def test_steps_and_updates_are_counted_per_task_whatever_the_environments_per_ta
     assert (agent.replay_buffer.rows.shape[:2], agent.replay_buffer.size()) == ((120, 2), 102)
 
 
+def test_a_seed_begins_every_stream_anew():
+    """Buffer's and method's, too, which are not torch's; SB3's agents draw all from the process's."""
+    agent = toy_agent(aggregator="pcgrad")
+    logged(agent, 20)
+    drawn = []
+    for _ in range(2):
+        agent.set_random_seed(11)
+        orders = agent.critic_aggregator.draw_orders(5)
+        drawn.append([agent.replay_buffer.sample(8).rewards, orders, torch.as_tensor(agent.action_space.sample())])
+    for first, second in zip(*drawn, strict=True):
+        assert torch.equal(first, second)
+    agent.set_random_seed(None)  # nothing
+    assert not torch.equal(agent.critic_aggregator.draw_orders(50), orders)
+
+
 def test_metrics_per_task_come_from_all_of_its_environments():
     agent = toy_agent(envs.toy.make(num_tasks=2, seed=0, horizon=10, envs_per_task=3))
     agent.learn(2 * 3 * 10)
