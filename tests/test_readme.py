@@ -90,7 +90,7 @@ def test_the_blocks_of_the_other_pages_run(mirror, tmp_path):
 
 
 def test_linked_files_exist():
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "results").glob("*.md")]
     assert len(pages) > 5
     for page in pages:
         prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
@@ -118,7 +118,12 @@ def test_commands_flags_and_files_on_the_pages_exist(capsys, monkeypatch):
     names = {path.stem for path in (ROOT / "scripts").glob("[a-z]*.py")} - {"picture"} | {"bench"}
     known = {name: flags_of(name, capsys) for name in names}
     known["sweep"] |= known["train"]
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs" / "results").glob("*.md"),
+    ]:
         text = page.read_text().replace("\\\n", " ")
         for command, rest in re.findall(r"python -m scripts\.(\w+)([^\n`|]*)", text):
             assert command in known, f"{page.name}: there is no scripts.{command}"
