@@ -16,7 +16,6 @@ through what made it.
 
 import warnings
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -27,8 +26,16 @@ from mtrl import diagnostics as measure
 from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator
 from mtrl.features import Features
 from mtrl.graph import graph_of
+from mtrl.parameters import (
+    NO_PARAMETER,
+    Parameters,
+    check_writable,
+    parameters_in,
+    trained_and_frozen,
+    write_gradients,
+)
 from mtrl.rows import Rows
-from mtrl.tape import NO_PARAMETER, Parameters, Tape, parameters_in, trained_and_frozen
+from mtrl.tape import Tape
 
 
 def backward(
@@ -65,7 +72,7 @@ def backward(
     :raises ValueError: unless there is one loss per task, and either a tape or parameters; for losses that depend on a
         parameter past the tape or the features.
     :raises TypeError: unless losses are one tensor and the aggregator is an instance; for sparse gradients.
-    :raises RuntimeError: if the losses depend on none of the shared parameters, or hide some in a checkpoint.
+    :raises RuntimeError: if the losses depend on none of the shared parameters, or a reentrant checkpoint hides some.
     """
     shared, heads, frozen = _parameters(tape, parameters, task_parameters)
     _check(losses, aggregator, tape)
@@ -78,7 +85,7 @@ def backward(
             weights = aggregator.weights(values).detach()
             rows = _task_rows(losses, aggregator, tape, asked, (), keep_graph=True)[0] if diagnostics else None
             updates, head_updates = _weighted_backward(losses, weights, aggregator, shared, heads)
-            _check_reached(updates, losses)
+            _check_reached(updates)
             report = _report(rows.measured()[0], weights.double(), aggregator, len(losses)) if rows else None
         else:
             rows, reached, head_updates = _task_rows(losses, aggregator, tape, asked, heads)
@@ -86,9 +93,7 @@ def backward(
             updates = [update if reaches else None for update, reaches in zip(updates, reached, strict=True)]
             if between:
                 updates = between.back_to(shared, updates)
-    for parameter, update in zip_longest([*shared, *heads, *frozen], [*updates, *head_updates]):
-        update = None if update is None else update.detach().to(parameter.dtype)
-        parameter.grad = _sum(parameter.grad, update) if accumulate else update
+    write_gradients([*shared, *heads, *frozen], [*updates, *head_updates, *(len(frozen) * [None])], accumulate)
     return report
 
 
@@ -119,10 +124,6 @@ def _warn_of_processes() -> None:
         )
 
 
-def _sum(before: Tensor | None, update: Tensor | None) -> Tensor | None:
-    return update if before is None else before if update is None else before + update
-
-
 def per_task_gradients(losses: Float[Tensor, " tasks"], parameters: Parameters) -> Float[Tensor, "tasks params"]:
     """Jacobian of the losses by T backward passes: any model, and the oracle for the faster route. Keeps the graph.
 
@@ -134,7 +135,9 @@ def per_task_gradients(losses: Float[Tensor, " tasks"], parameters: Parameters) 
     shared, _ = trained_and_frozen(parameters_in(parameters))
     if not shared:
         raise ValueError(NO_PARAMETER)
-    return _rows(_one_by_one(losses, shared, keep_graph=True), losses, shared)[0].jacobian()
+    check_losses(losses, None)
+    with torch.autocast(losses.device.type, enabled=False), torch.enable_grad():
+        return _rows(_one_by_one(losses, shared, keep_graph=True), losses, shared)[0].jacobian()
 
 
 def _task_rows(
@@ -166,7 +169,7 @@ def _rows(
 
     :raises RuntimeError: as `_check_reached`.
     """
-    _check_reached(pieces, losses)
+    _check_reached(pieces)
     whole = [
         parameter.new_zeros(len(losses), *parameter.shape) if piece is None else piece
         for piece, parameter in zip(pieces, shared, strict=True)
@@ -174,15 +177,8 @@ def _rows(
     return Rows(whole, scale), [piece is not None for piece in pieces]
 
 
-def _check_reached(gradients: Sequence[Tensor | None], losses: Tensor) -> None:
-    """Refuse losses that reach none of the shared parameters, or not all because a checkpoint hides some."""
-    if all(gradient is not None for gradient in gradients):
-        return
-    if any("CheckpointFunction" in node.name() for node in graph_of(losses)):
-        raise RuntimeError(
-            "the losses reach some shared parameters only through a reentrant checkpoint, which hides them from all "
-            "but loss.backward(); use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-        )
+def _check_reached(gradients: Sequence[Tensor | None]) -> None:
+    """Refuse losses that reach none of the shared parameters."""
     if all(gradient is None for gradient in gradients):
         raise RuntimeError(
             "the losses depend on none of the shared parameters; expected those of the network that made the losses. "
@@ -234,7 +230,7 @@ def _aggregate(
     num_tasks = len(losses)
     if isinstance(aggregator, GramianAggregator):
         products, rows = rows.measured(aggregator.apart)
-        weights = aggregator.weights(products, losses).detach().to(products.dtype)
+        weights = aggregator.checked_weights(products, losses).detach().to(products.dtype)
         updates = rows.combine(weights)
     else:
         jacobian = rows.jacobian()
@@ -279,8 +275,7 @@ def _parameters(
         raise ValueError(NO_PARAMETER)
     if set(map(id, shared)) & set(map(id, heads)):
         raise ValueError("a parameter is either shared or a task parameter; found one that is named as both")
-    if any(parameter._post_accumulate_grad_hooks for parameter in [*shared, *heads]):
-        raise ValueError("a parameter has a hook for after its gradient's accumulation, which would not run; remove it")
+    check_writable([*shared, *heads])
     return shared, heads, [*frozen, *frozen_heads]
 
 
@@ -297,3 +292,8 @@ def check_losses(losses: Any, tape: Tape | None) -> None:
         raise ValueError("expected losses that depend on parameters, found constants; compute them outside of no_grad")
     if torch.is_inference_mode_enabled():
         raise ValueError("expected to be called where gradients can be computed; leave torch.inference_mode before")
+    if tape is None and any("CheckpointFunction" in node.name() for node in graph_of(losses)):  # a tape's layers refuse
+        raise RuntimeError(
+            "the losses go through a reentrant checkpoint, which hides the parameters behind it from all but "
+            "loss.backward(); use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+        )

@@ -7,7 +7,7 @@ with parameters is an error, never a silent wrong answer. So is a use of a param
 calls, such as a weight penalty in the losses, and a layer that mixes the rows of the batch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,14 +18,8 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtrl.graph import graph_of, leads_past, leaves_of
+from mtrl.parameters import Parameters, parameters_in, trained_and_frozen
 from mtrl.rules import RULES, BlockRule, has_blocks, rule_for
-
-# with their names, too, as optimizers take them
-Parameters = Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]]
-NO_PARAMETER = (
-    "expected at least one shared parameter that is trained, found none: let one require a gradient if all are frozen, "
-    "and keep a list of them, as a generator such as net.parameters() is used up after one call"
-)
 
 
 @dataclass
@@ -262,29 +256,6 @@ def _rule_of(name: str, layer: nn.Module, shared: Iterable[str]) -> BlockRule:
         f"gradients; expected {', '.join(t.__name__ for t in RULES)} or a layer with a method block_gradients. "
         "Name its parameters in task_parameters if they belong to single tasks, or use backward(parameters=...)"
     )
-
-
-def parameters_in(given: Any) -> list[nn.Parameter]:
-    """Return the parameters alone, of an iterable of parameters or of (name, parameter).
-
-    :raises TypeError: for anything else.
-    """
-    if isinstance(given, nn.Module | Tensor | Mapping) or not isinstance(given, Iterable):
-        instead = (
-            ".parameters()" if isinstance(given, nn.Module) else ".values()" if isinstance(given, Mapping) else "[it]"
-        )
-        raise TypeError(f"expected a list of parameters, found one {type(given).__name__}; give {instead}")
-    parameters = [each[1] if isinstance(each, tuple) and len(each) == 2 else each for each in given]
-    for each in parameters:
-        if not isinstance(each, Tensor):
-            raise TypeError(f"expected a list of parameters, found a {type(each).__name__} in it; give .parameters()")
-    return parameters
-
-
-def trained_and_frozen(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the parameters that require a gradient, and those that do not, each once."""
-    each = list(dict.fromkeys(parameters))
-    return [p for p in each if p.requires_grad], [p for p in each if not p.requires_grad]
 
 
 def _mixes_rows(layer: nn.Module) -> bool:

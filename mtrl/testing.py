@@ -25,7 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtrl.aggregators.base import Aggregator
 from mtrl.gradients import check_losses, per_task_gradients
-from mtrl.tape import Parameters, record
+from mtrl.parameters import Parameters
+from mtrl.tape import record
 
 Factory = Callable[[], Aggregator]
 

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -65,7 +66,7 @@ class Aggregator(nn.Module, ABC):
         return type(self).after_step is not Aggregator.after_step
 
     def __call__(self, jacobian: Tensor, losses: Tensor) -> Tensor:
-        """Check the shapes once for all methods, then aggregate; a process that is set to TF32 changes nothing.
+        """Check the shapes once for all methods, then aggregate; TF32 and autocast around it change nothing.
 
         A Jacobian in float16 or bfloat16 is widened to float32, and the update given back in its own precision.
 
@@ -81,9 +82,15 @@ class Aggregator(nn.Module, ABC):
                 "expected a Jacobian (tasks, params) and one loss per task; "
                 f"found a Jacobian {tuple(jacobian.shape)} and losses {tuple(losses.shape)}"
             )
-        with float32_products(tf32=False):
+        with torch.autocast(jacobian.device.type, enabled=False), float32_products(tf32=False):
             update: Tensor = super().__call__(widened(jacobian), widened(losses))
+        self._check("an update of the shared parameters", jacobian.shape[1:], update)
         return update.to(jacobian.dtype) if jacobian.dtype in HALF else update
+
+    def _check(self, what: str, expected: tuple[int, ...], found: Tensor) -> None:
+        if found.shape != expected:
+            name = type(self).__name__
+            raise ValueError(f"{name} should give {what}, {tuple(expected)}; found {tuple(found.shape)} (self.reduce?)")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # What torch's modules do to their tensors in `to`, `cuda`, `bfloat16` ...: state moves with the model around it
@@ -134,7 +141,16 @@ class GramianAggregator(Aggregator):
     ) -> Float[Tensor, " params"]:
         """Combine the rows of the Jacobian with the weights."""
         gramian, rows = Rows([jacobian]).measured(self.apart)
-        return rows.combine(self.weights(gramian, losses))[0]
+        return rows.combine(self.checked_weights(gramian, losses))[0]
+
+    def checked_weights(self, gramian: Tensor, losses: Tensor) -> Tensor:
+        """Return `weights`.
+
+        :raises ValueError: for another shape, which could be taken for weights of each parameter.
+        """
+        weights = self.weights(gramian, losses)
+        self._check("a weight for each task", gramian.shape[:-1], weights)
+        return weights
 
 
 class LossAggregator(Aggregator):

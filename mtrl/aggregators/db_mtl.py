@@ -47,7 +47,7 @@ class DBMTL(Aggregator):
         self.beta = in_range("beta", beta, 0, 1, below=True)
         self.decay = in_range("decay", decay, 0)
         self.rescale = yes_or_no("rescale", rescale)
-        self.register_buffer("averages", torch.empty(0, 0))
+        self.register_buffer("averages", torch.empty(0, 0, dtype=torch.float32))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def reset(self, num_tasks: int, num_params: int) -> None:

@@ -2,11 +2,12 @@
 
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mtrl.aggregators.shared import on_scale
-from mtrl.aggregators.weighting import Weighting
+from mtrl.aggregators.weighting import LEAST, Weighting
 
 
 class GLS(Weighting):
@@ -17,7 +18,7 @@ class GLS(Weighting):
 
     Use it when losses have different units and one wants nothing to tune.
 
-    Losses must not be negative.
+    Losses must not be negative. One of exactly 0, as that of a task with no rows in the batch, is left out.
 
     :param reduction: "sum" is T times as long.
     """
@@ -25,6 +26,6 @@ class GLS(Weighting):
     capturable: ClassVar[bool] = True
 
     def weights(self, losses: Float[Tensor, " tasks"]) -> Float[Tensor, " tasks"]:
-        """1 / L_i, scaled to sum 1."""
-        inverse = 1 / self.seen(losses)
-        return on_scale(inverse / inverse.sum(), self.reduction)
+        """1 / L_i, scaled to sum 1; 0 for a loss of 0."""
+        inverse = torch.where(losses == 0, 0.0, 1 / self.seen(losses))
+        return on_scale(inverse / inverse.sum().clamp(min=LEAST), self.reduction)

@@ -47,7 +47,7 @@ class MoCoGrad(Ordered):
         super().__init__(reduction, seed)
         self.strength = in_range("strength", strength, 0)
         self.momentum = in_range("momentum", momentum, 0, 1, below=True)
-        self.register_buffer("momenta", torch.empty(0, 0))
+        self.register_buffer("momenta", torch.empty(0, 0, dtype=torch.float32))
 
     def reset(self, num_tasks: int, num_params: int) -> None:
         """Forget the momenta and begin the sequence of visiting orders again."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtrl.aggregators.base import Reduction
 from mtrl.aggregators.shared import begin, in_range, on_scale
-from mtrl.aggregators.weighting import Weighting
+from mtrl.aggregators.weighting import LEAST, Weighting
 
 
 class STCH(Weighting):
@@ -16,7 +16,7 @@ class STCH(Weighting):
 
     Lin et al. 2024, "Smooth Tchebycheff Scalarization for Multi-Objective Optimization" (arXiv 2402.19078), equation 6:
     mu log sum_i exp(lambda_i (L_i - z_i) / mu), with z = 0 and lambda_i = 1 / (first loss of task i), as losses have
-    units. Its gradient's weights are scaled to sum 1.
+    units. Its gradient's weights are scaled to sum 1. A task that has had no loss above 0 yet has no weight.
 
     Use it when the worst task counts, not the average.
 
@@ -27,7 +27,7 @@ class STCH(Weighting):
     """
 
     capturable: ClassVar[bool] = True
-    first_losses: Tensor  # (T,), float64, NaN until the task's first finite loss
+    first_losses: Tensor  # (T,), float64, NaN until the task's first loss above 0
 
     def __init__(self, reduction: Reduction = "mean", mu: float = 0.1) -> None:
         super().__init__(reduction)
@@ -42,7 +42,8 @@ class STCH(Weighting):
         """Return the softmax of the relative losses over mu, each divided by its first loss."""
         begin(self, len(self.first_losses), len(losses))
         values = self.seen(losses)
-        sound = self.first_losses.isnan() & values.isfinite()
+        sound = self.first_losses.isnan() & values.isfinite() & (losses > 0)
         self.first_losses.copy_(torch.where(sound, values, self.first_losses))
-        shares = (values / self.first_losses / self.mu).softmax(0) / self.first_losses
-        return on_scale(shares / shares.sum(), self.reduction)
+        scales = torch.where((losses == 0) & self.first_losses.isnan(), torch.inf, self.first_losses)
+        weights = (values / scales / self.mu).softmax(0) / scales
+        return on_scale(weights / weights.sum().clamp(min=LEAST), self.reduction)

@@ -22,7 +22,7 @@ class Uncertainty(Weighting):
     Use it when losses have different units and per-task gradients cost too much; before surgery (`uncertainty:pcgrad`)
     it is the setting of the PCGrad paper's best result on NYUv2.
 
-    Losses must not be negative.
+    Losses must not be negative. One of exactly 0, as that of a task with no rows in the batch, teaches nothing.
 
     :param reduction: "sum" is T times as long.
     :param rate: largest step of a log-variance, above 0.
@@ -46,5 +46,5 @@ class Uncertainty(Weighting):
         values = self.seen(losses)
         weights = on_scale((-self.log_variances).softmax(0), self.reduction)
         step = self.rate * ((values.log() - self.log_variances) / 2).tanh()
-        self.log_variances.add_(torch.where(step.isfinite(), step, 0.0))
+        self.log_variances.add_(torch.where(step.isfinite() & (losses > 0), step, 0.0))
         return torch.where(values.isnan(), torch.nan, weights)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mtrl.aggregators.base import Aggregator, GramianAggregator, LossAggregator
 
 SMALLEST = 1e-8  # of a loss: one of 0 would have an infinite weight
+LEAST = 1e-300  # of a sum of weights, where all are 0
 
 
 class Weighting(LossAggregator):

@@ -305,13 +305,24 @@ def test_losses_that_reach_no_parameter_are_refused(aggregator) -> None:
 
 
 @pytest.mark.parametrize("aggregator", ["mean", "famo", "pcgrad", "mocograd"])
+def test_a_layer_within_and_outside_of_a_reentrant_checkpoint_is_refused(aggregator) -> None:
+    """All parameters are reached, and what the checkpoint hides would be missing."""
+    layer, x, method = nn.Linear(5, T), torch.randn(B, 5, requires_grad=True), mtrl.make_aggregator(aggregator)
+    losses = (checkpoint(layer, x, use_reentrant=True) + layer(x)).square().mean(0)
+    with pytest.raises(RuntimeError, match=r"reentrant checkpoint, which hides the parameters.*use_reentrant=False"):
+        mtrl.backward(losses, method, parameters=layer.parameters())
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "famo", "pcgrad", "mocograd"])
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_parameters_behind_a_checkpoint_are_reached_or_missed_aloud(reentrant, aggregator) -> None:
     first, last, x = nn.Linear(5, 5), nn.Linear(5, T), torch.randn(B, 5, requires_grad=True)
     parameters, method = [*first.parameters(), *last.parameters()], mtrl.make_aggregator(aggregator)
     losses = last(checkpoint(first, x, use_reentrant=reentrant)).square().mean(0)
     if reentrant:
-        with pytest.raises(RuntimeError, match=r"reentrant checkpoint, which hides them.*use_reentrant=False"):
+        with pytest.raises(
+            RuntimeError, match=r"reentrant checkpoint, which hides the parameters.*use_reentrant=False"
+        ):
             mtrl.backward(losses, method, parameters=parameters)
         assert all(parameter.grad is None for parameter in parameters)
     else:
