@@ -4,6 +4,7 @@ The board is a structured array with one record per column: the action goes in, 
 it lies in shared memory.
 """
 
+import contextlib
 import importlib
 import math
 from collections.abc import Sequence
@@ -277,7 +278,8 @@ class Columns:
     def close(self) -> None:
         """Close every task."""
         for column in self._columns:
-            column.env.close()
+            with contextlib.suppress(SystemExit):
+                column.env.close()
 
     def _each(self, operation: str, *per_task: Sequence[Any]) -> list[Any]:
         answers = []
@@ -285,6 +287,8 @@ class Columns:
             column.busy(True)  # stays so if the task fails, or hangs, or takes the process with it
             try:
                 answers.append(getattr(column, operation)(*given))
+            except SystemExit as error:  # code that was written as a command may want to end it
+                raise RuntimeError(f"task {column.name!r} ended the program: {error!r}") from error
             except Exception as error:
                 error.add_note(f"in task {column.name!r}")
                 raise

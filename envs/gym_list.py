@@ -5,6 +5,7 @@ returns a list of environments, or a dict from name to environment; instead of a
 Each call must give the same tasks, as new objects: a worker calls it for itself and keeps its share.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -135,7 +136,8 @@ def examine(suite: str) -> tuple[tuple[str, ...], tuple[gymnasium.Space, gymnasi
             _try_out(suite, name, env)
     finally:
         for env in envs.values():
-            env.close()
+            with contextlib.suppress(SystemExit):
+                env.close()
     return tuple(envs), spaces, Sizes.of(next(iter(envs.values())))
 
 

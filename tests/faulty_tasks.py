@@ -18,7 +18,7 @@ class Faulty(Countdown):
     """
 
     def __init__(
-        self, fault: Literal["raise", "hang", "die", "nan", "huge", "slow", "slow-reset", "none"], at: int = 2
+        self, fault: Literal["raise", "exit", "hang", "die", "nan", "huge", "slow", "slow-reset", "none"], at: int = 2
     ) -> None:
         super().__init__("terminated")
         self._fault, self._at, self._steps = fault, at, 0
@@ -43,6 +43,8 @@ class Faulty(Countdown):
     def _misbehave(self) -> None:
         if self._fault == "raise":
             raise ZeroDivisionError("the floor is lava")
+        if self._fault == "exit":
+            raise SystemExit(0)  # as code does that was written as a command
         if self._fault == "hang":
             time.sleep(3600)
         if self._fault == "slow":

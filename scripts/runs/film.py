@@ -107,7 +107,17 @@ def write_gif(path: Path, frames: list[np.ndarray], milliseconds: float) -> None
 
 
 def main(order: dict[str, Any]) -> None:
-    """Record what `scripts.record` has checked."""
+    """Record what `scripts.record` has checked.
+
+    :raises UsageError: if a task ends the program.
+    """
+    try:
+        _film(order)
+    except SystemExit as error:  # code that was written as a command may want to end it
+        raise UsageError(f"a task ended the program: {error!r}") from error
+
+
+def _film(order: dict[str, Any]) -> None:
     run = Run(order["run"])
     agent = run.agent(order["best"])
     out, groups = Path(order["out"]), [order["tasks"]]

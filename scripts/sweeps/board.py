@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -115,7 +116,7 @@ class Board:
     @staticmethod
     def _ending(line: Line, code: int) -> str:
         if code == 0:
-            return "finished"
+            return "finished" if is_finished(line.plan.job.path) else f"failed ({described(code)}, unfinished)"
         if stopped_by_signal(code):
             return "stopped"
         return f"failed ({described(code)})"
@@ -167,6 +168,15 @@ def progress(path: Path) -> tuple[int, str]:
         return steps, "-" if np.isnan(success) else f"{success:.2f}"
     except (UsageError, OSError, ValueError):  # not there yet, or caught while it is being written
         return 0, "-"
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a run says so, whose process ended without an error: code of the user's may have ended it."""
+    try:
+        os.listdir(path)  # another node wrote there: a file system that all share looks anew
+        return Run(path).status == "finished"
+    except (UsageError, OSError):
+        return False
 
 
 def _last_step(run: Run) -> int:

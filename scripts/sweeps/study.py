@@ -25,6 +25,7 @@ from scripts.common.usage import UsageError
 from scripts.runs import Run
 from scripts.runs.results import latest_evaluation
 from scripts.setup.config import TrainConfig
+from scripts.sweeps.board import is_finished
 from scripts.sweeps.execution import AGAIN, described, stopped_by_signal
 from scripts.sweeps.launchers import Started
 from scripts.sweeps.plan import Job
@@ -141,7 +142,7 @@ class Search:
         del self.live[name]
         if code in AGAIN:  # of the machine, not of the settings
             self.say(f"{name}: {described(code)}; the same command tries it again")
-        elif code == 0:
+        elif code == 0 and is_finished(self.jobs[name].path):
             found = latest_evaluation(Run(self.jobs[name].path))
             success = found["mean"]["success"] if found else None
             self._tell(trial, name, success, "" if success is not None else "its tasks report no success")

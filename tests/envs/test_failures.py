@@ -48,6 +48,8 @@ def faulty_run(monkeypatch, path, fault, workers):
         ("die", 2, WorkerError, "at point-1, was killed by SIGKILL"),
         ("hang", 2, WorkerError, "at point-1, did not answer within 5 s"),
         ("raise", 0, ZeroDivisionError, "(?s)the floor is lava"),
+        ("exit", 0, RuntimeError, r"task 'point-1' ended the program: SystemExit\(0\)"),
+        ("exit", 2, WorkerError, r"(?s)at point-1, raised an error:.*ended the program: SystemExit\(0\)"),
         ("nan", 0, NonFiniteError, "critic loss of task point-1 became non-finite .*gave rewards that are not finite"),
         ("huge", 0, NonFiniteError, "critic loss of task point-1 became non-finite .*beyond 1e"),
     ],

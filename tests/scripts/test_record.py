@@ -89,6 +89,16 @@ def test_rendering_that_hangs_is_ended_and_leaves_nothing(run, tmp_path):
     assert set(os.listdir(tmp_path)) == before
 
 
+def test_a_task_that_ends_the_program_is_no_film(monkeypatch):
+    class Ends:
+        def __init__(self, *_):
+            raise SystemExit(0)
+
+    monkeypatch.setattr(film, "Run", Ends)
+    with pytest.raises(UsageError, match=r"a task ended the program: SystemExit\(0\)"):
+        film.main({"run": "anywhere"})
+
+
 def test_a_grid_has_at_most_five_columns_and_a_success_is_green():
     film = pytest.importorskip("scripts.runs.film")
     pictures = [np.full((4, 4, 3), i + 1, np.uint8) for i in range(10)]

@@ -185,6 +185,17 @@ def test_a_training_that_a_signal_ended_was_stopped(number, tmp_path, capsys):
     assert [board.lines[name].state for name in names] == ["stopped", "stopped", "failed (signal 9)"]
 
 
+def test_a_run_is_finished_if_it_says_so_not_by_an_exit_code_alone(tmp_path):
+    plans = [plan(job) for job in jobs(tmp_path, arms=("mean",), seeds=(0, 1, 2))]
+    board, names = Board(plans, Screen()), [p.job.name for p in plans]
+    make_run(tmp_path / names[0])
+    make_run(tmp_path / names[1], status="interrupted")
+    board.update({}, dict.fromkeys(names, 0))
+    unfinished = "failed (exit code 0, unfinished)"
+    assert [board.lines[name].state for name in names] == ["finished", unfinished, unfinished]
+    assert not board.conclude()
+
+
 def test_a_success_that_a_task_does_not_report_is_left_out_of_the_mean(tmp_path):
     run = make_run(tmp_path / "a", {200: (0.2, 0.4)})
     rows = run.evaluations.read()
