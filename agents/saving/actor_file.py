@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import get_device
+from torch import Tensor
 
 from agents.fields import build, check_fields, taken_by
 from agents.networks import asked
@@ -70,7 +72,7 @@ def save_actor(agent: Any, path: str | Path) -> None:
 
     :param path: of the .safetensors file, which appears whole or not at all.
     :raises ValueError: for an agent with an actor per task; for an actor, torso or conditioning of a class of the
-        user's own, as files hold no code.
+        user's own, and for one whose parts a policy has replaced, as files hold no code.
     """
     if not isinstance(agent.actor, Actor):
         raise ValueError(f"expected an agent with one actor for all tasks; found {type(agent).__name__}.")
@@ -78,11 +80,7 @@ def save_actor(agent: Any, path: str | Path) -> None:
     own = [settings[name] for name in ("actor_torso", "conditioning") if ":" in settings[name]]
     kind = next((name for name, known in ACTORS.items() if type(agent.policy.actor) is known), "")
     own += [] if kind else [type(agent.policy.actor).__name__]
-    if own:
-        raise ValueError(
-            f"expected an actor of this package's parts; found {', '.join(own)}, and files hold no code. "
-            "agent.save(path) writes the agent, agent.export_onnx(path) its actor for acting."
-        )
+    _refuse(own)
     boxes = (agent.observation_space, agent.action_space)
     described = {
         "version": _VERSION,
@@ -100,8 +98,41 @@ def save_actor(agent: Any, path: str | Path) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in agent.policy.actor.state_dict().items()}
     if (vectors := agent.policy.task_vectors) is not None:
         weights[_VECTORS] = torch.as_tensor(vectors)
+    tensors = {**weights, **bounds}
+    if not _acts_as(described, tensors, agent.policy.actor):
+        _refuse([f"parts that {type(agent.policy).__name__} has replaced"])
     with whole_file(path) as file:
-        file.write(save({**weights, **bounds}, {_NAME: json.dumps(described)}))
+        file.write(save(tensors, {_NAME: json.dumps(described)}))
+
+
+def _refuse(own: Sequence[str]) -> None:
+    if own:
+        raise ValueError(
+            f"expected an actor of this package's parts; found {', '.join(own)}, and files hold no code. "
+            "agent.save(path) writes the agent, agent.export_onnx(path) its actor for acting."
+        )
+
+
+@torch.no_grad()
+def _acts_as(described: Mapping[str, Any], tensors: Mapping[str, Tensor], actor: Actor) -> bool:
+    """Whether the actor that a file of these describes takes the weights, and acts as this one on random rows."""
+    actor = copy.deepcopy(actor).cpu().eval()
+    with torch.random.fork_rng([]):  # new networks draw their parameters
+        try:
+            written = _built(described, tensors).actor.eval()
+        except RuntimeError:  # other weights
+            return False
+        rows = 4 * actor.num_tasks
+        plain = torch.randn(rows, len(tensors["observations.low"]) - actor.num_tasks)
+        noise = torch.randn(rows, len(tensors["actions.low"]))
+    kind = next(actor.parameters()).dtype
+    observations = torch.cat([plain, torch.eye(actor.num_tasks).repeat(4, 1)], 1).to(kind)
+    return all(
+        torch.allclose(
+            actor(observations, noise=each.to(kind)), written(observations, noise=each.to(kind)), equal_nan=True
+        )
+        for each in (torch.zeros_like(noise), noise)
+    )
 
 
 def load_actor(path: str | Path, device: torch.device | str = "auto") -> TrainedActor:
@@ -119,18 +150,25 @@ def load_actor(path: str | Path, device: torch.device | str = "auto") -> Trained
         values, tensors = json.loads(described), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if values["version"] != _VERSION:
             raise StateFileError(f"{path}: expected version {_VERSION} of the format; found {values['version']!r}.")
-        observations, actions = (
-            spaces.Box(tensors.pop(f"{name}.low").numpy(), tensors.pop(f"{name}.high").numpy(), dtype=np.dtype(dtype))
-            for name, dtype in zip(("observations", "actions"), values["dtypes"], strict=True)
-        )
         _check_known(path, values["settings"])
-        names, steps = tuple(values["task_names"]), values["steps_per_task"]
-        kind = values.get("kind", "gaussian")  # as all were before they said so
-        vectors = tensors.pop(_VECTORS).numpy() if _VECTORS in tensors else None
-        actor = TrainedActor(observations, actions, names, steps, kind, vectors, **values["settings"])
-        actor.actor.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
+        actor = _built(values, tensors)
     actor.set_training_mode(False)
     return actor.to(get_device(device))
+
+
+def _built(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TrainedActor:
+    """Make the actor that a file's metadata describe, with the file's tensors."""
+    weights = dict(tensors)
+    observations, actions = (
+        spaces.Box(weights.pop(f"{name}.low").numpy(), weights.pop(f"{name}.high").numpy(), dtype=np.dtype(dtype))
+        for name, dtype in zip(("observations", "actions"), values["dtypes"], strict=True)
+    )
+    names, steps = tuple(values["task_names"]), values["steps_per_task"]
+    kind = values.get("kind", "gaussian")  # as all were before they said so
+    vectors = weights.pop(_VECTORS).numpy() if _VECTORS in weights else None
+    actor = TrainedActor(observations, actions, names, steps, kind, vectors, **values["settings"])
+    actor.actor.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+    return actor
 
 
 def _check_known(path: str | Path, settings: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import envs.toy
-from agents import MTSAC, MTTD3
+from agents import MTSAC, MTTD3, load_actor, save_actor
 from agents.device import compiled
 from agents.networks.base import Stack, Torso
 from agents.networks.conditionings import CONDITIONINGS
@@ -229,3 +229,56 @@ def test_copies_of_a_policy_act_as_it_does(form):
         assert np.array_equal(other.predict(rows, deterministic=True)[0], expected)
         (group,) = other.actor.optimizer.param_groups
         assert all(a is b for a, b in zip(group["params"], other.actor.parameters(), strict=True))
+
+
+def replaced(change, kind=MTSAC):
+    """An agent whose policy changes its actor after it is made."""
+
+    class Changed(kind.policy_aliases["MlpPolicy"]):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            change(self.actor)
+            if "actor" in self.followed:
+                change(self.actor_target)
+            self.make_optimizers(args[2])
+
+    settings = {"learning_starts": 40, "policy_kwargs": SMALL, "seed": 0, "device": "cpu"}
+    return kind(Changed, envs.toy.make(num_tasks=2, seed=0), "mean", **settings)
+
+
+def tanh(actor):
+    actor.torso[1] = nn.Tanh()
+
+
+def longer_head(actor):
+    actor.head = nn.Sequential(nn.Linear(16, 16), actor.head)
+
+
+def narrower_spread(actor):
+    if hasattr(actor, "_log_std_limits"):
+        actor._log_std_limits = -5.0, -4.0
+    else:
+        actor._exploration_noise = 0.7
+
+
+@KINDS
+@pytest.mark.parametrize("change", [tanh, longer_head, narrower_spread])
+def test_no_actor_is_shared_that_a_file_would_not_tell(kind, change, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"this package's parts; found parts that Changed has replaced, and files hold"
+    ):
+        save_actor(replaced(change, kind), tmp_path / "actor")
+    assert not list(tmp_path.iterdir())
+
+
+@KINDS
+@pytest.mark.parametrize("change", [lambda actor: nn.init.normal_(actor.head.weight), lambda actor: actor.double()])
+def test_an_actor_is_shared_where_a_policy_changes_numbers_alone(kind, change, tmp_path):
+    agent = replaced(change, kind)
+    before = torch.get_rng_state()
+    save_actor(agent, tmp_path / "actor")
+    assert torch.equal(torch.get_rng_state(), before)
+    rows = np.random.default_rng(0).normal(size=(2, 2))
+    rows = np.concatenate([rows, np.eye(2)], 1).astype(np.float32)
+    acted = load_actor(tmp_path / "actor", "cpu").predict(rows, deterministic=True)[0]
+    assert np.array_equal(acted, agent.predict(rows, deterministic=True)[0])
