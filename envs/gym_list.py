@@ -29,8 +29,6 @@ from envs.spaces import common_spaces
 if TYPE_CHECKING:
     from envs.vec_env import TaskVecEnv
 
-PROBE_STEPS = 1000  # at most, until an environment says whether it succeeds
-
 _left: dict[tuple[str, bool], dict[str, Any]] = {}  # of a function's last call, what nobody has taken yet
 _seen: WeakValueDictionary[int, gymnasium.Env] = WeakValueDictionary()  # all that were built here, by id
 
@@ -59,37 +57,39 @@ def from_gymnasium(
 class GymTask(gymnasium.Wrapper):
     """One environment of a list: truncated at the horizon, with `info["success"]` 0 or 1 at every step.
 
-    Or NaN, where the environment says by None or NaN that it does not know.
+    Or NaN, where the environment says by None or NaN that it does not know, and before it says anything: it may tell at
+    its own end alone, to which a shorter horizon never comes.
     Its state can be saved if the environment, as the list has it, offers `snapshot()` and `restore(state)`.
     """
 
     def __init__(self, env: gymnasium.Env, horizon: int) -> None:
         super().__init__(env)
-        self._horizon, self._steps = horizon, 0
+        self._horizon, self._steps, self._told = horizon, 0, False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode."""
-        self._steps = 0
+        self._steps, self._told = 0, False
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
-        """Step; where an info does not speak of success, there is none."""
+        """Step; where an info does not speak of success, there is none, if another did or the environment ends here."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
-        reported = {**info, "success": _success(info, otherwise=0.0)}
-        return observation, reward, terminated, truncated or self._steps >= self._horizon, reported
+        success = _success(info, otherwise=0.0 if self._told or terminated or truncated else math.nan)
+        self._told = self._told or not math.isnan(success)
+        return observation, reward, terminated, truncated or self._steps >= self._horizon, {**info, "success": success}
 
     def snapshot(self) -> dict[str, Any] | None:
         """Return what `restore` needs; None if the environment has no state to give."""
         if not hasattr(self.env, "snapshot") or not hasattr(self.env, "restore"):
             return None
-        return {"steps": self._steps, "env": self.env.snapshot()}
+        return {"steps": self._steps, "told": self._told, "env": self.env.snapshot()}
 
     def restore(self, state: dict[str, Any]) -> np.ndarray:
         """Go back to a snapshot and return its observation."""
-        self._steps = state["steps"]
+        self._steps, self._told = state["steps"], state.get("told", True)  # until version 0.2 what was not told was 0
         return self.env.restore(state["env"])  # type: ignore[attr-defined]
 
 
@@ -98,7 +98,7 @@ def task_set(options: TaskOptions) -> TaskSet:
 
     :raises ValueError: in one line, for whatever does not fit.
     """
-    names, spaces, sizes = examine(options.suite)
+    names, spaces, sizes = examine(options.suite, options.horizon)
     chosen = names if options.tasks is None else checked_tasks(options.tasks, names)
     given = {"suite": options.suite, "horizon": options.horizon, "render": options.render_size is not None}
     specs = [TaskSpec(name, "envs.gym_list:build", {"name": name, **given}, sizes) for name in chosen]
@@ -119,10 +119,11 @@ def build(suite: str, name: str, horizon: int, render: bool = False) -> GymTask:
 
 
 @cache
-def examine(suite: str) -> tuple[tuple[str, ...], tuple[gymnasium.Space, gymnasium.Space], Sizes]:
+def examine(suite: str, horizon: int) -> tuple[tuple[str, ...], tuple[gymnasium.Space, gymnasium.Space], Sizes]:
     """Call a function of the user's and look at what it returns: names of the tasks, their spaces.
 
-    :raises ValueError: if these are no environments with equal spaces, each its own, that say whether they succeed.
+    :raises ValueError: if these are no environments with equal spaces, each its own, that say whether they succeed
+        within an episode of at most `horizon` steps.
     """
     envs: dict[str, gymnasium.Env] = {}
     try:
@@ -133,7 +134,7 @@ def examine(suite: str) -> tuple[tuple[str, ...], tuple[gymnasium.Space, gymnasi
         except ValueError as error:
             raise ValueError(f"{suite}: {error}") from error
         for name, env in envs.items():
-            _try_out(suite, name, env)
+            _try_out(suite, name, env, horizon)
     finally:
         for env in envs.values():
             with contextlib.suppress(SystemExit):
@@ -232,13 +233,13 @@ def _require_apart(envs: Sequence[gymnasium.Env]) -> None:
         raise ValueError("expected a separate environment for each task, found one twice; make it in the factory")
 
 
-def _try_out(suite: str, name: str, env: gymnasium.Env) -> None:
+def _try_out(suite: str, name: str, env: gymnasium.Env, horizon: int) -> None:
     """Plays until a task says whether it succeeds: one step, or an episode where only the last one does."""
     keys: set[str] = set()
     try:
         env.action_space.seed(0)
         _require_observation(env.reset(seed=0)[0], env)
-        for _ in range(PROBE_STEPS):
+        for _ in range(horizon):
             observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
             _require_observation(observation, env)
             if not math.isfinite(number(reward, "reward")):
@@ -247,13 +248,16 @@ def _try_out(suite: str, name: str, env: gymnasium.Env) -> None:
             if not math.isnan(_success(info)):
                 return
             if terminated or truncated:
+                end = "an episode;"
                 break
+        else:
+            end = f"an episode cut off at the horizon of {horizon} steps; make that longer if its own end tells it, or"
     except (Exception, SystemExit) as error:
         raise ValueError(f"{suite}: {name} raised {_line(error)}") from error
     unknown = " without a number" if {"success", "is_success"} & keys else ""
     raise ValueError(
         f"{suite}: expected 'success' or 'is_success' among the infos of {name}, as evaluations count successes; found "
-        f"{', '.join(sorted(map(str, keys))) or 'none'}{unknown} in an episode; add it with a wrapper "
+        f"{', '.join(sorted(map(str, keys))) or 'none'}{unknown} in {end} add it with a wrapper "
         "(docs/benchmarks.md)"
     )
 

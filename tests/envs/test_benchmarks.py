@@ -14,10 +14,12 @@ import pytest
 import envs
 from agents import evaluate
 from envs.benchmarks import BENCHMARKS, TaskOptions, find_benchmark
+from envs.gym_list import GymTask
 from scripts.runs.files import read_goals
 from scripts.runs.protocol import Protocol, describe
 from scripts.setup.config import TrainConfig, check
 from scripts.setup.presets import PRESETS
+from tests.listed_tasks import Kept
 from tests.runs import libraries
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -254,6 +256,26 @@ def test_success_that_a_task_does_not_know_is_unknown_and_no_failure(build):
     played = evaluate(Idle(), build("doubtful", workers=2, goal_order="sequential"), 2)
     assert np.array_equal(played.success, [[0, 0], [0, np.nan]], equal_nan=True)
     assert np.array_equal(played.task_success, [0, np.nan], equal_nan=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_success_that_only_an_end_would_tell_is_unknown_where_the_horizon_comes_before(build, workers):
+    played = evaluate(Idle(), build("late", workers=workers, goal_order="sequential", horizon=11), 2)
+    assert np.array_equal(played.success, [[1, np.nan]], equal_nan=True), "6 steps, and 12"
+    with pytest.raises(
+        ValueError, match="found none in an episode cut off at the horizon of 5 steps; make that longer"
+    ):
+        build("late", horizon=5)
+    assert build("very_late", horizon=1001).task_names == ("task-0",)
+
+
+def test_what_was_told_of_an_episode_is_part_of_its_state():
+    task, other = (GymTask(Kept(9.0), 9) for _ in range(2))
+    task.reset(seed=0)
+    task.step(np.zeros(1))
+    other.restore(task.snapshot())
+    task.env.step = other.env.step = lambda action: (np.zeros(2), 0.0, False, False, {})
+    assert task.step(np.zeros(1))[4] == other.step(np.zeros(1))[4] == {"success": 0.0}
 
 
 class Idle:
