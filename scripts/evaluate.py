@@ -15,11 +15,13 @@ import tyro
 
 from agents import evaluate
 from scripts.common import command
-from scripts.common.screen import Screen
+from scripts.common.screen import Screen, strong
+from scripts.common.text import plain
 from scripts.common.usage import UsageError, check_output
 from scripts.runs import Run
 from scripts.runs.files import check_not_of_a_run, write_json
 from scripts.runs.messages import success_table
+from scripts.runs.protocol import describe_env, require_spaces
 from scripts.runs.results import group_means, summarize
 from scripts.setup.build import make_evaluation_env, resolve
 from scripts.setup.trust import require_trust, suite_code
@@ -62,12 +64,18 @@ def main(argv: Sequence[str]) -> int:
     source, agent = run.load_agent(request.best, config.device)
     with contextlib.closing(make_evaluation_env(config, run.goals, alone=True)) as env:
         run.require_tasks(env.task_names, run.path / "config.json")
+        now = describe_env(config, env)
+        require_spaces(run.protocol, now.spaces)
         summary = summarize(evaluate(agent, env, episodes))
     console = Screen()
-    protocol = replace(run.protocol, episodes_final=episodes)
+    protocol = replace(now, episodes_final=episodes, collect_ahead=run.protocol.collect_ahead)
     groups = group_means(summary, protocol.benchmark)
     console.print(success_table(summary, f"{run.path.name} after {agent.steps_per_task:,} steps per task", groups))
     console.print(f"Protocol {protocol.id}: deterministic, each goal once, success at any of {config.horizon} steps.")
+    if (before := run.protocol.versions) != protocol.versions:
+        changes = f"{plain(before)} -> {plain(protocol.versions)}"
+        told = f" than the run was trained with, so its numbers may differ: {changes}"
+        console.print(strong("Other software", told), soft_wrap=True)
     if request.json:
         write_json(
             request.json,

@@ -19,6 +19,7 @@ from scripts.common import command
 from scripts.common.screen import Screen
 from scripts.common.usage import UsageError
 from scripts.runs.folder import Run
+from scripts.runs.protocol import require_spaces, spaces_of
 from scripts.setup.build import make_scene
 
 STEPS_PER_SECOND = 80  # of metaworld's simulated time
@@ -34,6 +35,7 @@ class Scene:
         self.name, self.agent, self.size = name, agent, size
         self.one_hot = np.eye(len(run.protocol.tasks), dtype=np.float32)[run.protocol.tasks.index(name)]
         self.task = make_scene(run.config, run.goals, name, goal, size)
+        require_spaces(run.protocol, spaces_of(self.task))
         self.observation, _ = self.task.reset(seed=run.config.seed)
         for _ in range(goal if len(run.goals[name]) <= goal else 0):  # a task without goals: another start
             self.observation, _ = self.task.reset()

@@ -19,6 +19,7 @@ from agents.fields import build, taken_by
 from envs import find_benchmark
 from envs.spaces import spelled
 from scripts.common.text import plain
+from scripts.common.usage import UsageError
 from scripts.setup.config import TrainConfig
 
 if TYPE_CHECKING:  # brings torch
@@ -153,9 +154,22 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 def describe_env(config: TrainConfig, env: TaskVecEnv) -> Protocol:
     """Return the protocol of a run with this config in this environment."""
-    (width,) = env.observation_space.shape or ()
-    spaces = f"observations of {width - env.num_tasks} numbers, actions in {spelled(env.action_space)}"
-    return describe(config, env.task_names, env.goals, spaces)
+    return describe(config, env.task_names, env.goals, spaces_of(env, env.num_tasks))
+
+
+def spaces_of(env: Any, appended: int = 0) -> str:
+    """Return the spaces of an environment as they stand in a protocol, without so many numbers that were appended."""
+    (width,) = env.observation_space.shape
+    return f"observations of {width - appended} numbers, actions in {spelled(env.action_space)}"
+
+
+def require_spaces(protocol: Protocol, found: str) -> None:
+    """Raise UsageError unless the environments of now have the spaces that the protocol names, if it names any."""
+    if protocol.spaces not in ("", found):
+        raise UsageError(
+            f"expected the environments that this run was trained in, with {protocol.spaces}; found {found}. Put "
+            f"{protocol.benchmark} back as it was, or train anew."
+        )
 
 
 def describe(

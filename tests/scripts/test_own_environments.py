@@ -3,6 +3,8 @@
 import importlib
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 from scripts import compare, evaluate, record, sweep, train
 from scripts.common.usage import UsageError
 from scripts.runs import Run, rendering
+from scripts.runs.files import write_json
+from scripts.runs.protocol import Protocol
 from scripts.setup.parse import parse_train
 
 SHORT = (
@@ -67,6 +71,55 @@ def test_it_is_evaluated_where_its_code_may_run(run, tmp_path, capsys):
     assert evaluate.main([str(run), "--run-code", "--episodes", "2", "--workers", "0", "--json", str(out)]) == 0
     result = json.loads((run / "result.json").read_text())
     assert json.loads(out.read_text())["tasks"] == result["evaluation"]["tasks"], "the same episodes"
+
+
+OWN = """
+from functools import partial
+from gymnasium.spaces import Box
+from tests.listed_tasks import Kept
+class Own(Kept):
+    def __init__(self, mark):
+        super().__init__(mark)
+        self.action_space = Box({actions})
+    observation_space = Box(-9.0, 9.0, ({width},), "f8")
+    def _observation(self):
+        return self.observation_space.sample()
+def tasks():
+    return {{"left": partial(Own, -0.5), "right": partial(Own, 0.5)}}
+"""
+
+
+@pytest.mark.parametrize("changed", [{"actions": "-4.0, 4.0, (1,)"}, {"width": 3}])
+def test_environments_that_have_changed_are_refused_by_all_that_plays_them(changed, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("scripts.evaluate.evaluate", lambda *_: pytest.fail("played"))
+    path, file = shutil.copytree(run, tmp_path / "run"), tmp_path / "own.py"
+    before = {"actions": "-2.0, 2.0, (1,)", "width": 2}
+    file.write_text(OWN.format(**before | changed))
+    for name in ("config.json", "protocol.json"):
+        (path / name).write_text((path / name).read_text().replace("tests.listed_tasks:kept", f"{file}:tasks"))
+    protocol = Protocol.from_json(
+        {k: v for k, v in json.loads((path / "protocol.json").read_text()).items() if k != "id"}
+    )
+    write_json(path / "protocol.json", {"id": protocol.id, **protocol.to_json()})
+    message = r"expected the environments that this run was trained in, with observations of 2 numbers, .*; found obs"
+    with pytest.raises(UsageError, match=message):
+        evaluate.main([str(path), "--run-code", "--workers", "0"])
+    film = pytest.importorskip("scripts.runs.film", reason="needs imageio")
+    with pytest.raises(UsageError, match=message):
+        film.Scene(Run(path), None, "left", 0, 16)
+
+
+def test_other_software_is_told_and_saved(run, tmp_path, capsys):
+    path = shutil.copytree(run, tmp_path / "run")
+    protocol = replace(Run(run).protocol, gymnasium="0.9")
+    write_json(path / "protocol.json", {"id": protocol.id, **protocol.to_json()})
+    out = tmp_path / "a.json"
+    assert evaluate.main([str(path), "--run-code", "--episodes", "2", "--workers", "0", "--json", str(out)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search("Other software than the run was trained with, .* gymnasium 0.9 -> .*gymnasium", printed)
+    told = json.loads(out.read_text())["protocol"]
+    assert told["gymnasium"] == Run(run).protocol.gymnasium
+    assert told["id"] == replace(Run(run).protocol, episodes_final=2).id
 
 
 def test_it_is_compared_without_its_code(run, capsys):
