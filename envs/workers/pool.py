@@ -10,23 +10,21 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from numbers import Integral
-from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from envs.benchmarks import whole
+from envs.children import python, python_path
 from envs.columns import Columns, Sizes, TaskSpec, make_board
 from envs.machine import cores
 from envs.signals import STOP_SIGNALS
 from envs.workers.wire import DONE, STEP, pack, unpack
 
-_ROOT = Path(__file__).resolve().parents[2]
 _SLICES = 20  # of a time-out
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -136,16 +134,14 @@ class Pool:
     def _start(self, memory: int) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            python_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH"), *_own_paths()]))
             # a worker inherits what is blocked: a signal to all processes finds it deaf from its first moment
             before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "envs.workers.worker", str(theirs.fileno()), str(memory)],
+                    python("envs.workers.worker", str(theirs.fileno()), str(memory)),
                     pass_fds=(theirs.fileno(), memory),
                     stdin=subprocess.DEVNULL,
-                    cwd=_ROOT,
-                    env=os.environ | _ONE_THREAD | {"PYTHONPATH": python_path},
+                    env=os.environ | _ONE_THREAD | python_path(),
                 )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -238,12 +234,6 @@ class Pool:
             f"worker {worker}, at {', '.join(dict.fromkeys(names))}, {what}; all workers have been ended. "
             "Create a new environment with workers=0 to see the error in this process."
         )
-
-
-def _own_paths() -> list[str]:
-    """Where this process finds modules that are not installed, such as its working folder: so do its workers."""
-    installed = (sys.prefix, sys.base_prefix, sys.exec_prefix)
-    return [path for path in map(os.path.abspath, sys.path) if not path.startswith(installed)]
 
 
 def _unnamed_file() -> IO[bytes]:

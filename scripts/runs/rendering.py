@@ -7,14 +7,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Literal
 
 from envs import find_benchmark
+from envs.children import python, python_path
 from scripts.common.usage import UsageError
 from scripts.runs.folder import Run
 
-_ROOT = Path(__file__).resolve().parents[2]
 BACK_ENDS = ("egl", "osmesa")
 PACKAGES = (
     "libegl1 and libgl1 for EGL, or libosmesa6 for OSMesa (apt-get install libosmesa6; dnf install mesa-libOSMesa)"
@@ -75,12 +74,9 @@ def film(order: dict[str, object], gl: str, timeout: float) -> None:
     :raises UsageError: if that fails or hangs; then no file is left.
     """
     variables = _rendering_with(gl) if gl else {**os.environ}
-    words = [sys.executable, "-m", "scripts.runs.film", json.dumps(order)]
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    words = python("scripts.runs.film", json.dumps(order))
     try:
-        done = subprocess.run(
-            words, env=variables | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True, timeout=timeout
-        )
+        done = subprocess.run(words, env=variables | python_path(), stderr=subprocess.PIPE, text=True, timeout=timeout)
     except subprocess.TimeoutExpired as error:
         raise UsageError(
             f"rendering with {gl or 'no OpenGL'} took longer than --timeout {timeout:g} s. Give it more."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.saving.atomic import not_through_links
+from envs.children import python, python_path
 from scripts.common.signals import SWEEP, listening
 from scripts.common.usage import UsageError, choose, require_package
 from scripts.runs.claim import node
@@ -45,11 +45,11 @@ class Command:
         libraries = dict.fromkeys(_THREAD_VARIABLES, str(self.threads))  # torch's own number is the flag
         with open(self.log, "ab", opener=not_through_links) as file:
             return subprocess.Popen(
-                [sys.executable, "-m", "scripts.train", *self.words],
+                python("scripts.train", *self.words),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **libraries, SWEEP: str(os.getpid()), **(variables or {})},
+                env={**os.environ, **python_path(), **libraries, SWEEP: str(os.getpid()), **(variables or {})},
                 start_new_session=True,
             )
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from agents import NonFiniteError
+from envs.children import python, python_path
 from envs.signals import STOP_SIGNALS
 from mtrl import AGGREGATORS, WEIGHTINGS
 from scripts import sweep, train
@@ -218,8 +219,10 @@ def test_a_board_of_several_machines_names_the_node_of_each_run(tmp_path, monkey
 
 
 def test_a_training_knows_its_sweep(tmp_path, monkeypatch):
-    monkeypatch.setattr("subprocess.Popen", lambda words, **options: options["env"])
-    assert Command((), tmp_path / "log", 1).begin()["MTRL_SWEEP"] == str(os.getpid())
+    monkeypatch.setattr("subprocess.Popen", lambda words, **options: (words, options["env"]))
+    words, variables = Command((), tmp_path / "log", 1).begin()
+    assert variables["MTRL_SWEEP"] == str(os.getpid())
+    assert (words[:4], variables["PYTHONPATH"]) == (python("scripts.train"), python_path()["PYTHONPATH"])
 
 
 def test_an_error_of_ours_leaves_no_training_behind():
