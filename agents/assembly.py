@@ -103,7 +103,8 @@ class Assembly:
         by_goal, start = self.settings.goal_temperature, log_alpha.detach()
         numbers = goal_numbers(self.policy.settings, self.buffer.obs_dim) if by_goal else 0
         log_alpha = F.pad(start, (numbers, 0)) if by_goal else start.repeat(num_tasks)
-        options = {"lr": rate, "fused": True, **self.policy.optimizer_kwargs}
+        # a decay is for weights: it would pull the temperatures to 1
+        options = {"lr": rate, "fused": True, **self.policy.optimizer_kwargs, "weight_decay": 0.0}
         optimizer = torch.optim.Adam([log_alpha.requires_grad_()], **options)
         if by_goal:
             return GoalTemperatures(log_alpha, optimizer, target_entropy, num_tasks)

@@ -71,6 +71,7 @@ class MTSAC(SAC):
     eval_action, reset, __setattr__ = asked.eval_action, asked.reset, set_attribute
     dump_logs, save, export_onnx = write_row, agent_file.save, onnx_export.export_onnx
     save_replay_buffer, load_replay_buffer = agent_file.save_buffer, agent_file.load_buffer
+    set_parameters = agent_file.set_parameters
 
     @takes(Arguments)
     def __init__(self, *args: Any, **keywords: Any):
@@ -269,12 +270,6 @@ class MTSAC(SAC):
         self._exported = {"counters": self.counters(), "return_scale": self.return_scale.state_dict()}
         super().save(path, exclude, include)
         self._exported = None
-
-    def set_parameters(self, load_path_or_dict: Any, *args: Any, **kwargs: Any) -> None:
-        """As Stable-Baselines3's; a file is one of `save`, whose networks, optimizers and aggregators are taken."""
-        if not isinstance(load_path_or_dict, dict):
-            load_path_or_dict = agent_file.parameters_in(load_path_or_dict, self._get_torch_save_params()[0])
-        super().set_parameters(load_path_or_dict, *args, **kwargs)
 
     def counters(self) -> dict[str, Any]:
         """Where training is, by its names in a saved agent."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from inspect import signature
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import nn
 from agents.collecting.replay import TaskReplayBuffer
 from agents.fields import taken_by
 from agents.learning.guard import NonFiniteError
+from agents.saving.agent_file import with_own_options
 from agents.saving.state_file import StateFileError
 from agents.schedules import learning_schedule
 from agents.settings import AgentSettings, NetworkSettings
@@ -143,7 +145,8 @@ class PlainSAC:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.sac.set_parameters(state["modules"], device=self.sac.device)
+        modules = {name: with_own_options(attrgetter(name)(self.sac), own) for name, own in state["modules"].items()}
+        self.sac.set_parameters(modules, device=self.sac.device)
         if self.sac.log_ent_coef is not None:
             with torch.no_grad():
                 self.sac.log_ent_coef.copy_(state["log_ent_coef"])

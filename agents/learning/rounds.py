@@ -84,7 +84,7 @@ class UpdateRounds:
 
         :param number: of the next update, of all from 0.
         """
-        due = sum(step <= steps_per_task for step in self._reset_at)
+        due = self._due(steps_per_task)
         reset, self._resets = due > self._resets, due
         if reset:
             restart_networks()
@@ -125,6 +125,13 @@ class UpdateRounds:
     def _on_turn(self, number: int, every: int) -> bool:
         """Whether that update is the first of so many; the last, if the algorithm lets its critics learn before."""
         return (number + self._update.update.delayed) % every == 0
+
+    def pass_resets(self, steps_per_task: int) -> None:
+        """Count the resets up to these steps as made, of a list that is another one than the saved counter's."""
+        self._resets = self._due(steps_per_task)
+
+    def _due(self, steps_per_task: int) -> int:
+        return sum(step <= steps_per_task for step in self._reset_at)
 
     def counters(self) -> dict[str, int]:
         """Return what the next rounds depend on, by its name in a saved agent."""

@@ -50,8 +50,14 @@ class LearnedTemperatures(FixedTemperatures):
         self.log_alpha, self.optimizer = log_alpha, optimizer
         self._target_entropy, self._shared = target_entropy, shared
         self._limits = [math.log(limit) if limit else None for limit in (minimum, maximum)]
+        self.hold()
         self._start = float(log_alpha[0].detach())
         self.optimizers = [optimizer]
+
+    def hold(self) -> None:
+        """Bring the temperatures to where the limits are, in place."""
+        if any(limit is not None for limit in self._limits):
+            self.log_alpha.data.clamp_(*self._limits)
 
     def values(self, observations: Float[Tensor, "all obs"] | None = None) -> Float[Tensor, " tasks"]:
         """Return the temperatures alpha, as a tensor of its own."""
@@ -63,8 +69,7 @@ class LearnedTemperatures(FixedTemperatures):
         gradient = -(log_prob.detach() + self._target_entropy).mean(-1)
         self.log_alpha.grad = gradient.mean().expand_as(gradient).clone() if self._shared else gradient
         self.optimizer.step()
-        if any(limit is not None for limit in self._limits):
-            self.log_alpha.data.clamp_(*self._limits)
+        self.hold()
 
     @torch.no_grad()
     def restart(self) -> None:

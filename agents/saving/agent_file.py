@@ -6,24 +6,24 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 from gymnasium import spaces
+from stable_baselines3 import SAC
 from stable_baselines3.common.utils import get_device, get_system_info
 
-import mtrl
 from agents.arguments import LIVE, refuse_unknown
 from agents.environment import envs_per_task
 from agents.fields import settings_of
 from agents.learning.aggregation import describe_aggregator
 from agents.learning.guard import NonFiniteError
-from agents.networks.form import REGISTRIES
+from agents.saving.changes import AGGREGATORS, check_changes
 from agents.saving.state_file import StateFileError, damage_told, is_path, read_state, write_state
-from agents.settings import ARS_REMOVED, AgentSettings, drop_removed
+from agents.settings import AgentSettings, drop_removed
 
-AGGREGATORS = ("aggregator", "critic_aggregator")
 # What a file names beside the settings; no file says where we write, how much we print, or on what we run.
 OF_FILES = {"policy", "policy_kwargs", *AGGREGATORS, *(f"{name}_kwargs" for name in AGGREGATORS)}
 MODULES = ("policy", "actor.optimizer", "critic.optimizer", *AGGREGATORS, "return_scale", "ent_coef_optimizer")
@@ -83,7 +83,7 @@ def load(
         files = {name: str(settings[name]) for name in (*AGGREGATORS, "policy") if name in settings}
     if algorithm != kind.algorithm:
         raise StateFileError(f"{path} holds no {kind.__name__}: load it with the class that saved it.")
-    _check_changes(kind, path, settings, files, changes, run_code)
+    check_changes(kind, path, settings, files, changes, run_code)
     if "policy_kwargs" in changes:  # some of them: the others stay
         changes["policy_kwargs"] = {**settings["policy_kwargs"], **(changes["policy_kwargs"] or {})}
     for name in AGGREGATORS:
@@ -93,6 +93,8 @@ def load(
         agent = kind(**{**settings, **changes}, env=None, device=device, _init_setup_model=False)
         agent.set_up_for(observations, actions, task_names, copies if env is None else envs_per_task(env))
         load_training_state(agent, saved["state"], skip=[name for name in AGGREGATORS if name in changes])
+        if "reset_at" in changes and agent.settings.reset_at:  # trained networks do not begin anew for what is past
+            agent.rounds.pass_resets(agent.steps_per_task)
     if env is not None:
         agent.set_env(env, force_reset)
     return agent
@@ -138,51 +140,6 @@ def of_this_version(path: Any) -> Iterator[None]:
         ) from error
 
 
-def _check_changes(
-    kind: Any,
-    path: Any,
-    settings: Mapping[str, Any],
-    files: Mapping[str, str],
-    changes: Mapping[str, Any],
-    run_code: bool,
-) -> None:
-    """Refuse changes that the learned values do not survive, and a file that needs code which was not given."""
-    for name in AGGREGATORS:
-        if name not in changes and ".py:" in files.get(name, ""):
-            if not run_code:
-                raise ValueError(
-                    f"{path} was saved with the {name} {files[name]}. To open it runs that file: if you trust it, "
-                    'load(..., run_code=True); to act, give aggregator="mean" and critic_aggregator="mean".'
-                )
-            mtrl.aggregator_class(files[name])  # that file may be gone or wrong, which is no damage of this one
-    if "policy" not in changes and files["policy"] not in kind.policy_aliases:
-        module, _, name = files["policy"].rpartition(":")
-        raise StateFileError(
-            f"{path} was saved with the policy {name} of {module or '?'}, and files hold no code: import that "
-            f"class and give it, load(..., policy={name.rpartition('.')[2]}). It gets the weights of the file."
-        )
-    saved, given = settings["policy_kwargs"], changes.get("policy_kwargs") or {}
-    for name in REGISTRIES.keys() & saved.keys() - given.keys():
-        if saved[name] not in REGISTRIES[name]:
-            raise StateFileError(
-                f"{path} was saved with the {name} {saved[name]}, and files hold no code: add that class to its "
-                f"registry under this name, or give it, load(..., policy_kwargs={{{name!r}: Class}})."
-            )
-    if settings["return_scale"] == "ars":
-        raise StateFileError(f"{path}: {ARS_REMOVED}")
-    scale, new = settings["return_scale"], changes.get("return_scale", settings["return_scale"])
-    if new != scale:
-        raise ValueError(
-            f"{path}: critics and temperatures learned with return_scale={scale!r}; found {new!r}. Leave it, or "
-            "train a new agent."
-        )
-    if isinstance(changes.get("ent_coef"), str) and not isinstance(settings["ent_coef"], str):
-        raise ValueError(
-            f"{path}: expected a number for ent_coef, as the file has a fixed temperature ({settings['ent_coef']}) "
-            f"and nothing learned to go on with; found {changes['ent_coef']!r}. Leave it, or train a new agent."
-        )
-
-
 def settings_state(agent: Any) -> dict[str, Any]:
     """Return what the agent was made with, as JSON values: settings, names of its parts, and what it learns on."""
     named: dict[str, Any] = {}
@@ -225,29 +182,50 @@ def load_training_state(agent: Any, state: Mapping[str, Any], skip: Sequence[str
     """
     for name, module in _modules(agent).items():
         if name not in skip:
-            module.load_state_dict(state["modules"][name])
+            module.load_state_dict(with_own_options(module, state["modules"][name]))
     if agent.log_ent_coef is not None:
         with torch.no_grad():
             agent.log_ent_coef.copy_(state["log_ent_coef"])
+        agent.update.temperatures.hold()
     agent.load_counters(state["counters"])
     agent.task_metrics.load_state_dict(state, agent.device)
 
 
-def parameters_in(path: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Return the modules of those names in an agent's file, as `set_parameters` takes them.
+def with_own_options(module: Any, state: Any) -> Any:
+    """Return a saved state; that of an optimizer with the options that the optimizer has now, such as weight decay."""
+    if not isinstance(module, torch.optim.Optimizer):
+        return state
+    groups = zip(state["param_groups"], module.state_dict()["param_groups"], strict=True)
+    return {**state, "param_groups": [{**own, "params": saved["params"]} for saved, own in groups]}
 
-    :raises StateFileError: if the file is damaged, foreign or a pickle.
+
+def set_parameters(agent: Any, load_path_or_dict: Any, *args: Any, **kwargs: Any) -> None:
+    """As Stable-Baselines3's; a file is one of `save`, whose networks, optimizers and aggregators are taken.
+
+    And the units of the critics, if the agent has the same `return_scale`.
+
+    :raises StateFileError: if the file is damaged, foreign or a pickle, or of other tasks.
     """
-    path = existing(path)
+    if isinstance(load_path_or_dict, dict):
+        SAC.set_parameters(agent, load_path_or_dict, *args, **kwargs)
+        return
+    path = existing(load_path_or_dict)
     saved = read_state(path, "agent")
     with damage_told(path):
-        modules = saved["state"]["modules"]
-        return {name: modules[name] for name in names if name in modules}
+        modules, settings = saved["state"]["modules"], saved["settings"]
+        _check_tasks(agent, path, settings)
+        names = [name for name in agent._get_torch_save_params()[0] if name in modules]
+        given = {name: with_own_options(attrgetter(name)(agent), modules[name]) for name in names}
+    SAC.set_parameters(agent, given, *args, **kwargs)
+    if settings["return_scale"] == agent.settings.return_scale:
+        agent.return_scale.load_state_dict(modules["return_scale"])
+        agent.return_scale.cut()  # episodes that run there do not run here
 
 
 def save_buffer(agent: Any, path: Any) -> None:
     """Write the filled part of the replay buffer to a file of its own; `path` as in `save`."""
-    write_state(with_zip(path), "buffer", agent.replay_buffer.state_dict())
+    state = {**agent.replay_buffer.state_dict(), "task_names": list(agent.task_names)}
+    write_state(with_zip(path), "buffer", state)
 
 
 def load_buffer(agent: Any, path: Any, truncate_last_traj: bool = True) -> None:
@@ -259,21 +237,25 @@ def load_buffer(agent: Any, path: Any, truncate_last_traj: bool = True) -> None:
     path = existing(path)
     state = read_state(path, "buffer")
     with damage_told(path):
+        _check_tasks(agent, path, state)
         agent.replay_buffer.load_state_dict(state)
     if truncate_last_traj:
         agent.replay_buffer.cut()
 
 
+def _check_tasks(agent: Any, path: Any, saved: Mapping[str, Any]) -> None:
+    names = saved.get("task_names")  # a buffer's file did not say so at first
+    if names is not None and tuple(names) != agent.task_names:
+        raise StateFileError(
+            f"{path}: expected the tasks of this agent, in their order: {', '.join(agent.task_names)}; found "
+            f"{', '.join(map(str, names))}. Load it into an agent with the same tasks."
+        )
+
+
 def _modules(agent: Any) -> dict[str, Any]:
     """Everything with a `state_dict`, by dotted name."""
-    found = {}
-    for name in getattr(agent, "modules", MODULES):
-        module = agent
-        for part in name.split("."):
-            module = getattr(module, part)
-        if module is not None:  # as the optimizer of fixed temperatures is
-            found[name] = module
-    return found
+    found = {name: attrgetter(name)(agent) for name in getattr(agent, "modules", MODULES)}
+    return {name: module for name, module in found.items() if module is not None}  # of fixed temperatures, optimizers
 
 
 def with_zip(path: Any) -> Any:

@@ -159,6 +159,32 @@ def test_a_buffer_of_other_tasks_is_no_damage(path, tmp_path):
     assert "damaged" not in str(told.value)
 
 
+def named(*names):
+    env = envs.toy.make(num_tasks=len(names), seed=0)
+    env.task_names = names
+    return env
+
+
+def test_a_buffer_and_parameters_of_tasks_in_another_order_are_refused(tmp_path):
+    agent = toy_agent(named("a", "b"))
+    agent.learn(2 * 25)
+    agent.save_replay_buffer(tmp_path / "buffer")
+    agent.save(tmp_path / "agent")
+    for names in (("b", "a"), ("a", "c")):
+        other = toy_agent(named(*names))
+        before = [p.clone() for p in other.policy.parameters()]
+        for read, name in ((other.load_replay_buffer, "buffer"), (other.set_parameters, "agent")):
+            with pytest.raises(StateFileError, match=f"in their order: {', '.join(names)}; found a, b.* same tasks"):
+                read(tmp_path / name)
+        assert other.replay_buffer.size() == 0
+        assert all(map(torch.equal, other.policy.parameters(), before))
+    state = read_state(tmp_path / "buffer.zip", "buffer")
+    del state["task_names"]  # as in the first versions
+    write_state(tmp_path / "old.zip", "buffer", state)
+    other.load_replay_buffer(tmp_path / "old")
+    assert other.replay_buffer.size() == 25
+
+
 def test_a_checkpoint_needs_an_environment_with_a_state(agent, tmp_path):
     checkpoint = save_checkpoint(tmp_path, agent, agent.env)
     for call in (lambda: save_checkpoint(tmp_path, agent, object()), lambda: load_checkpoint(checkpoint, object())):
@@ -230,3 +256,17 @@ def test_numbers_that_json_lacks_come_back(tmp_path):
     assert back["numbers"][1:] == [-math.inf, 1.5]
     assert math.isnan(back["numpy"])
     assert b"NaN" not in (tmp_path / "a.zip").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["none", "brc", "reward-std", "popart"])
+def test_parameters_come_with_the_units_that_they_learned_in(kind, tmp_path):
+    form = {**SMALL, "multi_head": True}
+    agent = toy_agent(return_scale=kind, policy_kwargs=form)
+    agent.learn(2 * 45)
+    agent.save(tmp_path / "agent")
+    other, foreign = (toy_agent(return_scale=scale, policy_kwargs=form, seed=5) for scale in (kind, "none"))
+    for each in (other, foreign):
+        each.set_parameters(tmp_path / "agent")
+    ours, theirs = (each.return_scale.divisor(torch.ones(2)) for each in (agent, other))
+    assert torch.equal(ours, theirs)
+    assert (kind == "none") == torch.equal(ours, foreign.return_scale.scale)
