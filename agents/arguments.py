@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Concatenate, ParamSpec, Self, get_type_hints
@@ -18,7 +19,7 @@ from agents.collecting.replay import TaskReplayBuffer
 from agents.environment import check_kind
 from agents.fields import build, equal, settings_of, taken_by
 from agents.learning.aggregation import check_batches
-from agents.networks.form import by_name
+from agents.networks.form import by_name, idle_norms
 from agents.networks.policies import MultiTaskPolicy
 from agents.settings import AgentSettings, NetworkSettings
 from agents.together import check_together, warn_of_range
@@ -137,6 +138,8 @@ class Arguments(Basics):
             algorithm.check(chosen)
         check_together(settings, networks)
         warn_of_range(settings, networks, stacklevel=5)
+        for name, torso in idle_norms(vars(networks)).items():
+            warnings.warn(f"{name} has no effect on {torso}, which has no such layers: leave it out.", stacklevel=4)
 
 
 def network_settings(policy_kwargs: Mapping[str, Any]) -> NetworkSettings:
@@ -156,7 +159,7 @@ def set_attribute(agent: Any, name: str, value: Any) -> None:
             settings = AgentSettings.of({**vars(agent.settings), name: value})
             check_together(settings, network_settings(agent.policy_kwargs))
             for aggregator in agent.update.aggregators.values():
-                check_batches(aggregator, settings.batch_size, settings.buffer_size)
+                check_batches(aggregator, settings)
             value = getattr(settings, name)
         elif not equal(value, old):
             raise ValueError(

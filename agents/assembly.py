@@ -19,7 +19,7 @@ from agents.collecting.stopwatch import Stopwatch
 from agents.device.captured import CapturedUpdates
 from agents.device.compiled import CompiledUpdates
 from agents.fields import SettingError, taken_by
-from agents.learning.aggregation import build_aggregator, check_batches, refuse_for_actor
+from agents.learning.aggregation import build_aggregator, check_batches, refuse_beside_loss_limit, refuse_for_actor
 from agents.learning.guard import FiniteGuard
 from agents.learning.metrics import TaskMetrics
 from agents.learning.returns import RETURN_SCALES, ReturnScale, reward_factors
@@ -86,7 +86,9 @@ class Assembly:
         refuse_for_actor(type(built[0]))
         networks = {"actor": self.policy.actor, "critic": self.policy.critic}
         for aggregator, (name, network) in zip(built, networks.items(), strict=True):
-            check_batches(aggregator, self.settings.batch_size, self.settings.buffer_size)
+            check_batches(aggregator, self.settings)
+            if self.settings.loss_limit:
+                refuse_beside_loss_limit(aggregator)
             if aggregator.wanted_batches > 1:
                 network.check_block_gradients(name, aggregator.wanted_batches)
         return built

@@ -7,7 +7,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 import mtrl
+from agents.settings import AgentSettings
 
 
 def build_aggregator(given: str | mtrl.Aggregator, options: Mapping[str, Any] | None, seed: int) -> mtrl.Aggregator:
@@ -45,12 +48,29 @@ def refuse_for_actor(kind: type[mtrl.Aggregator]) -> None:
         )
 
 
-def check_batches(aggregator: mtrl.Aggregator, batch_size: int, buffer_size: int) -> None:
+def refuse_beside_loss_limit(aggregator: mtrl.Aggregator) -> None:
+    """Refuse a method that a task with loss and gradient 0 stops: one that looks for the shortest update, for example.
+
+    :raises ValueError: saying why.
+    """
+    method = copy.deepcopy(aggregator).cpu()
+    method.batches = method.wanted_batches
+    method.reset(2, 2)
+    losses = torch.tensor([1.0, 0.0]).repeat_interleave(method.batches)
+    if not method(losses.unsqueeze(1).repeat(1, 2), losses).norm() > 1e-4:
+        raise ValueError(
+            "loss_limit: expected 0 beside this aggregator, as a task whose loss explodes has loss and gradient 0, "
+            f"with which {type(aggregator).__name__} stops all tasks; found a limit. Take another aggregator."
+        )
+
+
+def check_batches(aggregator: mtrl.Aggregator, settings: AgentSettings) -> None:
     """Refuse to deal a task's rows out to more batches than they make, or rows that are not independent.
 
     :raises ValueError: saying how many are needed.
     """
     batches, kind = aggregator.wanted_batches, type(aggregator).__name__
+    batch_size, buffer_size = settings.batch_size, settings.buffer_size
     if batch_size % batches:
         raise ValueError(
             f"{kind} deals each task's rows out to {batches} independent batches: expected a batch_size that is a "
@@ -60,6 +80,11 @@ def check_batches(aggregator: mtrl.Aggregator, batch_size: int, buffer_size: int
         raise ValueError(
             f"{kind} takes {batches} independent batches, together batch_size={batch_size} rows of each task: expected "
             f"a buffer_size of at least as many, or they are the same few transitions; found {buffer_size}."
+        )
+    if batches > 1 and settings.episode_batches:
+        raise ValueError(
+            f"{kind} takes {batches} independent batches, and with episode_batches they are of one episode: take one "
+            "of them."
         )
 
 

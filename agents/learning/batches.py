@@ -21,7 +21,8 @@ def agreed(aggregators: Collection[mtrl.Aggregator]) -> int:
 def deal(sample: Any, num_tasks: int, batches: int) -> Any:
     """Return a sample with each task's rows dealt out in turn to so many batches, one after the other.
 
-    All are of one distribution, as in a sample of the buffer those that were drawn for their reward come last.
+    All are of one distribution, as in a sample of the buffer those that were drawn for their reward come last; if these
+    are no multiple of `batches`, the last batches have one more of them than the first.
 
     :param sample: a named tuple of tensors (T B, ...), task by task, or of None.
     """

@@ -1,7 +1,8 @@
 """What is done about tasks whose loss explodes (Sun et al. 2022, arXiv 2210.11653, Section 3.3: stable training).
 
 In such an update they have no gradient, and what the networks have of them alone begins anew from the other tasks'.
-Both follow from the critics' loss, on the device.
+Both follow from the critics' loss, on the device. A loss that is infinite or no number still ends the training, as its
+gradient times 0 is no number, either.
 """
 
 from __future__ import annotations

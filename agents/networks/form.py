@@ -77,6 +77,19 @@ def takes_task(torso: Any) -> bool:
     return getattr(getattr(torso, "func", torso), "takes_task", False)  # func: of functools.partial
 
 
+def idle_norms(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that ask for LayerNorm where a torso has none, with the torso; some have norms anyway."""
+    found = {}
+    for network in ("actor", "critic"):
+        name, torso = f"{network}_layer_norm", TORSOS.get(settings[f"{network}_torso"])
+        normed = (
+            torso is None or getattr(torso, "residual", False) or "layer_norm" in inspect.signature(torso).parameters
+        )
+        if settings[name] and not normed:
+            found[name] = settings[f"{network}_torso"]
+    return found
+
+
 def _options(kind: Callable[..., Any], settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     names = inspect.signature(kind).parameters
     return {name: settings[full] for name in names for full in (prefix + name, name) if full in settings}

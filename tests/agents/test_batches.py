@@ -107,3 +107,16 @@ def test_methods_with_a_memory_learn_and_resume_bit_for_bit(name, tmp_path):
     found, expected = (a.critic_aggregator.state_dict() for a in (restored, agent))
     assert all(np.array_equal(a, b) for a, b in zip(tensors(found), tensors(expected), strict=True))
     assert any(np.abs(array).max() > 0 for array in tensors(expected))
+
+
+@pytest.mark.parametrize("name", ["modo", "smoothed:sdmgrad"])
+def test_batches_of_one_episode_are_not_independent(name):
+    with pytest.raises(ValueError, match="2 independent batches, and with episode_batches they are of one episode"):
+        toy_agent(aggregator="mean", critic_aggregator=name, episode_batches=True)
+
+
+def test_rows_that_come_last_are_dealt_out_evenly_where_they_can_be():
+    for high, expected in ((2, [1, 1]), (4, [2, 2]), (3, [1, 2])):
+        rows = (torch.arange(12) >= 12 - high).float().repeat(2).unsqueeze(1)
+        dealt = batches.deal(Batch(*(rows for _ in range(5))), num_tasks=2, batches=2)
+        assert dealt.rewards.view(2, 2, 6).sum(-1).tolist() == [expected] * 2

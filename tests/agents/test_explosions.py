@@ -119,3 +119,16 @@ def test_a_captured_update_is_the_eager_one():
 def test_a_limit_is_for_networks_with_something_of_a_single_task(form, message):
     with pytest.raises(ValueError, match=message):
         agent_with(limit=5.0, policy_kwargs=form)
+
+
+@pytest.mark.parametrize("name", ["mgda", "famo", "smoothed:mgda", "uncertainty:mgda"])
+def test_no_method_that_a_masked_task_stops_goes_with_a_limit(name):
+    toy_agent(policy_kwargs=PACO, aggregator="mean", critic_aggregator=name)
+    with pytest.raises(ValueError, match=r"loss_limit: expected 0 .*(MGDA|FAMO) stops all tasks; found a limit"):
+        agent_with(aggregator="mean", critic_aggregator=name)
+
+
+def test_the_actors_method_goes_with_the_limit_too():
+    with pytest.raises(ValueError, match="MGDA stops all tasks"):
+        agent_with(aggregator="mgda", critic_aggregator="mean")
+    agent_with(aggregator="pcgrad")

@@ -1,5 +1,6 @@
 """Torsos of a user's own: what they must say, what they get, and what is refused before training."""
 
+import warnings
 from unittest import mock
 
 import numpy as np
@@ -158,3 +159,14 @@ def test_one_by_one_follows_autocast():
         losses = (layer(x) * dy).sum(1).unflatten(0, (T, B)).sum(1)
     mtrl.backward(losses, mtrl.Mean(reduction="sum"), tape=tape)
     torch.testing.assert_close(layer.gain.grad, exact["gain"].sum(0))
+
+
+@pytest.mark.parametrize("name", sorted(TORSOS))
+def test_layer_norm_is_there_or_a_warning_says_that_it_is_not(name):
+    form = {"actor_torso": name, "critic_torso": name, "actor_layer_norm": True, "experts": 2}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        agent = toy_agent(policy_kwargs={**SMALL, **form})
+    normed = name == "simba-v2" or any(isinstance(layer, nn.LayerNorm) for layer in agent.actor.modules())
+    expected = [] if normed else [f"actor_layer_norm has no effect on {name}, which has no such layers: leave it out."]
+    assert [str(each.message) for each in told if issubclass(each.category, UserWarning)] == expected
