@@ -178,9 +178,14 @@ def _function(suite: str) -> Callable[..., Any]:
 
 def _import(name: str) -> ModuleType:
     """Return the module of that name, which may lie in the working folder."""
-    if (here := os.getcwd()) not in sys.path:  # an installed command does not look there; last: it hides nothing
-        sys.path.append(here)
+    _look_also_in(os.getcwd())  # an installed command does not
     return importlib.import_module(name)
+
+
+def _look_also_in(folder: str) -> None:
+    """Let modules be found in a folder, after all others: it hides nothing."""
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 @cache
@@ -188,6 +193,7 @@ def _run_file(path: str) -> ModuleType:
     """Return the module in a file, which is run."""
     if not Path(path).is_file():
         raise FileNotFoundError("expected a Python file there, found none; put it, or a link to it, there")
+    _look_also_in(os.path.dirname(os.path.abspath(path)))
     name = "mtrl_suite_" + "".join(c if c.isalnum() else "_" for c in str(Path(path).resolve()))
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -52,6 +52,15 @@ def test_tasks_in_workers_find_the_files_of_the_working_folder(suite, place, mon
     env.close()
 
 
+def test_a_file_finds_the_file_beside_it_here_and_in_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_it.py").write_text("from tests.listed_tasks import kept")
+    (tmp_path / "suite.py").write_text("from beside_it import kept")
+    env = envs.make(f"{tmp_path}/suite.py:kept", 0, workers=1, horizon=9)
+    assert env.task_names == ("left", "right")
+    env.close()
+
+
 def test_own_code_below_the_prefix_of_python_is_handed_on_and_installed_code_is_not(monkeypatch):
     own = f"{sys.prefix}/src/app"
     monkeypatch.setattr(sys, "path", [own, sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")])
