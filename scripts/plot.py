@@ -60,7 +60,7 @@ class PlotConfig:
 def main(argv: Sequence[str]) -> int:
     """Draw as `argv` says; return the exit code."""
     request = tyro.cli(PlotConfig, prog="python -m scripts.plot", args=argv, description=__doc__)
-    runs = find_runs(request.runs)
+    runs = find_runs(request.runs, evaluated=request.kind in ("success", "wall-clock", "distance"))
     require_one_protocol(runs, "Draw them apart.")
     default = (runs[0].path if len(runs) == 1 else Path()) / f"{request.kind}.png"
     out = picture_path(request.out or default)

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     out = out_path(request.out)
     check_output("--out", out)
     check_not_of_a_run("--out", out)
-    runs = find_runs(request.runs)
+    runs = find_runs(request.runs, evaluated=True)
     require_one_protocol(runs, "Report them apart.")
     text = page(group(runs), request.title or default_title(runs)).encode()
     with whole_file(out) as file:

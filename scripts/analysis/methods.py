@@ -76,12 +76,13 @@ class Method:
         return np.array(steps), np.stack([np.stack([c.get(s, nothing) for s in steps], axis=1) for c in found])
 
 
-def find_runs(patterns: Sequence[str | Path]) -> list[Run]:
+def find_runs(patterns: Sequence[str | Path], evaluated: bool = False) -> list[Run]:
     """Find the runs that the words of a command name: run folders, folders of runs, and patterns like `runs/*seed0`.
 
     Left out, with a warning, are trials, unless there is nothing else, and damaged runs of a folder or pattern that
     holds whole ones, too.
 
+    :param evaluated: leave those of a folder or pattern out, too, that were not evaluated yet, if it holds others.
     :raises UsageError: if a word names no run, or a damaged one.
     """
     if not patterns:
@@ -100,6 +101,11 @@ def find_runs(patterns: Sequence[str | Path]) -> list[Run]:
         raise damaged[0]
     for found in damaged:
         warnings.warn(f"left out: {plain(found)}", stacklevel=2)
+    waiting = [run for run in runs if evaluated and run.path.resolve() not in named and not _shown(run)]
+    if waiting and len(waiting) < len(runs):
+        runs = [run for run in runs if run not in waiting]
+        names = ", ".join(str(run.path) for run in waiting)
+        warnings.warn(f"left out: {names}; not evaluated yet", stacklevel=2)
     if trials := [run for run in runs if run.config.trial]:
         names = ", ".join(str(run.path) for run in trials)
         runs = [run for run in runs if not run.config.trial] or runs
@@ -114,6 +120,11 @@ def _whole(path: Path) -> Run:
     if len(run.evaluations):
         run.success_curves()
     return run
+
+
+def _shown(run: Run) -> bool:
+    """Whether there is anything to show of a run: what broke down counts, as 0."""
+    return len(run.evaluations) > 0 or run.status == "failed"
 
 
 def _folders(word: str) -> Iterable[Path]:

@@ -320,6 +320,17 @@ def test_a_damaged_run_is_left_out_of_a_folder_and_told_where_it_is_named(name, 
             find_runs(words)
 
 
+def test_a_run_that_was_not_evaluated_yet_is_left_out_of_a_folder_where_evaluations_are_shown(tmp_path):
+    for name, success, status in (("a", None, "finished"), ("b", {}, "interrupted"), ("c", {}, "failed")):
+        make_run(tmp_path / name, success, status, seed=ord(name))
+    assert len(find_runs([tmp_path])) == 3
+    with pytest.warns(UserWarning, match=r"^left out: .*b; not evaluated yet$"):
+        found = find_runs([tmp_path], evaluated=True)
+    assert [run.path.name for run in found] == ["a", "c"], "what broke down counts, as 0"
+    for words in ([tmp_path, tmp_path / "b"], [tmp_path / "b*"]):
+        assert "b" in {run.path.name for run in find_runs(words, evaluated=True)}
+
+
 def test_labels_name_what_differs_and_no_more(tmp_path):
     options = {"aggregator": "cagrad", "aggregator_options": {"c": 0.4}}
     settings = [
