@@ -73,6 +73,8 @@ COMMANDS = [  # a command line, and what it answers on the way to exit code 2; R
     ("train toy --track", "--track: expected trackers"),
     ("train toy --track ,", "unknown logger ''"),
     ("train mt10 --tasks ,", "names separated by commas"),
+    ("sweep toy --seeds 0-2", "expected whole numbers"),
+    ("train mt10 --reward-scale 1;2", "expected numbers"),
     ("train mt1 --tasks reach-v2", "reach-v3"),
     ("train mt10 --reward-version v3", "v3"),
     ("train mt10 --goals 51", "1 to 50"),

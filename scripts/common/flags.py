@@ -7,14 +7,20 @@ from typing import Annotated, Any, Literal, get_args
 
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+_LISTS: dict[Any, tuple[str, str]] = {int: ("whole numbers", "0,1,2"), float: ("numbers", "0.1,1,2.5")}
+
 
 def _comma_separated(item: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
     """Read `a,b,c` as one tuple: the natural way to write a list of tasks in a shell."""
 
     def read(words: list[str]) -> tuple[Any, ...]:
-        found = tuple(item(part.strip()) for part in words[0].split(",") if part.strip())
+        what, like = _LISTS.get(item, ("names", "a,b"))
+        try:
+            found = tuple(item(part.strip()) for part in words[0].split(",") if part.strip())
+        except ValueError:
+            found = ()
         if words[0] and not found:  # an empty list would mean all
-            raise ValueError(f"expected names separated by commas; found {words[0]!r}")
+            raise ValueError(f"expected {what} separated by commas, as in {like}; found {words[0]!r}")
         return found
 
     return PrimitiveConstructorSpec(
