@@ -26,6 +26,7 @@ from scripts.analysis.published import require_within_reach
 from scripts.analysis.style import picture_path, save
 from scripts.common import command
 from scripts.common.usage import UsageError
+from scripts.runs.folder import TRAINED
 
 KINDS: dict[str, Callable[[Sequence[Method]], Figure]] = {
     "success": plot_success.over_environment_steps,
@@ -48,7 +49,8 @@ class PlotConfig:
     conflicts: cosines of task gradients; triad: conflict, norms, curvature; temperatures: of every task;
     distance: to the goal, where tasks tell it."""
     out: Path | None = None
-    """A .png, .pdf or .svg file; by default KIND.png, in the run's folder if there is only one, else in this folder."""
+    """A .png, .pdf or .svg file; by default KIND.png, in the run's folder if there is only one, else in this folder,
+    as for the trained agents that come with the package."""
     labels: tuple[str, ...] = ()
     """Own names in place of the figure's, e.g. --labels mean=baseline "pcgrad, gamma=0.99=ours"."""
     published: bool = False
@@ -62,7 +64,8 @@ def main(argv: Sequence[str]) -> int:
     request = tyro.cli(PlotConfig, prog="python -m scripts.plot", args=argv, description=__doc__)
     runs = find_runs(request.runs, evaluated=request.kind in ("success", "wall-clock", "distance"))
     require_one_protocol(runs, "Draw them apart.")
-    default = (runs[0].path if len(runs) == 1 else Path()) / f"{request.kind}.png"
+    of_the_user = runs[0].path.parent != TRAINED and not request.runs[0].startswith("hub:")  # no cache of the hub's
+    default = (runs[0].path if len(runs) == 1 and of_the_user else Path()) / f"{request.kind}.png"
     out = picture_path(request.out or default)
     methods = relabelled(group(runs), request.labels)
     figure = _beside_published(methods, request.kind) if request.published else KINDS[request.kind](methods)

@@ -83,7 +83,7 @@ def test_the_constraints_name_every_package_that_an_installation_brings():
 
 def test_the_image_has_what_the_package_is_made_of_and_its_command():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]} - {"tests"}
+    packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
     texts = {project["project"]["readme"], project["project"]["license"]["file"], "pyproject.toml", "constraints.txt"}
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     assert {line[1:] for line in lines if line.startswith("!")} == packages | texts

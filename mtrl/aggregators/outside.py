@@ -52,6 +52,8 @@ def class_in_file(name: str) -> type[Aggregator]:
             f"aggregator {name!r}: expected a Python file at {path!r}, found none from folder {Path.cwd()}. "
             "Correct the path, or write it in full."
         )
+    if (folder := str(Path(path).resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # the file may import those beside it; last, so that it hides nothing
     module_name = "mtrl_user_" + "".join(c if c.isalnum() else "_" for c in str(Path(path).resolve()))
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None

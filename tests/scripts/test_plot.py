@@ -17,6 +17,7 @@ from scripts.analysis.comparison import hours
 from scripts.analysis.methods import find_runs, group, relabelled
 from scripts.analysis.page.numbers import numbers
 from scripts.common.usage import UsageError
+from scripts.runs.folder import TRAINED
 from scripts.studies import toy2d, triad
 from tests import run_folders
 from tests.run_folders import STEP, TASKS, make_run
@@ -133,6 +134,14 @@ def test_published_curves_are_of_success_after_steps_that_papers_report(runs, tm
     ):
         with pytest.raises(UsageError, match=message):
             plot.main([*map(str, words), "--published"])
+
+
+def test_a_picture_of_a_trained_agent_goes_into_the_working_folder(tmp_path, monkeypatch):
+    """Not into the package, where the agent lies."""
+    monkeypatch.chdir(tmp_path)
+    plot.main(["mt10-quick-pcgrad"])
+    assert os.listdir(tmp_path) == ["success.png"]
+    assert not list(TRAINED.rglob("*.png"))
 
 
 def test_one_task_is_one_panel(tmp_path, monkeypatch, capsys):
