@@ -88,6 +88,7 @@ class Role:
     :param no_entropy: the only value of an algorithm that gives no bonus for entropy, such as TD3.
     :param no_added_noise: the only value of one whose policy is random by itself, such as SAC.
     :param targets_with_actor: the only value of one whose target networks move when its actor does, such as TD3.
+    :param learned: what learns with it, so that no other value can be given when that is loaded; empty: nothing.
     :param added: newer than the first run folders: where one lacks it, it had its default, which is off.
     :param in_presets: whether a preset may set it.
     """
@@ -98,6 +99,7 @@ class Role:
     no_entropy: Any = KEEP
     no_added_noise: Any = KEEP
     targets_with_actor: Any = KEEP
+    learned: str = ""
     added: bool = False
     in_presets: bool = True
 

@@ -93,15 +93,19 @@ class SACSettings:
     """Discount factor."""
     tau: Annotated[float, Bound("more than 0, at most 1", lambda value: 0 < value <= 1)] = 0.005
     """Polyak coefficient: how far the target critics move towards the critics at each update."""
-    ent_coef: Annotated[str | float, TEMPERATURE, Role(no_entropy=0.0)] = "auto"
+    ent_coef: Annotated[str | float, TEMPERATURE, Role(no_entropy=0.0, learned="temperatures")] = "auto"
     """Temperature: auto learns one per task; auto_0.1 starts it there; a number fixes it, 0: no entropy bonus."""
     ent_coef_min: Annotated[NotNegative, Role(plain_sac=0.0, no_entropy=0.0)] = 0.0
     """Lower limit of learned temperatures."""
     ent_coef_max: Annotated[NotNegative, Role(plain_sac=0.0, no_entropy=0.0, added=True)] = 0.0
     """Upper limit of learned temperatures; 0: none."""
-    shared_temperature: Annotated[bool, Role(plain_sac=False, no_entropy=False, added=True)] = False
+    shared_temperature: Annotated[bool, Role(plain_sac=False, no_entropy=False, learned="temperatures", added=True)] = (
+        False
+    )
     """Learn one temperature for all tasks, which keeps their mean entropy at the target."""
-    goal_temperature: Annotated[bool, Role(plain_sac=False, no_entropy=False, added=True)] = False
+    goal_temperature: Annotated[bool, Role(plain_sac=False, no_entropy=False, learned="temperatures", added=True)] = (
+        False
+    )
     """Learn the temperature as a function of the goal, the last --goal-size numbers of an observation; needs
     --episode-batches, with which a batch has one goal."""
     target_entropy: Annotated[Literal["auto"] | float, AUTO_OR_FINITE, Role(no_entropy=0.0)] = "auto"
@@ -116,7 +120,7 @@ class SACSettings:
     """How the critics' values are combined, in the target and for the actor."""
     reward_scale: Annotated[tuple[float, ...], FACTORS] = (1.0,)
     """Factor on the rewards in an update: one for all tasks or one per task; the buffer keeps raw rewards."""
-    return_scale: Annotated[ReturnScaleName, Role(plain_sac="none")] = "none"
+    return_scale: Annotated[ReturnScaleName, Role(plain_sac="none", learned="critics and temperatures")] = "none"
     """How the tasks' returns are normalised to one size; temperatures and Q values are in its units."""
     reset_at: Annotated[tuple[int, ...], GROWING, Role(plain_sac=())] = ()
     """Steps per task at which networks, optimizers, temperatures and aggregators are reset; the buffer and the return
@@ -232,7 +236,7 @@ class NetworkSettings:
     """Output of a critic: a value, or a histogram of returns (C51 or HL-Gauss)."""
     bins: Annotated[int, Bound("at least 2", lambda value: value >= 2)] = 101
     """Bins of the histogram."""
-    v_max: Positive = 10.0
+    v_max: Annotated[Positive, Role(learned="critics")] = 10.0
     """Largest return a histogram critic can represent; its bins span [-v_max, v_max]. brc scales returns into it."""
     conditioning: Annotated[str, CONDITIONING, Role(plain_sac="one-hot")] = "one-hot"
     """How the networks see the task. one-hot: among the inputs; own-columns: the same, with the one-hot's columns of

@@ -58,24 +58,19 @@ def check_changes(
 def _check_learned(path: Any, saved: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     known = {**settings_of(AgentSettings), **settings_of(NetworkSettings)}
     was = {name: saved.get(name, known[name].default) for name in known}
-    learned = isinstance(was["ent_coef"], str)  # the temperatures
-    if _is_learned(changes.get("ent_coef")) and not learned:
+    changes = {name: value for name, value in changes.items() if name in known}  # others are Stable-Baselines3's
+    start, new_start = was["ent_coef"], changes.get("ent_coef", was["ent_coef"])
+    if _is_learned(new_start) and not _is_learned(start):
         raise ValueError(
-            f"{path}: expected a number for ent_coef, as the file has a fixed temperature ({was['ent_coef']}) "
-            f"and nothing learned to go on with; found {changes['ent_coef']!r}. Leave it, or train a new agent."
+            f"{path}: expected a number for ent_coef, as the file has a fixed temperature ({start}) "
+            f"and nothing learned to go on with; found {new_start!r}. Leave it, or train a new agent."
         )
-    fixed = {  # what learned with the setting, if anything did
-        "return_scale": "critics and temperatures",
-        "v_max": "critics" if was["critic_head"] != "scalar" or was["return_scale"] == "brc" else "",
-        "ent_coef": "temperatures" if learned and _is_learned(changes.get("ent_coef")) else "",
-        "shared_temperature": "temperatures" if learned and not was["shared_temperature"] else "",
-        "goal_temperature": "temperatures" if learned else "",
-    }
-    for name, what in fixed.items():
-        if what and changes.get(name, was[name]) != was[name]:
+    if not _is_learned(new_start):  # a number fixes the temperatures, whatever they have learned with
+        changes = {name: value for name, value in changes.items() if known[name].role.learned != "temperatures"}
+    for name, value in changes.items():
+        if (what := known[name].role.learned) and value != was[name]:
             raise ValueError(
-                f"{path}: {what} learned with {name}={was[name]!r}; found {changes[name]!r}. Leave it, or "
-                "train a new agent."
+                f"{path}: {what} learned with {name}={was[name]!r}; found {value!r}. Leave it, or train a new agent."
             )
 
 

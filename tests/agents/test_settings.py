@@ -137,6 +137,8 @@ MORE = {  # settings whose names stand in more files than their field and their 
     "experts": "each architecture with experts takes their number",
     "embedding_size": "each conditioning with an embedding takes its size",
     "task_embeddings": "a file that an agent reads; a policy by itself refuses it",
+    "reset_at": "rounds of updates count them, and a file says which are past",
+    "episode_batches": "the buffer draws them, and methods that want two independent batches refuse them",
     "loss_limit": "each algorithm's update looks at it, and the assembly refuses it beside other torsos",
     "multi_head": "a form of networks, by which methods are labelled, compared and looked over, too",
     "high_reward_fraction": "the buffer's, and plain SAC's has none",

@@ -236,8 +236,8 @@ def test_an_option_that_is_not_kept_is_told() -> None:
 
 def test_a_file_may_import_those_beside_it_and_hides_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "beside_it.py").write_text("POWER = 2.0\n")
+    (tmp_path / "the_method_s_own.py").write_text("POWER = 2.0\n")
     (tmp_path / "json.py").write_text("raise AssertionError\n")
-    (tmp_path / "mine.py").write_text("import json\nimport beside_it\n" + OWN)
+    (tmp_path / "mine.py").write_text("import json\nimport the_method_s_own\n" + OWN)
     make_aggregator(f"{tmp_path / 'mine.py'}:Inverse")
     assert sys.path[-1] == str(tmp_path)
