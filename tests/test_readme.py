@@ -21,6 +21,7 @@ import pytest
 from tests.runs import python
 
 ROOT = Path(__file__).parents[1]
+DOCS = [page for folder in ("docs", "docs/results") for page in sorted((ROOT / folder).glob("*.md"))]
 README, GUIDE = (ROOT / "README.md").read_text(), (ROOT / "docs" / "guide.md").read_text()
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", README + GUIDE, flags=re.DOTALL | re.MULTILINE)
 LINKED = ("mtrl", "agents", "envs", "scripts", "Makefile", "pyproject.toml", "constraints.txt")
@@ -90,7 +91,7 @@ def test_the_blocks_of_the_other_pages_run(mirror, tmp_path):
 
 
 def test_linked_files_exist():
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "results").glob("*.md")]
+    pages = [*ROOT.glob("*.md"), *DOCS]
     assert len(pages) > 5
     for page in pages:
         prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
@@ -118,12 +119,7 @@ def test_commands_flags_and_files_on_the_pages_exist(capsys, monkeypatch):
     names = {path.stem for path in (ROOT / "scripts").glob("[a-z]*.py")} - {"picture"} | {"bench"}
     known = {name: flags_of(name, capsys) for name in names}
     known["sweep"] |= known["train"]
-    for page in [
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        *(ROOT / "docs").glob("*.md"),
-        *(ROOT / "docs" / "results").glob("*.md"),
-    ]:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]:
         text = page.read_text().replace("\\\n", " ")
         for command, rest in re.findall(r"python -m scripts\.(\w+)([^\n`|]*)", text):
             assert command in known, f"{page.name}: there is no scripts.{command}"
